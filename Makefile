@@ -1,0 +1,63 @@
+# make demo    a guarded model service, played through case by case
+# make serve   the same service, kept running
+# make test    everything that decides whether a change is good
+# make bench   the numbers that README and docs quote
+
+PYTHON ?= python3.11
+VENV := .venv
+OLDEST := .venv-oldest
+BIN := $(VENV)/bin
+# Nothing of the caller's environment may change what is tested.
+unexport PYTHONPATH MLGUARD_ENV MLGUARD_API_KEYS
+
+.PHONY: demo serve test lint examples bench bench-short lock clean
+
+demo: $(VENV)/ready
+	$(BIN)/python -m examples.demo
+
+serve: $(VENV)/ready
+	$(BIN)/python -m examples.demo --serve
+
+test: lint $(VENV)/ready $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest -q
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage report
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+examples: $(VENV)/ready
+	$(BIN)/python -m pytest -q tests/test_examples.py
+
+bench: $(VENV)/ready
+	$(BIN)/python -m bench
+
+bench-short: $(VENV)/ready
+	$(BIN)/python -m bench --short
+
+# Both environments install exactly what the lock files name, by hash, and then mlguard itself without touching the rest.
+$(VENV)/ready: requirements/newest.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/newest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(OLDEST)/ready: requirements/oldest.txt pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	cd requirements && for set in "dev.in newest.txt" "oldest.in oldest.txt"; do set -- $$set; \
+	  ../.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --custom-compile-command "make lock" --output-file $$2 ../pyproject.toml $$1; done
+	rm -r .venv-lock
+
+clean:
+	rm -rf $(VENV) $(OLDEST) .coverage .hypothesis .mypy_cache .ruff_cache

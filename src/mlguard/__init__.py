@@ -1,0 +1,1 @@
+"""Security guards for FastAPI services that serve machine-learning models."""

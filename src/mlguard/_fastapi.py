@@ -1,0 +1,247 @@
+"""The only file that knows FastAPI's internals.
+
+They move between releases, so every difference between the supported versions is here: where the matched route's
+dependency tree is, how scopes are spelled on it, how included routers are walked, how a route's response model is
+applied.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fastapi.routing
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.exception_handlers import (
+    http_exception_handler,
+    request_validation_exception_handler,
+    websocket_request_validation_exception_handler,
+)
+from fastapi.security import SecurityScopes
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import ASGIApp, Scope
+
+from mlguard._guard import Control, Guard
+
+# FastAPI >= 0.137 keeps included routers as single entries and offers this to see through them. Before, routes are
+# flat.
+_iter_route_contexts: Callable[[Iterable[BaseRoute]], Iterator[Any]] = getattr(
+    fastapi.routing, "iter_route_contexts", iter
+)
+
+#: What FastAPI installs by default, and ``harden`` replaces.
+DEFAULT_HTTP_HANDLER = http_exception_handler
+DEFAULT_VALIDATION_HANDLER = request_validation_exception_handler
+DEFAULT_WEBSOCKET_HANDLER = websocket_request_validation_exception_handler
+
+
+def matched_route(scope: Scope) -> Any | None:
+    """The route that the router chose, as it is in effect: with the dependencies of the routers that include it."""
+    nested = scope.get("fastapi")
+    context = nested.get("effective_route_context") if isinstance(nested, dict) else None
+    if context is None:
+        return scope.get("route")
+    # A WebSocket route in an included router keeps its dependencies on a route of its own.
+    return getattr(context, "starlette_route", None) or context
+
+
+# Guards that can run before the body -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GuardCall:
+    """One use of a guard in a dependency tree: how to call it without FastAPI's solver."""
+
+    guard: Guard
+    connection_name: str | None
+    scopes_name: str | None
+    scopes: SecurityScopes
+    principals: tuple[tuple[str, "GuardCall"], ...]
+
+    async def __call__(self, conn: Any) -> Any:
+        """Run the guard, after the guards that it depends on."""
+        values: dict[str, Any] = {}
+        for name, call in self.principals:
+            values[name] = await call(conn)
+        if self.connection_name is not None:
+            values[self.connection_name] = conn
+        if self.scopes_name is not None:
+            values[self.scopes_name] = self.scopes
+        return await self.guard(**values)  # type: ignore[operator]  # each guard's own signature
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The guards of one route in the order in which they are judged: who is calling, then everything that counts."""
+
+    authentication: tuple[GuardCall, ...]
+    counting: tuple[GuardCall, ...]
+    suspends: bool
+
+
+_EMPTY_PLAN = Plan((), (), suspends=False)
+# The dependant is kept beside its plan, so that its id cannot be given to another one.
+_plans: dict[int, tuple[Dependant, Plan]] = {}
+_MAX_PLANS = 4096  # routes of one process; more means that they are made on the fly
+
+
+def plan_for(scope: Scope) -> Plan:
+    """The guards of the matched route that can run before its body is read.
+
+    Only trees made wholly of mlguard guards are taken, and none that ``dependency_overrides`` touches: FastAPI's own
+    run of the dependencies stays authoritative, this one only comes earlier.
+    """
+    dependant = getattr(matched_route(scope), "dependant", None)
+    if dependant is None:
+        return _EMPTY_PLAN
+    overrides: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", {})
+    if overrides:
+        return _make_plan(dependant, overrides)
+    known = _plans.get(id(dependant))
+    if known is None:
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        known = _plans[id(dependant)] = (dependant, _make_plan(dependant, overrides))
+    return known[1]
+
+
+def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
+    authentication: dict[tuple[Guard, frozenset[str]], GuardCall] = {}
+    counting: dict[Guard, GuardCall] = {}
+
+    def file(call: GuardCall) -> None:
+        for _, principal in call.principals:
+            file(principal)
+        if call.guard.control is Control.AUTHENTICATION:
+            authentication.setdefault((call.guard, frozenset(call.scopes.scopes)), call)
+        else:
+            counting.setdefault(call.guard, call)
+
+    def walk(node: Dependant) -> None:
+        for child in node.dependencies:
+            if child.call in overrides:
+                continue
+            call = _guard_call(child, overrides)
+            if call is None:
+                walk(child)
+            else:
+                file(call)
+
+    walk(dependant)
+    calls = [*authentication.values(), *counting.values()]
+    return Plan(
+        tuple(authentication.values()),
+        tuple(counting.values()),
+        suspends=any(call.guard.suspends for call in calls),
+    )
+
+
+def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
+    """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
+    guard: Any = dependant.call
+    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides or _reads_parameters(dependant):
+        return None
+    principals = []
+    for child in dependant.dependencies:
+        call = _guard_call(child, overrides)
+        if call is None or child.name is None:
+            return None
+        principals.append((child.name, call))
+    return GuardCall(
+        guard,
+        dependant.http_connection_param_name,
+        dependant.security_scopes_param_name,
+        SecurityScopes(_scopes_of(dependant)),
+        tuple(principals),
+    )
+
+
+def _reads_parameters(dependant: Dependant) -> bool:
+    return bool(
+        dependant.path_params
+        or dependant.query_params
+        or dependant.header_params
+        or dependant.cookie_params
+        or dependant.body_params
+        or dependant.request_param_name
+        or dependant.websocket_param_name
+        or dependant.response_param_name
+        or dependant.background_tasks_param_name
+    )
+
+
+def _scopes_of(dependant: Dependant) -> list[str]:
+    """The scopes demanded at this node, its own and those of the nodes above it."""
+    flat = getattr(dependant, "security_scopes", None)  # until FastAPI 0.122
+    if flat is not None:
+        return list(flat)
+    parent = getattr(dependant, "parent_oauth_scopes", None) or []
+    own = getattr(dependant, "own_oauth_scopes", None) or []
+    return list(dict.fromkeys([*parent, *own]))
+
+
+# Walking an app -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """One route of an app, seen through included routers and mounts."""
+
+    path: str
+    methods: frozenset[str]
+    guards: tuple[Guard, ...]
+    documented: bool
+
+
+def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
+    """Every FastAPI route of an app, with the guards in its dependency tree. Mounted apps are not documented."""
+    for context in _iter_route_contexts(getattr(app, "routes", ())):
+        route = getattr(context, "original_route", context)
+        if isinstance(route, Mount):
+            yield from routes_of(route.app, prefix + (context.path or ""))
+        dependant = getattr(context, "dependant", None)
+        if dependant is not None:
+            yield RouteInfo(
+                prefix + str(context.path_format),
+                frozenset(getattr(context, "methods", None) or ()),
+                tuple(dict.fromkeys(_guards_in(dependant))),
+                documented=not prefix and getattr(context, "include_in_schema", False),
+            )
+
+
+def _guards_in(dependant: Dependant) -> Iterator[Guard]:
+    for child in dependant.dependencies:
+        call: Any = child.call
+        if isinstance(call, Guard):
+            yield call
+        yield from _guards_in(child)
+
+
+def resolve(app: FastAPI, scope: Scope) -> Scope:
+    """A copy of the scope as it will be once the router has chosen a route, without running anything."""
+    for context in _iter_route_contexts(app.routes):
+        match, child = context.matches(scope)
+        if match is Match.FULL:
+            resolved = {**scope, **child}
+            if hasattr(context, "original_route") and getattr(context, "_route_context", None) is not None:
+                resolved["fastapi"] = {"effective_route_context": context._route_context}
+            mounted = getattr(getattr(context, "original_route", context), "app", None)
+            return resolve(mounted, resolved) if isinstance(mounted, FastAPI) else resolved
+    return scope
+
+
+def docs_paths(app: FastAPI) -> frozenset[str]:
+    """Where FastAPI serves the OpenAPI document and the pages that show it."""
+    urls = (app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url)
+    return frozenset(url for url in urls if url)
+
+
+def remove_docs(app: FastAPI) -> None:
+    """Take the OpenAPI document and its pages out of the app."""
+    paths = docs_paths(app)
+    app.router.routes[:] = [
+        route
+        for route in app.router.routes
+        if not (isinstance(route, Route) and route.path in paths and not route.include_in_schema)
+    ]
+    app.openapi_url = app.docs_url = app.redoc_url = None

@@ -1,0 +1,155 @@
+"""What every guard shares: the control it declares, the principal it may return, and the memory of one request."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
+
+from fastapi.security import SecurityScopes
+from starlette.types import Scope
+
+from mlguard.errors import InsufficientScopeError
+
+T = TypeVar("T")
+
+_NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Control(StrEnum):
+    """The security control that a guard implements."""
+
+    AUTHENTICATION = "authentication"
+    RATE_LIMIT = "rate limit"
+    INPUT_VALIDATION = "input validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling, as a guard has proved it.
+
+    Two principals are the same caller only if ``method``, ``issuer`` and ``id`` agree: the key "alice" and a token
+    whose subject is "alice" share nothing.
+
+    Attributes:
+        id: The name of the caller: key id, token subject. Never a secret.
+        scopes: What the caller may do.
+        method: How it was proved: ``"api-key"``, ``"jwt"`` or ``"signature"``.
+        issuer: Who vouches for the id (a token's ``iss``), if anybody.
+        claims: A token's verified claims. Left out of the repr, because they may hold personal data.
+    """
+
+    id: str
+    scopes: frozenset[str] = frozenset()
+    method: str = ""
+    issuer: str | None = None
+    claims: Mapping[str, Any] = field(default_factory=lambda: _NO_CLAIMS, repr=False, compare=False)
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """The three parts that together name one caller."""
+        return (self.method, self.issuer or "", self.id)
+
+    def require(self, security_scopes: SecurityScopes, *, challenge: str) -> None:
+        """Check that every scope demanded by ``Security(guard, scopes=[...])`` is held.
+
+        Args:
+            security_scopes: What FastAPI collected for this use of the guard.
+            challenge: The authentication scheme for ``WWW-Authenticate`` (RFC 6750, section 3.1).
+
+        Raises:
+            InsufficientScopeError: A scope is missing (403).
+        """
+        missing = [scope for scope in security_scopes.scopes if scope not in self.scopes]
+        if missing:
+            raise InsufficientScopeError(
+                f"{self.method} principal {self.id!r} lacks scope {' '.join(missing)!r}",
+                headers={
+                    "WWW-Authenticate": f'{challenge}, error="insufficient_scope", scope="{security_scopes.scope_str}"'
+                },
+            )
+
+
+class Guard:
+    """Marks an object that can be used with ``Depends`` or ``Security`` and needs nothing but the connection.
+
+    Attributes:
+        control: Which control it implements.
+        statuses: The refusals it can give, for OpenAPI.
+        reads_body: Whether it needs the request body, and so cannot run before it.
+        suspends: Whether a call may wait on something outside this process. One that never waits cannot be cancelled
+            half way, and so needs no protection from it.
+    """
+
+    control: ClassVar[Control]
+    statuses: ClassVar[tuple[int, ...]] = ()
+    reads_body: ClassVar[bool] = False
+    suspends: bool = False
+
+    def check(self) -> None:
+        """Raise ``ConfigurationError`` at start-up for what could not be checked when the guard was built."""
+
+    def openapi_body(self) -> dict[str, Any] | None:
+        """The OpenAPI request body that the guard expects, if it reads one."""
+        return None
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What a guard decided: a value, or the refusal to raise again each time it is asked."""
+
+    value: Any = None
+    refusal: Exception | None = None
+
+
+class RequestMemory:
+    """What happened so far in one request: which guards ran, and what they said.
+
+    FastAPI runs one guard several times when it is demanded with different scopes, and mlguard runs guards before the
+    body is read. Whatever counts must count once, so every decision is kept here. The memory is in the ASGI scope, put
+    there by the outermost middleware, because inner ones may copy the scope.
+    """
+
+    __slots__ = ("body", "headers", "judged", "outcomes", "refusal", "request_id", "routed_scope", "task")
+
+    _KEY = "mlguard"
+
+    def __init__(self) -> None:
+        self.request_id = ""
+        self.outcomes: dict[Guard, _Outcome] = {}
+        self.headers: list[tuple[bytes, bytes]] = []
+        #: The scope that the router updates when it finds the route.
+        self.routed_scope: Scope | None = None
+        #: Set by ``harden``: the incoming body, on which a digest can be demanded.
+        self.body: Any = None
+        # The state of the one run of all guards, see ``mlguard._order``.
+        self.judged = False
+        self.refusal: Exception | None = None
+        self.task: Any = None
+
+    @classmethod
+    def of(cls, scope: Scope) -> "RequestMemory":
+        """The memory of the request, made on first use where ``harden`` is not installed."""
+        memory: RequestMemory | None = scope.get(cls._KEY)
+        if memory is None:
+            memory = scope[cls._KEY] = cls()
+        return memory
+
+    async def recall(self, guard: Guard, decide: Callable[[], Awaitable[T]]) -> T:
+        """The guard's decision, made now if it has not been made yet.
+
+        Raises:
+            MLGuardError: The refusal that the guard gave, the first time and every time after.
+        """
+        outcome = self.outcomes.get(guard)
+        if outcome is None:
+            outcome = _Outcome()
+            try:
+                outcome.value = await decide()
+            except Exception as refusal:
+                outcome.refusal = refusal
+            self.outcomes[guard] = outcome  # only now: a cancelled decision must not be remembered as a value
+        if outcome.refusal is not None:
+            raise outcome.refusal.with_traceback(None)
+        value: T = outcome.value
+        return value

@@ -1,0 +1,74 @@
+"""Who is judged when: every authentication and every scope first, then what counts, all before the body.
+
+FastAPI runs dependencies in the order in which they are listed, after it has read the body. That would let an
+anonymous caller make the service read megabytes, and let a request that ends in a 403 use up somebody's quota. So the
+first guard that is asked, or the first attempt to read the body, judges all guards of the route at once. FastAPI's own
+run then finds each decision in the request's memory.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from mlguard._fastapi import Plan, plan_for
+from mlguard._guard import Guard, RequestMemory
+from mlguard.errors import GuardFailedError
+
+T = TypeVar("T")
+
+
+async def once(conn: HTTPConnection, guard: Guard, decide: Callable[[], Awaitable[T]]) -> T:
+    """The guard's decision on this request, made once, and only when its turn has come.
+
+    Args:
+        conn: The request or WebSocket.
+        guard: Who decides.
+        decide: Makes the decision. Called at most once a request.
+
+    Returns:
+        What ``decide`` returned.
+
+    Raises:
+        MLGuardError: What ``decide`` raised, or the refusal of a guard whose turn comes before.
+    """
+    memory = RequestMemory.of(conn.scope)
+    await judge(conn, memory)
+    return await memory.recall(guard, decide)
+
+
+async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
+    """Judge all guards of the matched route, once a request. A refusal is raised again each time.
+
+    Raises:
+        MLGuardError: The first refusal.
+    """
+    if not memory.judged:
+        memory.judged = True  # set first: the guards that run now ask again from inside
+        plan = plan_for(conn.scope)
+        if plan.suspends:
+            # A caller in a cancelled scope (``is_disconnected`` reads that way) must not stop a guard half way: a nonce
+            # would be burnt, and the honest retry called a replay.
+            memory.task = asyncio.ensure_future(_run(plan, conn, memory))
+        else:
+            await _run(plan, conn, memory)
+    task = memory.task
+    if task is not None and task is not asyncio.current_task():
+        await asyncio.shield(task)
+    if memory.refusal is not None:
+        raise memory.refusal.with_traceback(None)
+
+
+async def _run(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:
+    try:
+        for call in plan.authentication:
+            await call(conn)
+        for call in plan.counting:
+            await call(conn)
+    except HTTPException as refusal:
+        memory.refusal = refusal
+    except Exception as crash:  # anything else would become a 400 inside ``receive``
+        memory.refusal = GuardFailedError(f"a guard crashed: {type(crash).__name__}")
+        memory.refusal.__cause__ = crash

@@ -1,0 +1,152 @@
+"""Everything mlguard raises.
+
+A refusal is an answer to a caller, so it is an ``HTTPException``: FastAPI passes it on untouched, even from inside
+``receive``, where any other exception would become a 400. The other errors are for the developer and must crash
+loudly, so they are not answers::
+
+    MLGuardError (HTTPException)       a request was refused
+    ├── NotAuthenticatedError    401   no credential, or one that does not hold
+    ├── InsufficientScopeError   403   a valid credential without the scope that the route demands
+    ├── BodyTimeoutError         408   the body did not arrive in time
+    ├── BodyTooLargeError        413   the body is larger than ``max_body_size``
+    ├── UnsupportedMediaTypeError 415  a content type that the endpoint does not read
+    ├── InvalidInputError        422   the body breaks a rule of the model's input
+    ├── RateLimitedError         429   a limit is used up
+    ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
+    └── StoreFullError           503   shared state has no room left, so nothing more can be admitted
+    ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
+    UnsafeOutputError (ValueError)     the endpoint returned something that may not leave (NaN, a ready Response)
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from starlette.exceptions import HTTPException
+
+
+class MLGuardError(HTTPException):
+    """A request was refused.
+
+    What the caller may know is in the class (``status``, ``rule``, ``title``, ``detail``) and in ``members``. What only
+    the operator may know is in ``reason``: it is logged, and never sent.
+
+    Args:
+        reason: Why, for the operator's log. Must hold no secret and no input value.
+        headers: Response headers of the refusal.
+        **members: Extension members of the RFC 9457 problem, such as ``row`` and ``column``.
+    """
+
+    status: ClassVar[int] = 400
+    rule: ClassVar[str] = "refused"
+    title: ClassVar[str] = "Request refused"
+    default_detail: ClassVar[str] = "The request was refused."
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        detail: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(self.status, detail or self.default_detail, dict(headers) if headers else None)
+        self.reason = reason
+        self.members = members
+
+
+class NotAuthenticatedError(MLGuardError):
+    """No credential, or one that does not hold: the caller cannot tell which (401)."""
+
+    status = 401
+    rule = "not-authenticated"
+    title = "Not authenticated"
+    default_detail = "A valid credential is required."
+
+    def __init__(self, reason: str = "", *, challenge: str) -> None:
+        super().__init__(reason, headers={"WWW-Authenticate": challenge})
+
+
+class InsufficientScopeError(MLGuardError):
+    """The credential is valid and lacks a scope that the route demands (403)."""
+
+    status = 403
+    rule = "insufficient-scope"
+    title = "Insufficient scope"
+    default_detail = "The credential does not carry a scope that this request needs."
+
+
+class BodyTimeoutError(MLGuardError):
+    """The body did not arrive in time (408)."""
+
+    status = 408
+    rule = "body-timeout"
+    title = "Request body timeout"
+    default_detail = "The request body did not arrive in time."
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason, headers={"Connection": "close"})
+
+
+class BodyTooLargeError(MLGuardError):
+    """The body is larger than ``max_body_size`` (413)."""
+
+    status = 413
+    rule = "body-too-large"
+    title = "Request body too large"
+    default_detail = "The request body is larger than this service accepts."
+
+
+class UnsupportedMediaTypeError(MLGuardError):
+    """The content type is not one that the endpoint reads (415)."""
+
+    status = 415
+    rule = "unsupported-media-type"
+    title = "Unsupported media type"
+    default_detail = "The content type is not one that this endpoint reads."
+
+
+class InvalidInputError(MLGuardError):
+    """The body breaks a rule of the model's input (422)."""
+
+    status = 422
+    rule = "invalid-input"
+    title = "Invalid input"
+    default_detail = "The input breaks a rule of this endpoint."
+
+
+class RateLimitedError(MLGuardError):
+    """A limit is used up (429)."""
+
+    status = 429
+    rule = "rate-limited"
+    title = "Too many requests"
+    default_detail = "A limit on requests is used up. Retry after the time in Retry-After."
+
+
+class GuardFailedError(MLGuardError):
+    """A guard crashed: the request is refused, the cause is in the operator's log (500)."""
+
+    status = 500
+    rule = "internal-error"
+    title = "Internal Server Error"
+    default_detail = "The service could not answer this request."
+
+
+class StoreFullError(MLGuardError):
+    """Shared state has no room left, so nothing more can be admitted safely (503)."""
+
+    status = 503
+    rule = "unavailable"
+    title = "Service unavailable"
+    default_detail = "The service cannot take this request at the moment."
+
+    def __init__(self, reason: str = "", *, retry_after: int) -> None:
+        super().__init__(reason, headers={"Retry-After": str(retry_after)})
+
+
+class ConfigurationError(ValueError):
+    """A setting that cannot work. Raised when the object is built, with the setting and the fix in the text."""
+
+
+class UnsafeOutputError(ValueError):
+    """The endpoint returned something that may not leave the service: the caller gets a scrubbed 500."""

@@ -1,0 +1,284 @@
+"""``harden(app)``: what guards cannot do as dependencies."""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from secure import Preset, Secure
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlguard import _fastapi
+from mlguard._body import IncomingBody
+from mlguard._guard import RequestMemory
+from mlguard._order import judge
+from mlguard.errors import BodyTooLargeError, ConfigurationError
+from mlguard.openapi import document_guards
+from mlguard.problems import (
+    answer_refusal,
+    answer_websocket_validation,
+    crash_problem,
+    log_crash,
+    refusal_problem,
+)
+from mlguard.settings import load_settings
+from mlguard.traffic.rate import RateLimit
+
+# The documentation pages load Swagger UI and ReDoc from a content delivery network and start them with inline script.
+_DOCS_CSP = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
+    "font-src https://fonts.gstatic.com; img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; "
+    "worker-src blob:; frame-ancestors 'none'"
+)
+
+
+def harden(
+    app: FastAPI,
+    *,
+    max_body_size: int = 1_048_576,
+    body_timeout: float = 30.0,
+    docs: bool | None = None,
+) -> None:
+    """Install what guards cannot do as dependencies.
+
+    Guards work without it. With it:
+
+    - every refusal and crash is an RFC 9457 problem with a request id; crashes are logged in full, once, and answered
+      with nothing, also when a stream breaks half way. Handlers that you registered yourself stay yours;
+    - guards are judged before one byte of the body is read, however the endpoint declares it;
+    - bodies are limited in size and time, after authentication;
+    - every answer carries security headers (the STRICT preset of the ``secure`` package), the request id, and what
+      guards have to say, such as ``RateLimit``, also when the endpoint returns its own ``Response``;
+    - documentation pages are off in production, and show guards, their refusals and the body they expect elsewhere;
+    - settings that cannot work, such as a missing key, stop the start-up.
+
+    Call it once, before or after the routes are declared. A mounted app is covered by the outer one's limits and
+    headers; harden it too for problems and documentation of its own.
+
+    Args:
+        app: The application.
+        max_body_size: Bytes. A declared length is judged before the endpoint runs, a chunked body while it is read.
+        body_timeout: Seconds that a body may take to arrive.
+        docs: Whether to serve ``/docs``, ``/redoc`` and ``/openapi.json``. None: only with
+            ``MLGUARD_ENV=development``.
+
+    Raises:
+        ConfigurationError: A setting that cannot work, ``debug=True`` in production, or an app that is hardened or
+            running already.
+    """
+    if not isinstance(max_body_size, int) or isinstance(max_body_size, bool) or max_body_size < 1:
+        raise ConfigurationError("harden(max_body_size=...) is a whole number of bytes, at least 1")
+    if not 0 < body_timeout < float("inf"):
+        raise ConfigurationError("harden(body_timeout=...) is a number of seconds above 0")
+    if app.middleware_stack is not None:
+        raise ConfigurationError("call harden(app) before the app serves its first request")
+    if any(getattr(middleware, "cls", None) is _RouteWatch for middleware in app.user_middleware):
+        raise ConfigurationError("harden(app) was called twice")
+    development = load_settings().env == "development"
+    if docs is None:
+        docs = development
+    _check_debug(app, development=development)
+    docs_paths = _fastapi.docs_paths(app)
+    if not docs:
+        _fastapi.remove_docs(app)
+    document_guards(app)
+    # Innermost, whatever is added later: what reads the body from here on has been routed.
+    app.user_middleware.append(Middleware(_RouteWatch, hardened=app))
+
+    build_stack = app.build_middleware_stack
+
+    def build_middleware_stack() -> ASGIApp:
+        _install_handlers(app)
+        return _Hardened(
+            build_stack(),
+            app,
+            max_body_size=max_body_size,
+            body_timeout=body_timeout,
+            docs_paths=docs_paths if docs else frozenset(),
+            development=development,
+        )
+
+    # Outermost, whatever is added later: it sees every answer and every crash.
+    app.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]  # as FastAPI's docs do for openapi
+
+
+def _install_handlers(app: FastAPI) -> None:
+    """Replace FastAPI's default handlers, and no others."""
+    handlers = app.exception_handlers
+    if handlers.get(HTTPException) is _fastapi.DEFAULT_HTTP_HANDLER:
+        handlers[HTTPException] = answer_refusal  # type: ignore[assignment]  # Starlette types handlers too narrowly
+    if handlers.get(RequestValidationError) is _fastapi.DEFAULT_VALIDATION_HANDLER:
+        handlers[RequestValidationError] = answer_refusal  # type: ignore[assignment]
+    websocket_handler: Any = handlers.get(WebSocketRequestValidationError)
+    if websocket_handler is _fastapi.DEFAULT_WEBSOCKET_HANDLER:
+        handlers[WebSocketRequestValidationError] = answer_websocket_validation  # type: ignore[assignment]
+    if 500 not in handlers:
+        handlers.setdefault(Exception, answer_refusal)  # type: ignore[arg-type]
+
+
+class _RouteWatch:
+    """Innermost: shows the outermost middleware the scope in which the router will leave the route."""
+
+    def __init__(self, app: ASGIApp, hardened: FastAPI) -> None:
+        self._app = app
+        self._hardened = hardened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in {"http", "websocket"}:
+            memory = RequestMemory.of(scope)
+            memory.routed_scope = scope
+            if memory.body is not None and memory.body.too_large:
+                await self._refuse_too_large(scope, receive, send, memory)
+                return
+        await self._app(scope, receive, send)
+
+    async def _refuse_too_large(self, scope: Scope, receive: Receive, send: Send, memory: RequestMemory) -> None:
+        """Refuse a declared length before the endpoint runs, but tell nobody who is not authenticated."""
+        request = Request(_fastapi.resolve(self._hardened, scope))
+        try:
+            await judge(request, memory)
+            raise BodyTooLargeError(f"declared {memory.body.declared} bytes")
+        except HTTPException as refusal:
+            await refusal_problem(request, refusal)(scope, receive, send)
+
+
+class _Hardened:
+    """Outermost: memory, body, headers and crashes of each request."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        hardened: FastAPI,
+        *,
+        max_body_size: int,
+        body_timeout: float,
+        docs_paths: frozenset[str],
+        development: bool,
+    ) -> None:
+        self._app = app
+        self._hardened = hardened
+        self._max_body_size = max_body_size
+        self._body_timeout = body_timeout
+        self._docs_paths = docs_paths
+        self._development = development
+        self._checked = False
+        self._headers = _security_headers()
+        self._docs_headers = _security_headers(csp=_DOCS_CSP)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._start(scope, receive, send)
+            return
+        if not self._checked:  # a server without lifespan
+            self._check()
+        if scope["type"] not in {"http", "websocket"} or "mlguard" in scope:
+            await self._app(scope, receive, send)  # inside another hardened app: its memory serves
+            return
+        memory = RequestMemory.of(scope)
+        memory.request_id = secrets.token_hex(8)
+        if scope["type"] == "http":
+            memory.body = IncomingBody(scope, receive, memory, max_size=self._max_body_size, timeout=self._body_timeout)
+            receive = memory.body.receive
+        answer = _Answer(scope, send, memory, self._headers_for(scope))
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception as crash:
+            log_crash(HTTPConnection(scope), crash, memory.request_id)
+            await answer.close_after_crash(receive)
+
+    async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the whole app before it starts: a server must not come up with a guard that cannot work."""
+        try:
+            self._check()
+        except ConfigurationError as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await self._app(scope, receive, send)
+
+    def _check(self) -> None:
+        _check_debug(self._hardened, development=self._development)
+        guards = dict.fromkeys(guard for route in _fastapi.routes_of(self._hardened) for guard in route.guards)
+        for guard in guards:
+            guard.check()
+        _check_buckets([guard for guard in guards if isinstance(guard, RateLimit)])
+        self._checked = True
+
+    def _headers_for(self, scope: Scope) -> dict[bytes, bytes]:
+        if self._docs_paths and scope["path"].removeprefix(scope.get("root_path", "")) in self._docs_paths:
+            return self._docs_headers
+        return self._headers
+
+
+class _Answer:
+    """What leaves: the app's answer with the headers that guards and ``harden`` add."""
+
+    __slots__ = ("_headers", "_memory", "_scope", "_send", "_started")
+
+    def __init__(self, scope: Scope, send: Send, memory: RequestMemory, headers: dict[bytes, bytes]) -> None:
+        self._scope = scope
+        self._send = send
+        self._memory = memory
+        self._headers = headers
+        self._started = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, the first one with more headers."""
+        if not self._started:
+            self._started = True
+            if message["type"] != "websocket.close":
+                message = {**message, "headers": self._with_headers(message.get("headers", ()))}
+        await self._send(message)
+
+    def _with_headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers = [*given]
+        names = {name.lower() for name, _ in headers}
+        headers += [(name, value) for name, value in self._headers.items() if name not in names]
+        headers += self._memory.headers
+        headers.append((b"x-request-id", self._memory.request_id.encode()))
+        body: IncomingBody | None = self._memory.body
+        http1 = str(self._scope.get("http_version", "1.1")).startswith("1")
+        if body is not None and body.leaves_rest and http1 and b"connection" not in names:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    async def close_after_crash(self, receive: Receive) -> None:
+        """Say that it crashed, if nothing was said yet. A stream that broke is left broken: the client must see it."""
+        if self._scope["type"] == "websocket":
+            await self.send({"type": "websocket.close", "code": 1011})  # internal error (RFC 6455, section 7.4.1)
+        elif not self._started:
+            await crash_problem(self._memory.request_id)(self._scope, receive, self.send)
+
+
+def _security_headers(csp: str | None = None) -> dict[bytes, bytes]:
+    headers = {name.lower(): value for name, value in Secure.from_preset(Preset.STRICT).headers.items() if value}
+    if csp is not None:
+        headers["content-security-policy"] = csp
+        del headers["cross-origin-embedder-policy"]
+    return {name.encode(): value.encode() for name, value in headers.items()}
+
+
+def _check_debug(app: FastAPI, *, development: bool) -> None:
+    if app.debug and not development:
+        raise ConfigurationError(
+            "FastAPI(debug=True) sends tracebacks to callers; remove it, or set MLGUARD_ENV=development on your machine"
+        )
+
+
+def _check_buckets(limits: Sequence[RateLimit]) -> None:
+    """Two limits that would share a bucket without anybody having said so are a mistake."""
+    by_name: defaultdict[tuple[str, int], list[RateLimit]] = defaultdict(list)
+    for limit in limits:
+        by_name[limit.name, id(limit.store)].append(limit)
+    for (name, _), same in by_name.items():
+        if len(same) > 1 and not all(limit.named and limit.windows == same[0].windows for limit in same):
+            raise ConfigurationError(
+                f"{len(same)} RateLimits are called {name!r} and would share one bucket; use one object for both "
+                "endpoints, or give each its own name=..."
+            )

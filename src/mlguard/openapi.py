@@ -1,0 +1,89 @@
+"""Guards in the OpenAPI document, so that a person who opens ``/docs`` can authorise and try the call."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from mlguard import _fastapi
+from mlguard.errors import (
+    BodyTooLargeError,
+    InsufficientScopeError,
+    InvalidInputError,
+    MLGuardError,
+    NotAuthenticatedError,
+    RateLimitedError,
+    StoreFullError,
+    UnsupportedMediaTypeError,
+)
+
+_REFUSALS: tuple[type[MLGuardError], ...] = (
+    NotAuthenticatedError,
+    InsufficientScopeError,
+    BodyTooLargeError,
+    UnsupportedMediaTypeError,
+    InvalidInputError,
+    RateLimitedError,
+    StoreFullError,
+)
+_DESCRIPTIONS = {error.status: error.title for error in _REFUSALS}
+
+_PROBLEM_SCHEMA = {
+    "title": "Problem",
+    "description": "What was refused, and by which rule (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "request_id"],
+    "properties": {
+        "type": {"type": "string", "description": "Names the rule."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string", "description": "Finds this answer in the service's log."},
+    },
+}
+
+
+def document_guards(app: FastAPI) -> None:
+    """Make ``app.openapi()`` show what each route's guards expect and how they refuse."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = original()
+        _describe(app, schema)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI's documentation gives
+
+
+def _describe(app: FastAPI, schema: dict[str, Any]) -> None:
+    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"] = _PROBLEM_SCHEMA
+    for route in _fastapi.routes_of(app):
+        for method in route.methods if route.documented else ():
+            operation = schema.get("paths", {}).get(route.path, {}).get(method.lower())
+            if operation is not None:
+                _describe_operation(operation, route)
+    # FastAPI's own validation errors are answered as problems too, so their schemas are used no more.
+    for name in ("HTTPValidationError", "ValidationError"):
+        if f"#/components/schemas/{name}" not in str(schema.get("paths")):
+            schemas.pop(name, None)
+
+
+def _describe_operation(operation: dict[str, Any], route: _fastapi.RouteInfo) -> None:
+    responses = operation.setdefault("responses", {})
+    for guard in route.guards:
+        body = guard.openapi_body()
+        if body is not None:
+            operation.setdefault("requestBody", body)
+        for status in guard.statuses:
+            responses.setdefault(str(status), _problem_response(status))
+    if "requestBody" in operation:
+        responses.setdefault("413", _problem_response(413))
+    if "HTTPValidationError" in str(responses.get("422")):
+        responses["422"] = _problem_response(422)
+
+
+def _problem_response(status: int) -> dict[str, Any]:
+    return {
+        "description": _DESCRIPTIONS[status],
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }

@@ -1,0 +1,33 @@
+"""Configuration from the environment, named in one place."""
+
+from typing import Literal
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mlguard.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """What mlguard reads from the environment besides keys.
+
+    Attributes:
+        env: ``MLGUARD_ENV``: ``production`` (the default) or ``development``, which turns the documentation pages on.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="MLGUARD_", extra="ignore")
+
+    env: Literal["production", "development"] = "production"
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: A variable has a value that cannot work. The text names the variable, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = ", ".join(f"MLGUARD_{'_'.join(map(str, one['loc'])).upper()} ({one['msg']})" for one in error.errors())
+        raise ConfigurationError(f"the environment cannot be used: {wrong}") from None

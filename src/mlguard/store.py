@@ -1,0 +1,224 @@
+"""Shared state: rate counters and single-use nonces.
+
+One object serves every guard of an app, so that a nonce is refused everywhere once it was used anywhere.
+"""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Protocol, runtime_checkable
+
+from mlguard.errors import ConfigurationError, StoreFullError
+
+#: Parts that a window is cut into. The oldest part is counted whole, so a limit is never exceeded in any true window of
+#: its length, and at most 1/16 of a window too strict.
+PARTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most ``limit`` units in any stretch of ``seconds``."""
+
+    limit: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a store answers to a hit.
+
+    Attributes:
+        admitted: Whether every window had room. If not, nothing was counted in any of them.
+        retry_after: Seconds until the same hit would be admitted; 0 when it was.
+        remaining: Units left in each window, in the order asked.
+        reset: Seconds until the oldest units of each window are given back, in the order asked.
+    """
+
+    admitted: bool
+    retry_after: float
+    remaining: tuple[int, ...]
+    reset: tuple[float, ...]
+
+
+@runtime_checkable
+class Store(Protocol):
+    """What guards need of shared state. Keys are digests made by :func:`store_key`: no names, no secrets.
+
+    Attributes:
+        suspends: Whether a call may wait on something outside this process.
+    """
+
+    suspends: bool
+
+    async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        """Count ``cost`` units in all windows, or in none of them."""
+
+    async def add_nonce(self, key: bytes, ttl: float) -> bool:
+        """Remember a nonce for ``ttl`` seconds. False if it is remembered already.
+
+        Raises:
+            StoreFullError: There is no room; a nonce is never forgotten early to make some (503).
+        """
+
+
+def store_key(*parts: str) -> bytes:
+    """One key for a list of names.
+
+    Hashed, so that stores and their dumps hold no names; each part with its length, so that ``("a", "b/c")`` and
+    ``("a/b", "c")`` differ.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.digest()
+
+
+class _Counter:
+    """Units counted in one window, by part. Parts without units take no space."""
+
+    __slots__ = ("parts", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.parts: list[int] = []  # number of the part, units in it, oldest first: [17, 3, 19, 1]
+
+    def expire(self, current: int) -> None:
+        """Forget the parts that lie wholly outside the window that ends in part ``current``."""
+        while self.parts and self.parts[0] < current - PARTS:
+            self.total -= self.parts[1]
+            del self.parts[:2]
+
+    def add(self, current: int, cost: int) -> None:
+        if self.parts and self.parts[-2] >= current:  # >=: a clock that went backwards
+            self.parts[-1] += cost
+        else:
+            self.parts += (current, cost)
+        self.total += cost
+
+    def seconds_until(self, room: int, window: Window, now: float) -> float:
+        """Seconds until ``room`` units fit: when enough of the oldest parts have left the window."""
+        excess = self.total + room - window.limit
+        width = window.seconds / PARTS
+        for position in range(0, len(self.parts), 2):
+            if excess <= 0:
+                break
+            excess -= self.parts[position + 1]
+            if excess <= 0:
+                return (self.parts[position] + PARTS + 1) * width - now
+        return 0.0
+
+
+class _Counters:
+    """One caller's counters for all windows of one limit."""
+
+    __slots__ = ("expires", "windows")
+
+    def __init__(self, number: int) -> None:
+        self.expires = 0.0
+        self.windows = [_Counter() for _ in range(number)]
+
+
+class MemoryStore:
+    """State in this process, bounded, exact under asyncio and threads.
+
+    With several worker processes each one has its own, so each one admits the whole limit, and a nonce is single-use in
+    each one only.
+
+    Args:
+        max_counters: Callers counted at a time. Beyond it, the caller unseen for longest is forgotten.
+        max_nonces: Nonces remembered at a time. Beyond it, new ones are refused until old ones expire.
+        clock: Seconds, never going backwards.
+
+    Raises:
+        ConfigurationError: A maximum is not a positive whole number.
+    """
+
+    suspends = False
+
+    def __init__(
+        self,
+        *,
+        max_counters: int = 100_000,
+        max_nonces: int = 1_000_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for setting, value in (("max_counters", max_counters), ("max_nonces", max_nonces)):
+            if isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"MemoryStore({setting}=...) must be a whole number of at least 1")
+        self._max_counters = max_counters
+        self._max_nonces = max_nonces
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counters: OrderedDict[bytes, _Counters] = OrderedDict()
+        self._nonces: dict[bytes, float] = {}
+        self._nonce_expiries: list[tuple[float, bytes]] = []
+
+    async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        """Count ``cost`` units in all windows, or in none of them."""
+        with self._lock:
+            now = self._clock()
+            counters = self._counters_of(key, len(windows), now)
+            retry_after = 0.0
+            for counter, window in zip(counters.windows, windows, strict=True):
+                counter.expire(int(now * PARTS / window.seconds))
+                if counter.total + cost > window.limit:
+                    retry_after = max(retry_after, counter.seconds_until(cost, window, now))
+            admitted = retry_after == 0.0
+            if admitted:
+                for counter, window in zip(counters.windows, windows, strict=True):
+                    counter.add(int(now * PARTS / window.seconds), cost)
+                    counters.expires = max(counters.expires, now + window.seconds * (1 + 1 / PARTS))
+            return Decision(
+                admitted,
+                retry_after,
+                tuple(window.limit - c.total for c, window in zip(counters.windows, windows, strict=True)),
+                tuple(
+                    (c.parts[0] + PARTS + 1) * window.seconds / PARTS - now if c.parts else 0.0
+                    for c, window in zip(counters.windows, windows, strict=True)
+                ),
+            )
+
+    def _counters_of(self, key: bytes, number: int, now: float) -> _Counters:
+        counters = self._counters.get(key)
+        if counters is not None:
+            self._counters.move_to_end(key)
+            return counters
+        while self._counters:
+            oldest = next(iter(self._counters.values()))
+            if len(self._counters) < self._max_counters and oldest.expires > now:
+                break
+            self._counters.popitem(last=False)
+        counters = self._counters[key] = _Counters(number)
+        return counters
+
+    async def add_nonce(self, key: bytes, ttl: float) -> bool:
+        """Remember a nonce for ``ttl`` seconds. False if it is remembered already."""
+        with self._lock:
+            now = self._clock()
+            while self._nonce_expiries and self._nonce_expiries[0][0] <= now:
+                del self._nonces[heappop(self._nonce_expiries)[1]]
+            if key in self._nonces:
+                return False
+            if len(self._nonces) >= self._max_nonces:
+                wait = max(1, int(self._nonce_expiries[0][0] - now) + 1)
+                raise StoreFullError("the store has no room for another nonce", retry_after=wait)
+            self._nonces[key] = now + ttl
+            heappush(self._nonce_expiries, (now + ttl, key))
+            return True
+
+
+_default: MemoryStore | None = None
+
+
+def default_store() -> Store:
+    """The store of this process, shared by every guard that was not given one."""
+    global _default  # noqa: PLW0603  # made on first use, so that importing mlguard costs nothing
+    if _default is None:
+        _default = MemoryStore()
+    return _default

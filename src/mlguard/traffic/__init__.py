@@ -1,0 +1,1 @@
+"""How much: limits on what one caller may ask."""

@@ -1,0 +1,175 @@
+"""How often one caller may ask."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_type_hints
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from mlguard._guard import Control, Guard, Principal, RequestMemory
+from mlguard._order import once
+from mlguard.errors import ConfigurationError, RateLimitedError
+from mlguard.store import Decision, Store, Window, default_store, store_key
+from mlguard.traffic.addresses import client_address
+
+_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+_LIMIT = re.compile(rf"([1-9][0-9]{{0,11}}) ?/ ?(?:([1-9][0-9]{{0,4}}) )?({'|'.join(_UNITS)})s?", re.ASCII)
+
+
+class RateLimit(Guard):
+    """Admits so many requests in so much time.
+
+    Guards against scraping a model, guessing a key, and one caller using up everybody's capacity. Never more than the
+    limit in any true window of that length; in the worst case 1/16 of a window too strict. Several windows are decided
+    as one: a refused request counts in none of them. One object on several endpoints is one bucket a caller.
+
+    Under ``harden``, accepted answers carry the ``RateLimit`` and ``RateLimit-Policy`` fields of the IETF draft
+    (draft-ietf-httpapi-ratelimit-headers).
+
+    Args:
+        *limits: Each ``"60/minute"``, ``"5/10 seconds"``, ``"1000/day"``: units are second, minute, hour and day.
+        by: Whose bucket. A guard that returns a :class:`Principal`, a function of the connection that returns a name,
+            or any FastAPI dependency that returns a name or a principal. None is the client address. Callers for whom
+            a function returns None or "" share one bucket.
+        name: Names the bucket. Two limits with the same windows and the same ``by`` need one, or they would share a
+            bucket unknowingly. The same in every process.
+        store: Where to count. None is the store that all guards share.
+
+    Raises:
+        ConfigurationError: A limit that cannot be read, none at all, or a ``by`` that cannot name a caller.
+        RateLimitedError: A limit is used up (429). ``Retry-After`` is the time until the next request is admitted.
+    """
+
+    control = Control.RATE_LIMIT
+    statuses = (429,)
+
+    def __init__(
+        self,
+        *limits: str,
+        by: Callable[..., Any] | Guard | None = None,
+        name: str | None = None,
+        store: Store | None = None,
+    ) -> None:
+        if name is not None and not name:
+            raise ConfigurationError("RateLimit(name=...) is empty; leave it out or name the bucket")
+        if store is not None and not isinstance(store, Store):
+            raise ConfigurationError("RateLimit(store=...) must be a Store, such as MemoryStore()")
+        self.windows = _parse_limits(limits)
+        self.limits = tuple(_spell(window) for window in self.windows)
+        self.named = name is not None
+        self.name = name or f"{', '.join(self.limits)} by {_describe(by)}"
+        self.store = default_store() if store is None else store
+        self.suspends = self.store.suspends
+        self._policy = ", ".join(
+            f'"{spelt}";q={window.limit};w={window.seconds}'
+            for spelt, window in zip(self.limits, self.windows, strict=True)
+        )
+        self._direct: Callable[[HTTPConnection], Any] | None = None
+        self.__signature__ = self._sign(by)
+
+    def _sign(self, by: Callable[..., Any] | Guard | None) -> inspect.Signature:
+        """The signature that FastAPI sees: ``by`` as a sub-dependency, unless it only needs the connection."""
+        parameters = [inspect.Parameter("conn", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)]
+        if by is None:
+            self._direct = client_address
+        elif isinstance(by, Guard):
+            if by.control is not Control.AUTHENTICATION:
+                raise ConfigurationError(f"RateLimit(by=...): {type(by).__name__} does not say who is calling")
+        elif not callable(by):
+            raise ConfigurationError("RateLimit(by=...) must be a guard such as APIKeyAuth, a function, or left out")
+        elif _takes_a_connection(by):
+            self._direct = by
+        if self._direct is None:
+            annotation = Annotated[Any, Depends(by)]
+            parameters.append(inspect.Parameter("who", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation))
+        return inspect.Signature(parameters)
+
+    async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
+        """Count this request, or refuse it."""
+        await once(conn, self, lambda: self._count(conn, who))
+
+    async def _count(self, conn: HTTPConnection, who: Any) -> None:
+        caller = self._direct(conn) if self._direct is not None else who
+        decision = await self.store.hit(
+            store_key("rate", self.name, self._policy, *_identity(caller)), self.windows, cost=1
+        )
+        field = self._field(decision)
+        if not decision.admitted:
+            retry_after = max(1, math.ceil(decision.retry_after))
+            raise RateLimitedError(
+                f"{self.name}: limit used up",
+                headers={"Retry-After": str(retry_after), "RateLimit-Policy": self._policy, "RateLimit": field},
+            )
+        RequestMemory.of(conn.scope).headers += (
+            (b"ratelimit-policy", self._policy.encode()),
+            (b"ratelimit", field.encode()),
+        )
+
+    def _field(self, decision: Decision) -> str:
+        return ", ".join(
+            f'"{limit}";r={remaining};t={math.ceil(reset)}'
+            for limit, remaining, reset in zip(self.limits, decision.remaining, decision.reset, strict=True)
+        )
+
+    def __repr__(self) -> str:
+        return f"RateLimit({self.name!r})"
+
+
+def _parse_limits(limits: Sequence[str]) -> tuple[Window, ...]:
+    if not limits:
+        raise ConfigurationError('RateLimit needs at least one limit, such as RateLimit("60/minute")')
+    windows = []
+    for limit in limits:
+        match = _LIMIT.fullmatch(limit.strip()) if isinstance(limit, str) else None
+        if match is None:
+            raise ConfigurationError(
+                f"RateLimit: {limit!r} is no limit; write a number, '/', and second, minute, hour or day, "
+                'such as "60/minute" or "5/10 seconds"'
+            )
+        windows.append(Window(int(match[1]), int(match[2] or 1) * _UNITS[match[3]]))
+    if len({window.seconds for window in windows}) < len(windows):
+        raise ConfigurationError("RateLimit: two limits have the same window; keep the lower one")
+    return tuple(windows)
+
+
+def _spell(window: Window) -> str:
+    unit, seconds = max(
+        ((unit, seconds) for unit, seconds in _UNITS.items() if window.seconds % seconds == 0), key=lambda pair: pair[1]
+    )
+    count = window.seconds // seconds
+    return f"{window.limit}/{unit}" if count == 1 else f"{window.limit}/{count} {unit}s"
+
+
+def _describe(by: Callable[..., Any] | Guard | None) -> str:
+    """A name for ``by`` that is the same in every process."""
+    if by is None:
+        return "address"
+    if isinstance(by, Guard):
+        return repr(by)
+    return f"{getattr(by, '__module__', '')}.{getattr(by, '__qualname__', type(by).__qualname__)}"
+
+
+def _takes_a_connection(function: Callable[..., Any]) -> bool:
+    """Whether a plain function needs the connection and nothing else, so that FastAPI need not resolve it."""
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        return False
+    parameters = list(inspect.signature(function).parameters)
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # an annotation that cannot be resolved: FastAPI will say so
+        return False
+    hint = hints.get(parameters[0], HTTPConnection) if len(parameters) == 1 else None
+    return isinstance(hint, type) and issubclass(hint, HTTPConnection)
+
+
+def _identity(caller: Any) -> tuple[str, ...]:
+    if isinstance(caller, Principal):
+        return ("principal", *caller.identity)
+    if caller is None or isinstance(caller, (str, int)):
+        return ("name", str(caller or ""))
+    raise ConfigurationError(
+        f"RateLimit(by=...) returned a {type(caller).__name__}; return a Principal, a str or an int to name the caller"
+    )

@@ -1,0 +1,10 @@
+"""Shared by all tests: no setting of the machine reaches them."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see mlguard's defaults: production, no keys."""
+    monkeypatch.delenv("MLGUARD_ENV", raising=False)
+    monkeypatch.delenv("MLGUARD_API_KEYS", raising=False)
