@@ -1,1 +1,66 @@
-"""Security guards for FastAPI services that serve machine-learning models."""
+"""Security guards for FastAPI services that serve machine-learning models.
+
+Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies cannot do. Everything public is here.
+"""
+
+from mlguard._guard import Control, Principal
+from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
+from mlguard.auth.jwt import JWTAuth
+from mlguard.auth.signing import SignatureAuth
+from mlguard.auth.timestamp_signature import sign_request, verify_signature
+from mlguard.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ConfigurationError,
+    GuardFailedError,
+    InsufficientScopeError,
+    InvalidInputError,
+    MLGuardError,
+    NotAuthenticatedError,
+    RateLimitedError,
+    StoreFullError,
+    UnsafeOutputError,
+    UnsupportedMediaTypeError,
+)
+from mlguard.hardening import harden
+from mlguard.inputs.features import Features
+from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
+from mlguard.outputs.policy import truncate_output
+from mlguard.store import Decision, MemoryStore, Store, Window
+from mlguard.traffic.rate import RateLimit
+
+__all__ = [
+    "APIKey",
+    "APIKeyAuth",
+    "APIKeys",
+    "BodyTimeoutError",
+    "BodyTooLargeError",
+    "ConfigurationError",
+    "Control",
+    "Decision",
+    "FeatureMatrix",
+    "FeatureVector",
+    "Features",
+    "FiniteNumber",
+    "GuardFailedError",
+    "InsufficientScopeError",
+    "InvalidInputError",
+    "JWTAuth",
+    "MLGuardError",
+    "MemoryStore",
+    "NotAuthenticatedError",
+    "Principal",
+    "RateLimit",
+    "RateLimitedError",
+    "SignatureAuth",
+    "Store",
+    "StoreFullError",
+    "UnsafeOutputError",
+    "UnsupportedMediaTypeError",
+    "Window",
+    "harden",
+    "require_api_key",
+    "sign_request",
+    "truncate_output",
+    "verify_signature",
+]

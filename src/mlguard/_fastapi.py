@@ -79,21 +79,20 @@ class Plan:
     suspends: bool
 
 
-_EMPTY_PLAN = Plan((), (), suspends=False)
 # The dependant is kept beside its plan, so that its id cannot be given to another one.
 _plans: dict[int, tuple[Dependant, Plan]] = {}
 _MAX_PLANS = 4096  # routes of one process; more means that they are made on the fly
 
 
-def plan_for(scope: Scope) -> Plan:
-    """The guards of the matched route that can run before its body is read.
+def plan_for(scope: Scope) -> Plan | None:
+    """The guards of the matched route that can run before its body is read; None if there is no route with guards.
 
     Only trees made wholly of mlguard guards are taken, and none that ``dependency_overrides`` touches: FastAPI's own
     run of the dependencies stays authoritative, this one only comes earlier.
     """
     dependant = getattr(matched_route(scope), "dependant", None)
     if dependant is None:
-        return _EMPTY_PLAN
+        return None
     overrides: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", {})
     if overrides:
         return _make_plan(dependant, overrides)
@@ -226,7 +225,7 @@ def resolve(app: FastAPI, scope: Scope) -> Scope:
             if hasattr(context, "original_route") and getattr(context, "_route_context", None) is not None:
                 resolved["fastapi"] = {"effective_route_context": context._route_context}
             mounted = getattr(getattr(context, "original_route", context), "app", None)
-            return resolve(mounted, resolved) if isinstance(mounted, FastAPI) else resolved
+            return resolve(mounted, {**resolved, "app": mounted}) if isinstance(mounted, FastAPI) else resolved
     return scope
 
 

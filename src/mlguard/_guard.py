@@ -1,15 +1,19 @@
 """What every guard shares: the control it declares, the principal it may return, and the memory of one request."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from fastapi.security import SecurityScopes
 from starlette.types import Scope
 
 from mlguard.errors import InsufficientScopeError
+
+if TYPE_CHECKING:
+    from mlguard._body import IncomingBody
 
 T = TypeVar("T")
 
@@ -110,7 +114,7 @@ class RequestMemory:
     there by the outermost middleware, because inner ones may copy the scope.
     """
 
-    __slots__ = ("body", "headers", "judged", "outcomes", "refusal", "request_id", "routed_scope", "task")
+    __slots__ = ("admitted", "body", "headers", "judging", "outcomes", "refusal", "request_id", "routed_scope", "task")
 
     _KEY = "mlguard"
 
@@ -121,11 +125,12 @@ class RequestMemory:
         #: The scope that the router updates when it finds the route.
         self.routed_scope: Scope | None = None
         #: Set by ``harden``: the incoming body, on which a digest can be demanded.
-        self.body: Any = None
+        self.body: IncomingBody | None = None
         # The state of the one run of all guards, see ``mlguard._order``.
-        self.judged = False
+        self.judging = False
+        self.task: asyncio.Task[None] | None = None
         self.refusal: Exception | None = None
-        self.task: Any = None
+        self.admitted = False
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestMemory":
@@ -134,6 +139,12 @@ class RequestMemory:
         if memory is None:
             memory = scope[cls._KEY] = cls()
         return memory
+
+    def close(self) -> None:
+        """Let go of what refers back to this memory, so that a request is freed at once and not by the collector."""
+        if self.body is not None:
+            self.body.close()
+        self.routed_scope = self.body = self.refusal = None
 
     async def recall(self, guard: Guard, decide: Callable[[], Awaitable[T]]) -> T:
         """The guard's decision, made now if it has not been made yet.

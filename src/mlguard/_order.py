@@ -10,12 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from mlguard._fastapi import Plan, plan_for
 from mlguard._guard import Guard, RequestMemory
-from mlguard.errors import GuardFailedError
 
 T = TypeVar("T")
 
@@ -35,7 +33,8 @@ async def once(conn: HTTPConnection, guard: Guard, decide: Callable[[], Awaitabl
         MLGuardError: What ``decide`` raised, or the refusal of a guard whose turn comes before.
     """
     memory = RequestMemory.of(conn.scope)
-    await judge(conn, memory)
+    if not memory.admitted:
+        await judge(conn, memory)
     return await memory.recall(guard, decide)
 
 
@@ -45,18 +44,19 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
     Raises:
         MLGuardError: The first refusal.
     """
-    if not memory.judged:
-        memory.judged = True  # set first: the guards that run now ask again from inside
+    if not memory.judging:
         plan = plan_for(conn.scope)
+        if plan is None:  # no route yet: a middleware asks one guard by itself
+            return
+        memory.judging = True  # set first: the guards that run now ask again from inside
         if plan.suspends:
             # A caller in a cancelled scope (``is_disconnected`` reads that way) must not stop a guard half way: a nonce
             # would be burnt, and the honest retry called a replay.
             memory.task = asyncio.ensure_future(_run(plan, conn, memory))
         else:
             await _run(plan, conn, memory)
-    task = memory.task
-    if task is not None and task is not asyncio.current_task():
-        await asyncio.shield(task)
+    if memory.task is not None and memory.task is not asyncio.current_task():
+        await asyncio.shield(memory.task)
     if memory.refusal is not None:
         raise memory.refusal.with_traceback(None)
 
@@ -67,8 +67,7 @@ async def _run(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:
             await call(conn)
         for call in plan.counting:
             await call(conn)
-    except HTTPException as refusal:
+    except Exception as refusal:  # kept, not raised: nobody may be waiting any more
         memory.refusal = refusal
-    except Exception as crash:  # anything else would become a 400 inside ``receive``
-        memory.refusal = GuardFailedError(f"a guard crashed: {type(crash).__name__}")
-        memory.refusal.__cause__ = crash
+    else:
+        memory.admitted = True

@@ -17,7 +17,7 @@ from mlguard import _fastapi
 from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
 from mlguard._order import judge
-from mlguard.errors import BodyTooLargeError, ConfigurationError
+from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
 from mlguard.problems import (
     answer_refusal,
@@ -133,17 +133,19 @@ class _RouteWatch:
         if scope["type"] in {"http", "websocket"}:
             memory = RequestMemory.of(scope)
             memory.routed_scope = scope
-            if memory.body is not None and memory.body.too_large:
-                await self._refuse_too_large(scope, receive, send, memory)
-                return
+            if memory.body is not None:
+                if memory.body.too_large:
+                    await self._refuse_too_large(memory.body, scope, receive, send)
+                    return
+                receive = memory.body.route(receive)
         await self._app(scope, receive, send)
 
-    async def _refuse_too_large(self, scope: Scope, receive: Receive, send: Send, memory: RequestMemory) -> None:
+    async def _refuse_too_large(self, body: IncomingBody, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a declared length before the endpoint runs, but tell nobody who is not authenticated."""
         request = Request(_fastapi.resolve(self._hardened, scope))
         try:
-            await judge(request, memory)
-            raise BodyTooLargeError(f"declared {memory.body.declared} bytes")
+            await judge(request, RequestMemory.of(scope))
+            raise BodyTooLargeError(f"declared {body.declared} bytes")
         except HTTPException as refusal:
             await refusal_problem(request, refusal)(scope, receive, send)
 
@@ -184,13 +186,16 @@ class _Hardened:
         memory.request_id = secrets.token_hex(8)
         if scope["type"] == "http":
             memory.body = IncomingBody(scope, receive, memory, max_size=self._max_body_size, timeout=self._body_timeout)
-            receive = memory.body.receive
+            receive = memory.body.receive_unrouted
         answer = _Answer(scope, send, memory, self._headers_for(scope))
         try:
             await self._app(scope, receive, answer.send)
         except Exception as crash:
-            log_crash(HTTPConnection(scope), crash, memory.request_id)
+            if not isinstance(crash, MLGuardError):  # one from a middleware that read the body is answered already
+                log_crash(HTTPConnection(scope), crash, memory.request_id)
             await answer.close_after_crash(receive)
+        finally:
+            memory.close()
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the whole app before it starts: a server must not come up with a guard that cannot work."""
@@ -216,6 +221,9 @@ class _Hardened:
         return self._headers
 
 
+_FIRST_MESSAGES = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
 class _Answer:
     """What leaves: the app's answer with the headers that guards and ``harden`` add."""
 
@@ -230,10 +238,9 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         """Pass a message on, the first one with more headers."""
-        if not self._started:
+        if message["type"] in _FIRST_MESSAGES:
             self._started = True
-            if message["type"] != "websocket.close":
-                message = {**message, "headers": self._with_headers(message.get("headers", ()))}
+            message = {**message, "headers": self._with_headers(message.get("headers", ()))}
         await self._send(message)
 
     def _with_headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -242,7 +249,7 @@ class _Answer:
         headers += [(name, value) for name, value in self._headers.items() if name not in names]
         headers += self._memory.headers
         headers.append((b"x-request-id", self._memory.request_id.encode()))
-        body: IncomingBody | None = self._memory.body
+        body = self._memory.body
         http1 = str(self._scope.get("http_version", "1.1")).startswith("1")
         if body is not None and body.leaves_rest and http1 and b"connection" not in names:
             headers.append((b"connection", b"close"))

@@ -4,6 +4,7 @@ One object serves every guard of an app, so that a nonce is refused everywhere o
 """
 
 import hashlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -33,7 +34,7 @@ class Decision:
 
     Attributes:
         admitted: Whether every window had room. If not, nothing was counted in any of them.
-        retry_after: Seconds until the same hit would be admitted; 0 when it was.
+        retry_after: Seconds until the same hit would be admitted; 0 when it was, infinity when it never will be.
         remaining: Units left in each window, in the order asked.
         reset: Seconds until the oldest units of each window are given back, in the order asked.
     """
@@ -55,7 +56,11 @@ class Store(Protocol):
     suspends: bool
 
     async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
-        """Count ``cost`` units in all windows, or in none of them."""
+        """Count ``cost`` units in all windows, or in none of them.
+
+        Raises:
+            ValueError: ``cost`` is negative, which would give units away.
+        """
 
     async def add_nonce(self, key: bytes, ttl: float) -> bool:
         """Remember a nonce for ``ttl`` seconds. False if it is remembered already.
@@ -102,16 +107,14 @@ class _Counter:
         self.total += cost
 
     def seconds_until(self, room: int, window: Window, now: float) -> float:
-        """Seconds until ``room`` units fit: when enough of the oldest parts have left the window."""
+        """Seconds until ``room`` units fit, when enough of the oldest parts have left the window; infinity for never."""
         excess = self.total + room - window.limit
         width = window.seconds / PARTS
         for position in range(0, len(self.parts), 2):
-            if excess <= 0:
-                break
             excess -= self.parts[position + 1]
             if excess <= 0:
                 return (self.parts[position] + PARTS + 1) * width - now
-        return 0.0
+        return math.inf
 
 
 class _Counters:
@@ -149,7 +152,7 @@ class MemoryStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for setting, value in (("max_counters", max_counters), ("max_nonces", max_nonces)):
-            if isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(f"MemoryStore({setting}=...) must be a whole number of at least 1")
         self._max_counters = max_counters
         self._max_nonces = max_nonces
@@ -161,15 +164,18 @@ class MemoryStore:
 
     async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
         """Count ``cost`` units in all windows, or in none of them."""
+        if cost < 0:
+            raise ValueError("the cost of a hit is negative")
         with self._lock:
             now = self._clock()
             counters = self._counters_of(key, len(windows), now)
+            admitted = True
             retry_after = 0.0
             for counter, window in zip(counters.windows, windows, strict=True):
                 counter.expire(int(now * PARTS / window.seconds))
                 if counter.total + cost > window.limit:
+                    admitted = False  # not by retry_after, which rounding can make 0
                     retry_after = max(retry_after, counter.seconds_until(cost, window, now))
-            admitted = retry_after == 0.0
             if admitted:
                 for counter, window in zip(counters.windows, windows, strict=True):
                     counter.add(int(now * PARTS / window.seconds), cost)

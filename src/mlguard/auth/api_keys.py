@@ -1,5 +1,6 @@
 """API keys: who may call, kept as digests."""
 
+import base64
 import hashlib
 import hmac
 import os
@@ -26,6 +27,7 @@ _ID = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
 _SECRET = re.compile(r"[!-+\--:<-~]{1,512}", re.ASCII)  # visible ASCII but "," and ";", which separate entries
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+_PADDED = re.compile(r"(?:[A-Za-z0-9_-]{4})+(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)", re.ASCII)
 _NO_DIGEST = bytes(32)
 
 
@@ -49,13 +51,16 @@ class APIKey:
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise ConfigurationError("an API key's id has 1 to 64 letters, digits, '.', '_', '@' and '-'")
-        if len(self.digest) != 32:
-            raise ConfigurationError(f"API key {self.id!r}: the digest must be the 32 bytes of a SHA-256")
+        # Nothing is quoted: in a mistyped entry, a secret can stand in any place.
+        if not isinstance(self.digest, bytes) or len(self.digest) != 32:
+            raise ConfigurationError("an API key's digest must be the 32 bytes of a SHA-256")
+        if isinstance(self.scopes, str):
+            raise ConfigurationError("an API key's scopes are a set of names, such as {'predict'}, not one text")
         object.__setattr__(self, "scopes", frozenset(self.scopes))
-        if wrong := [scope for scope in self.scopes if not _SCOPE.fullmatch(scope)]:
-            raise ConfigurationError(f"API key {self.id!r}: {wrong[0]!r} is no scope; use letters, digits and '._:/-'")
+        if not all(_SCOPE.fullmatch(scope) for scope in self.scopes):
+            raise ConfigurationError("an API key's scope has 1 to 64 letters, digits, '.', '_', ':', '/' and '-'")
         if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise ConfigurationError(f"API key {self.id!r}: expires_at needs a time zone, such as datetime.UTC")
+            raise ConfigurationError("an API key's expiry needs a time zone, such as datetime.UTC or +00:00")
 
     @classmethod
     def generate(
@@ -76,7 +81,8 @@ class APIKey:
             The record to keep, and the secret (256 bits) to hand out, once: it cannot be had again.
         """
         secret = "mlg_" + secrets.token_urlsafe(32)
-        return cls(id, _digest(secret.encode()), frozenset(scopes), expires_at), secret
+        names = scopes if isinstance(scopes, str) else frozenset(scopes)  # a str is refused, not taken letter by letter
+        return cls(id, _digest(secret.encode()), names, expires_at), secret  # type: ignore[arg-type]  # see above
 
     @classmethod
     def parse(cls, entry: str, *, where: str = "APIKeys") -> "APIKey":
@@ -88,12 +94,10 @@ class APIKey:
             ConfigurationError: The entry is malformed or its secret is weak. The text never quotes the entry.
         """
         credential, *options = (part.strip() for part in entry.split(";"))
-        name, equals, rest = credential.partition("=")
-        if not equals or not rest.strip("="):  # no id, or the padding of a base64 secret
-            name, rest = "", credential
+        name, rest = _split(credential)
         if given := _DIGEST.fullmatch(rest):
             digest = bytes.fromhex(given[1])
-        elif _SECRET.fullmatch(rest) and not rest.startswith("sha256:"):
+        elif _SECRET.fullmatch(rest) and not rest.lower().startswith("sha256"):
             check_strength(rest.encode(), where=where)
             digest = _digest(rest.encode())
         else:
@@ -103,11 +107,16 @@ class APIKey:
             )
         scopes = frozenset(option for option in options if not option.startswith("expires="))
         dates = [option.removeprefix("expires=") for option in options if option.startswith("expires=")]
+        if len(dates) > 1:
+            raise ConfigurationError(f"{where}: an entry has one expires= at most")
         try:
             expires_at = datetime.fromisoformat(dates[0]) if dates else None
         except ValueError:
             raise ConfigurationError(f"{where}: expires= takes an ISO 8601 date and time with a zone") from None
-        return cls(name or _anonymous_id(digest), digest, scopes, expires_at)
+        try:
+            return cls(_anonymous_id(digest) if name is None else name, digest, scopes, expires_at)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
 
     @property
     def entry(self) -> str:
@@ -116,6 +125,25 @@ class APIKey:
         if self.expires_at is not None:
             parts.append(f"expires={self.expires_at.isoformat()}")
         return ";".join(parts)
+
+
+def _split(credential: str) -> tuple[str | None, str]:
+    """The id and the secret of ``id=secret``; None for a secret alone, which may end in the padding of base64."""
+    name, equals, rest = credential.partition("=")
+    if not equals or _is_padded_base64(credential):
+        return None, credential
+    return name, rest
+
+
+def _is_padded_base64(text: str) -> bool:
+    """Whether it is a base64 secret, and not the ``id=`` that is left of ``id=$SECRET`` where the variable is unset."""
+    plain = text.translate({ord("+"): "-", ord("/"): "_"})
+    mixed = text.lower() != text != text.upper()
+    return bool(_PADDED.fullmatch(plain) and mixed) and _reencoded(plain) == plain
+
+
+def _reencoded(text: str) -> str:
+    return base64.urlsafe_b64encode(base64.urlsafe_b64decode(text)).decode()
 
 
 def _digest(secret: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Is a secret one? Weak, patterned and published ones are refused when the guard is built."""
 
+import base64
 import math
 import string
-from itertools import pairwise
 
 from mlguard.errors import ConfigurationError
 
@@ -24,10 +24,12 @@ _PLACEHOLDERS = (
 _PUBLISHED = frozenset(
     {
         b"09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # FastAPI's OAuth2 tutorial
+        b"192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",  # Flask's quickstart
+        b"2b7e151628aed2a6abf7158809cf4f3c",  # FIPS 197, appendix A
         b"a-string-secret-at-least-256-bits-long",  # jwt.io
         b"d41d8cd98f00b204e9800998ecf8427e",  # MD5 of nothing
         b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",  # SHA-256 of nothing
-        b"uzvjfb4u3n0jy4t7nz75mdvcr8zstinedjtkgcu46yw4xbyzjnjxbdtjukdjpbtbmhhidi6pcl8jsasjltmtdq==",  # RFC 9421, B.1.5
+        b"uzvjfb4u3n0jy4t7nz75mdvcr8zstinedjtkgcu46yw4xbyznjjxbdtjukdjpbtbmhhidi6pcl8jsasjltmtdq==",  # RFC 9421, B.1.5
     }
 )
 
@@ -45,7 +47,8 @@ def check_strength(secret: bytes, *, where: str) -> None:
     """
     fix = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
     folded = secret.lower()
-    if folded in _PUBLISHED or any(placeholder in folded for placeholder in _PLACEHOLDERS):
+    spellings = {folded, secret.hex().encode(), base64.b64encode(secret).lower()}
+    if spellings & _PUBLISHED or any(placeholder in folded for placeholder in _PLACEHOLDERS):
         raise ConfigurationError(f"{where}: the secret is a placeholder or known from documentation; {fix}")
     if _bits(secret) < MIN_BITS:
         raise ConfigurationError(f"{where}: the secret is shorter than {MIN_BITS} bits; {fix}")
@@ -67,21 +70,23 @@ def _bits(secret: bytes) -> float:
 
 
 def _is_patterned(secret: bytes) -> bool:
-    """Whether it repeats itself, uses hardly any characters, or mostly counts up or down."""
-    if _period(secret) <= len(secret) // 2 or len(set(secret)) < 6:
-        return True
-    steps = sum(abs(a - b) == 1 for a, b in pairwise(secret))
-    return steps > len(secret) // 2
+    """Whether it repeats itself, uses hardly any characters, or mostly counts up or down.
+
+    Pieces are compared wherever they are, so that a prefix such as ``"sk-"`` hides no repetition. Six characters, so
+    that even digits hardly ever repeat a piece by chance.
+    """
+    pieces = {secret[start : start + 6] for start in range(len(secret) - 5)}
+    return (
+        2 * len(pieces) <= len(secret)
+        or len(set(secret)) < 6
+        or any(_counts(secret.lower(), every) for every in (1, 2))
+    )
 
 
-def _period(secret: bytes) -> int:
-    """Length of the shortest piece that, repeated, gives the secret (Knuth, Morris and Pratt's failure function)."""
-    failure = [0] * len(secret)
-    length = 0
-    for position in range(1, len(secret)):
-        while length and secret[position] != secret[length]:
-            length = failure[length - 1]
-        if secret[position] == secret[length]:
-            length += 1
-        failure[position] = length
-    return len(secret) - failure[-1]
+def _counts(secret: bytes, every: int) -> bool:
+    """Whether most characters go on in the steps of the ones before: ``"acegi"``, or every second: ``"a1b2c3"``."""
+    steady = sum(
+        secret[at] - secret[at - every] == secret[at - every] - secret[at - 2 * every]
+        for at in range(2 * every, len(secret))
+    )
+    return steady > len(secret) // 2

@@ -16,6 +16,8 @@ from mlguard.store import Decision, Store, Window, default_store, store_key
 from mlguard.traffic.addresses import client_address
 
 _UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+# Functions whose call returns no name yet: FastAPI knows how to get it out of them.
+_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _LIMIT = re.compile(rf"([1-9][0-9]{{0,11}}) ?/ ?(?:([1-9][0-9]{{0,4}}) )?({'|'.join(_UNITS)})s?", re.ASCII)
 
 
@@ -154,7 +156,7 @@ def _describe(by: Callable[..., Any] | Guard | None) -> str:
 
 def _takes_a_connection(function: Callable[..., Any]) -> bool:
     """Whether a plain function needs the connection and nothing else, so that FastAPI need not resolve it."""
-    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+    if not inspect.isfunction(function) or function.__code__.co_flags & _NOT_PLAIN:
         return False
     parameters = list(inspect.signature(function).parameters)
     try:
@@ -169,7 +171,7 @@ def _identity(caller: Any) -> tuple[str, ...]:
     if isinstance(caller, Principal):
         return ("principal", *caller.identity)
     if caller is None or isinstance(caller, (str, int)):
-        return ("name", str(caller or ""))
+        return ("name", "" if caller is None else str(caller))
     raise ConfigurationError(
         f"RateLimit(by=...) returned a {type(caller).__name__}; return a Principal, a str or an int to name the caller"
     )

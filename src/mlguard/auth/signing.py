@@ -1,0 +1,256 @@
+"""Requests signed with a shared secret: RFC 9421 HTTP message signatures, each good for one use."""
+
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar
+from urllib.parse import quote
+
+from fastapi.openapi.models import APIKey, APIKeyIn
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection, Request
+from starlette.types import Scope
+
+from mlguard._guard import Control, Guard, Principal, RequestMemory
+from mlguard._order import once
+from mlguard.auth.message_signatures import (
+    REQUIRED_COMPONENTS,
+    MalformedSignatureError,
+    Message,
+    ReceivedSignature,
+    digests_match,
+    read_content_digest,
+    read_signature,
+    shown,
+    sign,
+    signature_base,
+    signing_key,
+)
+from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.store import Store, default_store, store_key
+
+_CHALLENGE = "Signature"
+_LONGEST = 86_400  # seconds; a larger number is a mistake, such as milliseconds
+_PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # what RFC 3986 allows in a path unescaped, beside letters, digits and "-._"
+_AUTHORITY = re.compile(r"[^\s/?#@\\]+", re.ASCII)
+_SCOPE = re.compile(r"[!#-\[\]-~]+")  # RFC 6749, section 3.3
+_DESCRIPTION = (
+    "RFC 9421 HTTP message signature, hmac-sha256, over @method, @authority, @path, @query and, when there is a body, "
+    "content-digest (RFC 9530), with the parameters created, nonce and keyid in Signature-Input."
+)
+
+
+class SignatureAuth(SecurityBase, Guard):
+    """Who is calling, by a signature over the request (RFC 9421, ``hmac-sha256``).
+
+    Guards against requests that are forged, changed on the way or sent a second time, also where TLS ends at a proxy.
+    The secret itself never travels. Exactly one signature must cover ``@method``, ``@authority``, ``@path``, ``@query``
+    and, when there is a body, ``content-digest`` (RFC 9530); it may cover more, but no component parameters. It must
+    carry ``created``, ``nonce`` and ``keyid``. Headers, signature and nonce are judged before the body is read (with
+    ``harden``), the digest before the endpoint sees the body. The caller's side is ``mlguard.client.HTTPSignature``.
+
+    It does not hide anything: use TLS. Whoever holds the secret can sign as the caller, the service included. A proxy
+    in between must pass path and query on as they came.
+
+    Args:
+        keys: The shared secrets by key id, as str (UTF-8) or bytes, at least 128 bits each. To rotate, add the new key
+            under a new id, move the callers over, then remove the old one.
+        scopes: What each key id may do, for ``Security(caller, scopes=[...])``. None by default.
+        max_age: Seconds after ``created`` during which a signature holds, 300 by default, at most a day.
+        max_skew: Seconds by which ``created`` may lie in the future, because clocks differ, 30 by default.
+        store: Where used nonces are kept; one store refuses a replay everywhere it is used. The process's own by
+            default, which other worker processes do not see.
+        authority: The public ``host[:port]`` of this service. Set it where a proxy rewrites ``Host``, and where one
+            secret is used for several services. By default the ``Host`` field is believed.
+        scheme_name: The name of the security scheme in OpenAPI.
+        description: Its description in OpenAPI.
+        clock: Seconds since 1970; for tests.
+
+    Returns:
+        When called: a ``Principal`` with the key id and the method ``"signature"``.
+
+    Raises:
+        ConfigurationError: A key, scope, time or authority that cannot work. When built.
+        NotAuthenticatedError: No signature, or one that does not hold, or a replay; the caller cannot tell which (401).
+        InsufficientScopeError: The key lacks a scope that the route demands (403).
+        StoreFullError: No room to remember another nonce (503).
+    """
+
+    control: ClassVar[Control] = Control.AUTHENTICATION
+    statuses: ClassVar[tuple[int, ...]] = (401, 403, 503)
+
+    def __init__(
+        self,
+        keys: Mapping[str, str | bytes],
+        *,
+        scopes: Mapping[str, Collection[str]] | None = None,
+        max_age: float = 300,
+        max_skew: float = 30,
+        store: Store | None = None,
+        authority: str | None = None,
+        scheme_name: str | None = None,
+        description: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not keys:
+            raise ConfigurationError("SignatureAuth needs at least one key: SignatureAuth({'key id': secret})")
+        self._keys = {key_id: signing_key(key_id, secret) for key_id, secret in keys.items()}
+        self._scopes = _checked_scopes(scopes or {}, self._keys)
+        self._max_age = _seconds("max_age", max_age, positive=True)
+        self._max_skew = _seconds("max_skew", max_skew, positive=False)
+        self._store = default_store() if store is None else store
+        if not isinstance(self._store, Store):
+            raise ConfigurationError("SignatureAuth(store=...) must be a mlguard store, such as MemoryStore()")
+        if authority is not None and not _AUTHORITY.fullmatch(authority):
+            raise ConfigurationError(
+                "SignatureAuth(authority=...) must be host or host:port, such as 'api.example.com'"
+            )
+        self._authority = authority
+        self._clock = clock
+        self._unknown_key = secrets.token_bytes(32)  # signs for unknown key ids, so that they cost the same time
+        self.suspends = self._store.suspends
+        self.scheme_name = scheme_name or type(self).__name__
+        self.model = APIKey.model_validate(
+            {"in": APIKeyIn.header, "name": "Signature", "description": description or _DESCRIPTION}
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(key ids: {', '.join(map(repr, self._keys))})"
+
+    async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
+        """Prove who is calling, and check the scopes."""
+        principal = await once(conn, self, lambda: self._authenticate(conn))
+        principal.require(security_scopes, challenge=_CHALLENGE)
+        return principal
+
+    async def _authenticate(self, conn: HTTPConnection) -> Principal:
+        try:
+            message = _message(conn.scope, self._authority)
+            signature = read_signature(message.fields)
+            check_body = _body_check(message, signature)
+            self._verify(message, signature)
+        except MalformedSignatureError as error:
+            raise _refusal(str(error)) from None
+        await self._use(signature)
+        await _expect(conn, check_body)
+        return Principal(signature.key_id, self._scopes.get(signature.key_id, frozenset()), "signature")
+
+    def _verify(self, message: Message, signature: ReceivedSignature) -> None:
+        missing = [name for name in REQUIRED_COMPONENTS if name not in signature.components]
+        if missing:
+            raise MalformedSignatureError(f"the signature does not cover {', '.join(missing)}")
+        base = signature_base(message, signature.components, signature.params)
+        key = self._keys.get(signature.key_id)
+        genuine = hmac.compare_digest(sign(key or self._unknown_key, base), signature.value)
+        if key is None:
+            raise MalformedSignatureError(f"unknown key id {shown(signature.key_id)}")
+        if not genuine:
+            raise MalformedSignatureError(f"the signature of key id {signature.key_id!r} does not match")
+
+    async def _use(self, signature: ReceivedSignature) -> None:
+        """Spend the nonce of a genuine signature, if it is of this time."""
+        now = self._clock()
+        if signature.created > now + self._max_skew:
+            raise _refusal(f"the signature of key id {signature.key_id!r} was created in the future; compare clocks")
+        if signature.created < now - self._max_age or (signature.expires is not None and signature.expires < now):
+            raise _refusal(f"the signature of key id {signature.key_id!r} is too old; compare clocks")
+        # Another worker's clock may run behind by the skew: the nonce must outlive the signature there too.
+        ttl = signature.created + self._max_age + self._max_skew + 1 - now
+        if not await self._store.add_nonce(store_key("nonce", signature.key_id, signature.nonce), ttl):
+            raise _refusal(f"replay: a nonce of key id {signature.key_id!r} was used before")
+
+
+def _refusal(reason: str) -> NotAuthenticatedError:
+    return NotAuthenticatedError(reason, challenge=_CHALLENGE)
+
+
+# What was sent ------------------------------------------------------------------------------------------------------
+
+
+def _message(scope: Scope, authority: str | None) -> Message:
+    fields: dict[str, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        fields.setdefault(name.decode("latin-1").lower(), []).append(value)
+    if authority is None:
+        hosts = fields.get("host", [])
+        if len(hosts) != 1:
+            raise MalformedSignatureError(f"there are {len(hosts)} lines of host, not one")
+        authority = hosts[0].decode("latin-1")
+    raw_path: bytes | None = scope.get("raw_path")
+    if raw_path is None:  # optional in ASGI
+        raw_path = quote(scope["path"], safe=_PATH_CHARACTERS, errors="surrogatepass").encode("ascii")
+    return Message(
+        method=scope.get("method", "GET"),  # a WebSocket's handshake is a GET
+        scheme=scope.get("scheme", "http"),
+        authority=authority,
+        path=raw_path.partition(b"?")[0].decode("latin-1"),
+        query=(scope.get("query_string") or b"").decode("latin-1"),  # optional for WebSockets
+        fields=fields,
+    )
+
+
+def _body_check(message: Message, signature: ReceivedSignature) -> Callable[[bytes], None]:
+    """What the body must be, so far as the header says it.
+
+    Returns:
+        A function that takes the whole body and raises ``NotAuthenticatedError`` if it is not the one that was signed.
+
+    Raises:
+        MalformedSignatureError: A body is announced and no digest of it is signed, or the digest cannot be read.
+    """
+    fields = message.fields
+    if "content-digest" in signature.components:
+        digests = read_content_digest(fields.get("content-digest", ()))
+    elif "transfer-encoding" in fields or any(length != b"0" for length in fields.get("content-length", ())):
+        raise MalformedSignatureError("there is a body, and the signature does not cover content-digest")
+    else:
+        digests = None
+
+    def check(body: bytes) -> None:
+        if not (digests_match(digests, body) if digests else body == b""):
+            raise _refusal(f"the body is not the one that key id {signature.key_id!r} signed")
+
+    return check
+
+
+async def _expect(conn: HTTPConnection, check: Callable[[bytes], None]) -> None:
+    """Have the body checked before the endpoint sees any of it."""
+    if conn.scope["type"] != "http":
+        check(b"")
+        return
+    body = RequestMemory.of(conn.scope).body
+    if body is not None:
+        await body.expect(check)
+        return
+    if not isinstance(conn, Request):
+        raise ConfigurationError("SignatureAuth cannot reach the body here: call harden(app)")
+    try:
+        received = await conn.body()
+    except RuntimeError:
+        raise ConfigurationError(
+            "SignatureAuth on an endpoint that takes a form needs harden(app): here the body is parsed unchecked"
+        ) from None
+    check(received)
+
+
+# Configuration ------------------------------------------------------------------------------------------------------
+
+
+def _checked_scopes(scopes: Mapping[str, Collection[str]], keys: Mapping[str, bytes]) -> dict[str, frozenset[str]]:
+    for key_id, granted in scopes.items():
+        if key_id not in keys:
+            raise ConfigurationError(f"SignatureAuth(scopes=...) names key id {key_id!r}, which is not among the keys")
+        if isinstance(granted, str) or not all(_SCOPE.fullmatch(scope) for scope in granted):
+            raise ConfigurationError(f"the scopes of key id {key_id!r} must be a set of names, such as {{'predict'}}")
+    return {key_id: frozenset(granted) for key_id, granted in scopes.items()}
+
+
+def _seconds(name: str, value: object, *, positive: bool) -> float:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
+    if 0 <= number <= _LONGEST and (number > 0 or not positive):  # false for NaN too
+        return float(number)
+    least = "more than 0" if positive else "at least 0"
+    raise ConfigurationError(f"SignatureAuth({name}=...) must be seconds, {least} and at most {_LONGEST} (a day)")

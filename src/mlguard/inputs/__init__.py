@@ -1,0 +1,1 @@
+"""What comes in: numbers, checked on the way into an array."""

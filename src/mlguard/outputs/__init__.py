@@ -1,0 +1,1 @@
+"""What goes out: no more of the model than the caller needs."""

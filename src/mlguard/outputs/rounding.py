@@ -1,0 +1,105 @@
+"""Rounding of model scores on whole arrays.
+
+Every result is ``k / 10**decimals`` for an integer ``k``, and the shortest text of that double has no more decimals: JSON
+shows 0.34 and not 0.34000000000000002. Nothing loops over rows in Python, and everything is deterministic.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+#: From here on, doubles are at least one unit apart, so a number shows no more decimals than asked for as it is.
+_EXACT = 2.0**53
+
+
+def round_float(value: float, decimals: int) -> float:
+    """Round one finite number, as ``round_floats`` does."""
+    unit = 10.0**decimals
+    units = value * unit
+    return round(units) / unit + 0.0 if abs(units) < _EXACT else value
+
+
+def round_floats(values: FloatArray, decimals: int) -> FloatArray:
+    """Round each number by itself, half to even.
+
+    Args:
+        values: Finite numbers, in any shape.
+        decimals: How many decimals stay, 0 to 15.
+
+    Returns:
+        A new array of the same shape, without negative zeros. Numbers too large to have that many decimals stay.
+    """
+    unit = 10.0**decimals
+    if _largest(values) * unit < _EXACT:
+        rounded: FloatArray = np.rint(values * unit) / unit + 0.0  # + 0.0: a -0.0 would tell the sign of what is hidden
+        return rounded
+    with np.errstate(over="ignore"):
+        units = values * unit
+    return np.where(np.abs(units) < _EXACT, np.rint(units) / unit + 0.0, values)
+
+
+def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
+    """Round the scores of each row together, so that they still add up and the best class stays the best.
+
+    By the largest remainder method: every entry is rounded down, then the units that are missing from the row's rounded
+    sum go to the entries that lost most (the lower index first). Where that ties the best class with a lower index, one
+    unit moves over. Each entry ends less than two units from where it was, and nearly always less than one.
+
+    Args:
+        scores: Finite scores, shape (rows, classes).
+        decimals: How many decimals stay, 0 to 15.
+
+    Returns:
+        A new C-contiguous array of the same shape. ``argmax`` of a row is what it was, unless the row has so many
+        classes that all of its scores round to zero. A row of fewer than two classes, or of numbers too large to have
+        that many decimals, is rounded number by number.
+    """
+    rows, classes = scores.shape
+    unit = 10.0**decimals
+    if rows == 0 or classes < 2:
+        return round_floats(scores, decimals)
+    if not _largest(scores) * unit < _EXACT:
+        return _round_large(scores, decimals)
+
+    scores = np.ascontiguousarray(scores)  # one order of summation, so that a batch rounds as its rows do
+    units = scores * unit
+    rounded = np.floor(units)
+    units -= rounded
+    missing = np.rint(units.sum(axis=1))
+    fullest = np.argsort(-units, axis=1, kind="stable")
+    fullest += np.arange(0, scores.size, classes)[:, np.newaxis]  # positions in the flat array
+    rounded.reshape(-1)[fullest[np.arange(classes) < missing[:, np.newaxis]]] += 1.0
+
+    _keep_argmax(rounded, scores.argmax(axis=1))
+    rounded /= unit
+    rounded += 0.0
+    return rounded
+
+
+def _keep_argmax(units: FloatArray, best: NDArray[np.intp]) -> None:
+    """Move single units to ``best`` in the rows where another column has come to be the argmax, in place."""
+    # Once is enough, except where two scores are so close that they fell together when they were scaled.
+    for _ in range(2):
+        found = units.argmax(axis=1)
+        moved = found != best
+        if not moved.any():
+            return
+        rows = np.flatnonzero(moved)
+        rows = rows[units[rows, found[rows]] != 0.0]  # nothing to give, and no score may become negative
+        units[rows, found[rows]] -= 1.0
+        units[rows, best[rows]] += 1.0
+
+
+def _round_large(scores: FloatArray, decimals: int) -> FloatArray:
+    """Rows that hold a number with no room for ``decimals``: number by number. The others: as ever."""
+    rounded = round_floats(scores, decimals)
+    with np.errstate(over="ignore"):
+        small = np.abs(scores).max(axis=1) * 10.0**decimals < _EXACT
+    rounded[small] = round_scores(scores[small], decimals)
+    return rounded
+
+
+def _largest(values: FloatArray) -> float:
+    """The largest magnitude, as a Python float: it overflows without a warning."""
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0

@@ -1,0 +1,134 @@
+"""Weak, patterned and published secrets are refused; random ones are not."""
+
+import base64
+import secrets
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlguard.auth.secrets import check_strength
+from mlguard.errors import ConfigurationError
+
+RANDOM = "Vq3tYxw0ZkLr8HcNfUe5Rj_bPa2GsT7dMi"
+
+
+def _refused(secret: bytes) -> str:
+    with pytest.raises(ConfigurationError) as refusal:
+        check_strength(secret, where="THE_SETTING")
+    text = str(refusal.value)
+    assert "THE_SETTING" in text
+    assert "secrets.token_urlsafe(32)" in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"",
+        b"x",
+        b"hunter2",
+        secrets.token_hex(15).encode(),  # 120 bits
+        b"83710492518364702951847362509184736251",  # 38 digits: 126 bits
+        RANDOM[:19].encode(),  # looks like 2 x 19 characters, is 124 bits
+        bytes.fromhex("8f1b3cd07ae5c9244e6d92b1f07a33"),  # 15 raw bytes
+    ],
+)
+def test_short_is_refused(secret: bytes) -> None:
+    """Under 128 bits (length times log2 of the alphabet), a secret is refused, and the text names setting and fix."""
+    assert "128 bits" in _refused(secret)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"837104925183647029518473625091847362510",  # 39 digits: 129 bits
+        b"7b1e94c2d8f03a5f61e07c2b9a4d385e",  # 32 hex digits: 128 bits
+        b"7B1E94C2D8F03A5F61E07C2B9A4D385E",
+        RANDOM[:22].encode(),
+        bytes.fromhex("8f1b3cd07ae5c9244e6d92b1f07a3351"),  # 16 raw bytes
+    ],
+)
+def test_just_long_enough_is_accepted(secret: bytes) -> None:
+    """At 128 bits a random secret passes, whatever its alphabet."""
+    check_strength(secret, where="here")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"a" * 64,
+        b"ab" * 40,
+        b"deadbeef" * 8,
+        b"sk-live-" + b"deadbeef" * 8,  # a prefix hides no repetition
+        b"deadbeef" * 8 + b"!Xy",
+        (RANDOM[:20] * 2).encode(),
+        (RANDOM[:11] * 3 + "q").encode(),
+        b"0123456789abcdef0123456789abcdef",
+        b"abcdefghijklmnopqrstuvwxyz0123456789",
+        b"AbCdEfGhIjKlMnOpQrStUvWxYz0123456789",
+        b"zyxwvutsrqponmlkjihgfedcba9876543210",
+        b"000102030405060708090a0b0c0d0e0f",  # FIPS 197, appendix C
+        b"00112233445566778899aabbccddeeff",
+        b"a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6",
+        b"1112121222121122211212221122121112221211222121212",
+        bytes(range(40)),
+        bytes(range(0, 80, 2)),
+    ],
+)
+def test_pattern_is_refused(secret: bytes) -> None:
+    """What repeats itself, uses hardly any characters or counts is refused, however long it is."""
+    assert "pattern" in _refused(secret)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+        b"09D25E094FAA6CA2556C818166B7A9563B93F7099F6F0F4CAA6CF63B88E8D3E7",
+        b"192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
+        b"2b7e151628aed2a6abf7158809cf4f3c",
+        b"a-string-secret-at-least-256-bits-long",
+        b"your-256-bit-secret-for-this-service",
+        b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        b"uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==",
+        base64.b64decode("uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ=="),
+        bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c"),
+        b"ChangeMe-Xq3tYxw0ZkLr8HcNfUe5",
+        b"django-insecure-u7w!2k$9x@d4&vq8z",
+        b"please-replace-me-before-production-42",
+        b"correcthorsebatterystaple-and-some-more",
+    ],
+)
+def test_published_is_refused(secret: bytes) -> None:
+    """Placeholders and secrets printed in documentation are refused in any case."""
+    assert "documentation" in _refused(secret)
+
+
+@given(st.binary(min_size=32, max_size=64), st.sampled_from(["raw", "hex", "base64", "url"]))
+def test_nothing_of_a_secret_is_quoted(data: bytes, form: str) -> None:
+    """Whatever the verdict, the text never shows the secret."""
+    secret = {
+        "raw": data,
+        "hex": data.hex().encode(),
+        "base64": base64.b64encode(data),
+        "url": base64.urlsafe_b64encode(data).rstrip(b"="),
+    }[form]
+    text = ""
+    try:
+        check_strength(secret, where="here")
+    except ConfigurationError as refusal:
+        text = str(refusal)
+    assert secret not in text.encode()
+    assert repr(secret)[2:-1] not in text
+
+
+@pytest.mark.parametrize("size", [32, 48, 64, 500, 5_000])
+def test_random_secrets_are_accepted(size: int) -> None:
+    """Secrets from the operating system pass in every usual spelling, long ones too."""
+    data = secrets.token_bytes(size)
+    digits = "".join(secrets.choice(string.digits) for _ in range(size + 20))
+    letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(size))
+    for secret in (data, data.hex().encode(), base64.b85encode(data), digits.encode(), letters.encode()):
+        check_strength(secret, where="here")

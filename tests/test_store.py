@@ -1,0 +1,499 @@
+"""Shared state: what is admitted, what is remembered, and for how long."""
+
+import asyncio
+import hashlib
+import itertools
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mlguard.errors import ConfigurationError, StoreFullError
+from mlguard.store import PARTS, Decision, MemoryStore, Store, Window, default_store, store_key
+
+T = TypeVar("T")
+
+KEY = store_key("a caller")
+MILLISECOND = 0.001
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits, without the price of an event loop."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("a memory store never suspends")
+
+
+def hit(store: Store, *windows: Window, cost: int = 1, key: bytes = KEY) -> Decision:
+    return run(store.hit(key, windows, cost))
+
+
+def add(store: Store, nonce: str, ttl: float = 60.0) -> bool:
+    return run(store.add_nonce(store_key(nonce), ttl))
+
+
+# Sliding windows -----------------------------------------------------------------------------------------------------
+
+seconds = st.sampled_from([1, 2, 3, 7, 10, 60, 61, 3_600, 86_400])
+windows = st.builds(Window, st.integers(1, 12), seconds)
+several = st.lists(windows, min_size=1, max_size=3)
+# Steps as parts of the longest window, so that hits crowd around the edges of parts as well as between them. They are
+# dyadic, and so exact in floats.
+steps = st.one_of(
+    st.just(Fraction(0)),
+    st.integers(0, 40).map(lambda n: Fraction(n, 64)),
+    st.integers(0, 64).map(lambda n: Fraction(n, 1024)),
+    st.sampled_from([Fraction(15, 16), Fraction(1), Fraction(17, 16), Fraction(1, 2**20)]),
+)
+histories = st.lists(st.tuples(steps, st.integers(1, 4)), min_size=1, max_size=60)
+
+
+def _used(admitted: list[tuple[float, int]], since: float, *, inclusive: bool = True) -> int:
+    return sum(cost for at, cost in admitted if at > since or (inclusive and at == since))
+
+
+@settings(deadline=None)
+@given(several, histories, st.integers(0, 10**6))
+def test_no_true_window_exceeds_its_limit(limits: list[Window], history: list[Any], start: int) -> None:
+    """In no stretch of a window's length, wherever it starts, are more units admitted than the limit."""
+    clock = Clock(float(start))
+    store = MemoryStore(clock=clock)
+    scale = max(window.seconds for window in limits)
+    admitted: list[tuple[float, int]] = []
+    for step, cost in history:
+        clock.now += float(step * scale)
+        if hit(store, *limits, cost=cost).admitted:
+            admitted.append((clock.now, cost))
+            for window in limits:  # the fullest stretches end with an admission
+                assert _used(admitted, clock.now - window.seconds) <= window.limit
+
+
+@settings(deadline=None)
+@given(several, histories, st.integers(0, 10**6))
+def test_never_stricter_than_a_sixteenth(limits: list[Window], history: list[Any], start: int) -> None:
+    """A hit is refused only if some window, made 1/16 longer, really has no room for it."""
+    clock = Clock(float(start))
+    store = MemoryStore(clock=clock)
+    scale = max(window.seconds for window in limits)
+    admitted: list[tuple[float, int]] = []
+    for step, cost in history:
+        clock.now += float(step * scale)
+        room = all(
+            _used(admitted, clock.now - window.seconds * (1 + 1 / PARTS), inclusive=False) + cost <= window.limit
+            for window in limits
+        )
+        decision = hit(store, *limits, cost=cost)
+        assert decision.admitted or not room
+        if decision.admitted:
+            admitted.append((clock.now, cost))
+
+
+@settings(deadline=None)
+@given(several, histories, st.integers(0, 10**6), st.integers(1, 15))
+def test_retry_after_is_true(limits: list[Window], history: list[Any], start: int, cost: int) -> None:
+    """A refused hit is admitted at ``retry_after`` and not a moment before; what can never fit says infinity."""
+    clock = Clock(float(start))
+    store = MemoryStore(clock=clock)
+    scale = max(window.seconds for window in limits)
+    for step, earlier in history:
+        clock.now += float(step * scale)
+        hit(store, *limits, cost=earlier)
+    decision = hit(store, *limits, cost=cost)
+    assert (decision.retry_after == 0.0) == decision.admitted
+    if cost > min(window.limit for window in limits):
+        assert decision.retry_after == math.inf
+        assert not decision.admitted
+    elif not decision.admitted:
+        refused_at = clock.now
+        assert 0 < decision.retry_after <= scale * (1 + 1 / PARTS)
+        clock.now = refused_at + decision.retry_after - min(MILLISECOND, decision.retry_after / 2)
+        assert not hit(store, *limits, cost=cost).admitted
+        clock.now = refused_at + decision.retry_after
+        assert hit(store, *limits, cost=cost).admitted
+
+
+@settings(deadline=None)
+@given(several, histories, st.lists(st.integers(13, 100), min_size=1, max_size=5))
+def test_refusal_burns_nothing(limits: list[Window], history: list[Any], too_much: list[int]) -> None:
+    """A store that also gets hits it must refuse decides all others exactly like one that does not."""
+    clock = Clock()
+    plain, attacked = MemoryStore(clock=clock), MemoryStore(clock=clock)
+    scale = max(window.seconds for window in limits)
+    for step, cost in history:
+        clock.now += float(step * scale)
+        for extra in too_much:
+            assert not hit(attacked, *limits, cost=extra).admitted
+        assert hit(attacked, *limits, cost=cost) == hit(plain, *limits, cost=cost)
+
+
+@settings(deadline=None)
+@given(several, st.lists(st.tuples(st.integers(0, 64), st.integers(1, 4)), max_size=60), st.integers(0, 10**6))
+def test_jumping_clock_admits_no_more(limits: list[Window], readings: list[tuple[int, int]], start: int) -> None:
+    """However a clock jumps to and fro within one window's length, the limit is admitted once."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    shortest = min(window.seconds for window in limits)
+    admitted = 0
+    for reading, cost in readings:
+        clock.now = start + reading / 64 * shortest
+        admitted += cost * hit(store, *limits, cost=cost).admitted
+    assert admitted <= min(window.limit for window in limits)
+
+
+def test_clock_set_back_keeps_the_count() -> None:
+    """Setting the clock back by any time frees nothing."""
+    clock = Clock(1_000.0)
+    store = MemoryStore(clock=clock)
+    assert [hit(store, Window(2, 60)).admitted for _ in range(3)] == [True, True, False]
+    for now in (999.0, 970.0, 900.0, 0.0, 1_000.0):
+        clock.now = now
+        decision = hit(store, Window(2, 60))
+        assert not decision.admitted
+        assert decision.retry_after >= 60.0
+
+
+def test_hits_in_the_past_age_from_the_latest() -> None:
+    """What is admitted while the clock is behind is counted at the latest time known, so never forgotten early."""
+    clock = Clock(600.0)
+    store = MemoryStore(clock=clock)
+    hit(store, Window(2, 60))
+    clock.now = 500.0
+    hit(store, Window(2, 60))
+    clock.now = 655.0
+    assert not hit(store, Window(2, 60)).admitted
+
+
+@given(st.integers(1, 200), seconds, st.integers(0, 10**9))
+def test_fresh_window_admits_exactly_the_limit(limit: int, length: int, start: int) -> None:
+    """A caller who was never seen gets the whole limit at once, and not one more."""
+    store = MemoryStore(clock=Clock(start / 7))
+    admitted = [hit(store, Window(limit, length)).admitted for _ in range(limit + 5)]
+    assert admitted == [True] * limit + [False] * 5
+
+
+def test_burst_around_an_edge_is_not_doubled() -> None:
+    """The trick that doubles a fixed window, one burst before its edge and one after, gets the limit once."""
+    clock = Clock(119.99)
+    store = MemoryStore(clock=clock)
+    before = sum(hit(store, Window(100, 60)).admitted for _ in range(100))
+    clock.now = 120.01
+    assert (before, sum(hit(store, Window(100, 60)).admitted for _ in range(100))) == (100, 0)
+    clock.now = 179.98
+    assert not hit(store, Window(100, 60)).admitted
+
+
+def test_second_window_refuses_for_the_first() -> None:
+    """A hit that the day refuses does not use up the minute, and the answer counts both."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    minute, day = Window(10, 60), Window(3, 86_400)
+    assert [hit(store, minute, day).remaining for _ in range(4)] == [(9, 2), (8, 1), (7, 0), (7, 0)]
+    clock.now = 70.0
+    decision = hit(store, minute, day)
+    assert not decision.admitted
+    assert decision.remaining == (10, 0)
+    assert decision.reset[0] == 0.0
+    assert decision.retry_after == decision.reset[1] == 86_400 * 17 / 16 - 70
+
+
+def test_cost_is_counted_whole() -> None:
+    """A hit of several units is admitted whole or not at all, a cost above the limit never, a cost of 0 always."""
+    store = MemoryStore(clock=Clock())
+    window = Window(10, 60)
+    assert hit(store, window, cost=7).remaining == (3,)
+    assert not hit(store, window, cost=4).admitted
+    assert hit(store, window, cost=3).remaining == (0,)
+    assert hit(store, window, cost=0).admitted
+    never = hit(store, window, cost=11, key=store_key("fresh"))
+    assert (never.admitted, never.retry_after, never.remaining) == (False, math.inf, (10,))
+
+
+def test_negative_cost_is_refused() -> None:
+    """A negative cost would give units away."""
+    store = MemoryStore(clock=Clock())
+    assert hit(store, Window(1, 60)).admitted
+    with pytest.raises(ValueError, match="negative"):
+        hit(store, Window(1, 60), cost=-5)
+    assert not hit(store, Window(1, 60)).admitted
+
+
+@settings(deadline=None)
+@given(st.floats(0, 2e9), seconds, st.lists(st.floats(0, 2), max_size=20))
+@example(4.3124999999999996e8, 7, [1.0625])
+def test_rounding_admits_nothing_extra(start: float, length: int, history: list[float]) -> None:
+    """At times that floats cannot hold exactly, a full window stays full until 1/16 after its end."""
+    clock = Clock(start)
+    store = MemoryStore(clock=clock)
+    window = Window(1, length)
+    last = -math.inf
+    for step in history:
+        clock.now += step * length
+        if hit(store, window).admitted:
+            assert clock.now - last >= length * (1 - 1e-6)
+            last = clock.now
+
+
+# Many callers --------------------------------------------------------------------------------------------------------
+
+
+def test_callers_do_not_share() -> None:
+    """One caller's hits take nothing from another's."""
+    store = MemoryStore(clock=Clock())
+    assert all(hit(store, Window(1, 60), key=store_key(str(n))).admitted for n in range(1_000))
+    assert not any(hit(store, Window(1, 60), key=store_key(str(n))).admitted for n in range(1_000))
+
+
+def test_a_million_callers_stay_bounded() -> None:
+    """A flood of callers seen once leaves no more than the maximum, and never a caller who keeps calling."""
+    clock = Clock()
+    store = MemoryStore(max_counters=1_000, clock=clock)
+    limits = (Window(5, 86_400),)
+    heavy = store_key("heavy")
+    assert sum(run(store.hit(heavy, limits, 1)).admitted for _ in range(9)) == 5
+    admitted = largest = 0
+    for number in range(1_000_000):
+        run(store.hit(number.to_bytes(16, "big"), limits, 1))
+        if number % 500 == 0:
+            admitted += run(store.hit(heavy, limits, 1)).admitted
+            largest = max(largest, len(store._counters))
+    assert admitted == 0
+    assert largest <= 1_000
+    assert len(store._counters) <= 1_000
+
+
+def test_idle_callers_are_dropped() -> None:
+    """Callers whose windows have run out leave, without waiting for the store to be full."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for number in range(100):
+        hit(store, Window(5, 60), key=store_key(str(number)))
+    clock.now = 100.0
+    hit(store, Window(5, 60))
+    assert len(store._counters) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_threads_and_tasks_admit_exactly_the_limit(workers: int) -> None:
+    """Threads, each with an event loop and many tasks, together get the limit and not one more."""
+    store = MemoryStore(clock=Clock())
+    admitted: list[int] = []
+    barrier = threading.Barrier(workers)
+
+    async def task() -> int:
+        total = 0
+        for _ in range(20):
+            total += (await store.hit(KEY, (Window(700, 60), Window(900, 3_600)), 1)).admitted
+            await asyncio.sleep(0)
+        return total
+
+    async def loop() -> int:
+        return sum(await asyncio.gather(*(task() for _ in range(50))))
+
+    def work() -> None:
+        barrier.wait()
+        admitted.append(asyncio.run(loop()))
+
+    _in_threads(workers, work)
+    assert sum(admitted) == 700
+
+
+def _in_threads(number: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# Nonces --------------------------------------------------------------------------------------------------------------
+
+
+def test_nonce_is_single_use() -> None:
+    """A nonce is taken once; another one is taken beside it."""
+    store = MemoryStore(clock=Clock())
+    assert [add(store, "a"), add(store, "a"), add(store, "b"), add(store, "a")] == [True, False, True, False]
+
+
+def test_nonce_lives_to_the_instant() -> None:
+    """A nonce is refused until just before its time is over, and free from that instant on."""
+    clock = Clock(50.0)
+    store = MemoryStore(clock=clock)
+    assert add(store, "a", ttl=60.0)
+    answers = []
+    for clock.now in (50.0, 109.999, math.nextafter(110.0, 0), 110.0, 110.0):
+        answers.append(add(store, "a", ttl=1.0))
+    assert answers == [False, False, False, True, False]
+
+
+def test_asking_again_does_not_prolong() -> None:
+    """A replay neither shortens nor lengthens the life of the nonce."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    add(store, "a", ttl=10.0)
+    clock.now = 5.0
+    assert not add(store, "a", ttl=1.0)
+    clock.now = 9.0
+    assert not add(store, "a", ttl=100.0)
+    clock.now = 10.0
+    assert add(store, "a", ttl=10.0)
+
+
+def test_full_store_refuses_until_there_is_room() -> None:
+    """Full of live nonces, the store refuses new ones with a true Retry-After, forgets none, and recovers."""
+    clock = Clock()
+    store = MemoryStore(max_nonces=3, clock=clock)
+    for number, ttl in enumerate((30.5, 10.2, 20.0)):
+        assert add(store, str(number), ttl)
+    for _ in range(5):
+        with pytest.raises(StoreFullError) as full:
+            add(store, "new")
+    assert full.value.status_code == 503
+    assert full.value.headers == {"Retry-After": "11"}
+    assert not any(add(store, str(number)) for number in range(3))  # a replay is still a replay
+    clock.now = 10.0
+    with pytest.raises(StoreFullError) as full:
+        add(store, "new")
+    assert full.value.headers == {"Retry-After": "1"}
+    clock.now = 11.0
+    assert add(store, "new")
+    with pytest.raises(StoreFullError):
+        add(store, "newer")
+    assert not add(store, "0")
+    assert not add(store, "2")
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(1, 12)), max_size=80))
+def test_nonces_like_a_model(history: list[tuple[int, int, int]]) -> None:
+    """Against the obvious dictionary of expiries, random histories are answered the same."""
+    clock = Clock()
+    store = MemoryStore(max_nonces=4, clock=clock)
+    live: dict[str, float] = {}
+    for step, number, ttl in history:
+        clock.now += step
+        live = {nonce: expires for nonce, expires in live.items() if expires > clock.now}
+        nonce = str(number)
+        if nonce in live:
+            assert not add(store, nonce, ttl)
+        elif len(live) == 4:
+            with pytest.raises(StoreFullError):
+                add(store, nonce, ttl)
+        else:
+            assert add(store, nonce, ttl)
+            live[nonce] = clock.now + ttl
+
+
+def test_counters_never_push_out_nonces() -> None:
+    """Flooding rate-limit keys forgets no nonce."""
+    store = MemoryStore(max_counters=10, max_nonces=100, clock=Clock())
+    assert all(add(store, str(n)) for n in range(100))
+    for number in range(5_000):
+        hit(store, Window(1, 60), key=store_key(str(number)))
+    assert not any(add(store, str(n)) for n in range(100))
+
+
+def test_nonces_never_push_out_counters() -> None:
+    """Flooding nonces frees no quota."""
+    store = MemoryStore(max_counters=10, max_nonces=100, clock=Clock())
+    assert hit(store, Window(1, 60)).admitted
+    outcomes: Counter[bool | None] = Counter()
+    for number in range(500):
+        try:
+            outcomes[add(store, str(number))] += 1
+        except StoreFullError:
+            outcomes[None] += 1
+    assert outcomes == {True: 100, None: 400}
+    assert not hit(store, Window(1, 60)).admitted
+
+
+def test_threads_racing_one_nonce() -> None:
+    """However many ask at once, exactly one is told that the nonce is new."""
+    store = MemoryStore()
+    outcomes: list[list[bool]] = []
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        outcomes.append([add(store, str(number), ttl=3_600.0) for number in range(500)])
+
+    _in_threads(8, work)
+    assert [sum(each) for each in zip(*outcomes, strict=True)] == [1] * 500
+
+
+# Keys and settings ---------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_unambiguous() -> None:
+    """No two lists of names share a key, however they are cut."""
+    lists = [
+        ("a/b", "c"), ("a", "b/c"), ("a", "b", "c"), ("a/b/c",), ("abc",), ("a", "bc"), ("ab", "c"), ("", "abc"),
+        ("abc", ""), (), ("",), ("", ""), ("1:a",), ("a1:b",), ("a", "1:b"), ("a\0b",), ("a", "\0b"),
+        ("é",), ("e\u0301",), ("\u00c3\u00a9",), ("\ud800",), ("\udfff",), ("😀",), ("\ud83d\ude00",), ("?",),
+    ]  # fmt: skip
+    assert len({store_key(*parts) for parts in lists}) == len(lists)
+
+
+names = st.lists(st.text(st.characters(), max_size=6) | st.sampled_from(["\ud800", "1:", "0:"]), max_size=4)
+
+
+@given(names, names)
+def test_keys_agree_only_for_equal_names(left: list[str], right: list[str]) -> None:
+    """Keys are equal exactly when the names are."""
+    assert (store_key(*left) == store_key(*right)) == (left == right)
+
+
+def test_keys_hold_no_names() -> None:
+    """A key shows neither the name nor a plain hash of it, and has a fixed size."""
+    key = store_key("rate", "alice@example.org")
+    assert len(key) == 16
+    assert b"alice" not in key
+    assert key not in hashlib.blake2b(b"alice@example.org").digest()
+    assert len(store_key("x" * 100_000)) == 16
+
+
+@pytest.mark.parametrize("setting", ["max_counters", "max_nonces"])
+@pytest.mark.parametrize("value", [0, -1, True, False, 1.5, math.nan, math.inf, "10", None])
+def test_maxima_that_cannot_work(setting: str, value: Any) -> None:
+    """A maximum that is no whole number of at least 1 is refused, and the text names it."""
+    with pytest.raises(ConfigurationError, match=setting):
+        MemoryStore(**{setting: value})
+
+
+def test_smallest_store_still_limits() -> None:
+    """With room for one caller and one nonce, both are still held to the rules."""
+    store = MemoryStore(max_counters=1, max_nonces=1, clock=Clock())
+    assert [hit(store, Window(2, 60)).admitted for _ in range(4)] == [True, True, False, False]
+    assert [add(store, "a"), add(store, "a")] == [True, False]
+
+
+def test_default_store_is_one_for_all() -> None:
+    """Guards that were given no store share one, in which a nonce is single-use across all of them."""
+    assert default_store() is default_store()
+    assert isinstance(default_store(), Store)
+
+
+def test_its_clock_is_monotonic() -> None:
+    """A store that was given no clock admits the limit, and says when the next hit fits."""
+    store = MemoryStore()
+    decisions = list(itertools.islice((hit(store, Window(3, 3_600)) for _ in itertools.count()), 4))
+    assert [decision.admitted for decision in decisions] == [True, True, True, False]
+    assert 3_600 < decisions[-1].retry_after <= 3_600 * 17 / 16
