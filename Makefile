@@ -19,9 +19,10 @@ serve: $(VENV)/ready
 	$(BIN)/python -m examples.demo --serve
 
 test: lint $(VENV)/ready $(OLDEST)/ready
-	$(OLDEST)/bin/python -m pytest -q
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q
+	$(OLDEST)/bin/coverage run --parallel-mode -m pytest -q
+	$(BIN)/coverage run --parallel-mode -m pytest -q
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 lint: $(VENV)/ready

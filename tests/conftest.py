@@ -1,6 +1,11 @@
 """Shared by all tests: no setting of the machine reaches them."""
 
 import pytest
+from hypothesis import settings
+
+# A deadline would be a timing assertion.
+settings.register_profile("mlguard", deadline=None)
+settings.load_profile("mlguard")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,7 +15,18 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlguard import APIKey, APIKeyAuth, APIKeys, Features, Principal, RateLimit, SignatureAuth, harden
+from mlguard import (
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    FeatureMatrix,
+    Features,
+    Principal,
+    RateLimit,
+    SignatureAuth,
+    _fastapi,
+    harden,
+)
 from mlguard.store import Decision, MemoryStore, Window
 from tests.asgi import Answer, acall, call
 
@@ -369,7 +380,7 @@ def test_guard_that_needs_parameters_waits_for_fastapi() -> None:
 
 
 @pytest.fixture
-def crashing() -> Iterator[FastAPI]:
+def crashing() -> FastAPI:
     """An app with a guard that crashes."""
 
     def broken(conn: HTTPConnection) -> str:
@@ -384,7 +395,7 @@ def crashing() -> Iterator[FastAPI]:
     async def none() -> None: ...
 
     harden(app)
-    yield app
+    return app
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/body"), ("GET", "/none")])
@@ -437,3 +448,58 @@ def test_signed_body_is_verified_before_anybody_sees_it() -> None:
 
     harden(app)
     assert call(app, headers=[JSON], chunks=[b"{}"]).reads == 0
+
+
+def test_plans_of_routes_made_on_the_fly_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that makes routes without end does not fill the memory with their plans, and guards them all."""
+    monkeypatch.setattr(_fastapi, "_MAX_PLANS", 3)
+    monkeypatch.setattr(_fastapi, "_plans", {})
+    service = Service()
+    app = FastAPI()
+    for number in range(10):
+        app.add_api_route(f"/{number}", lambda: None, dependencies=service.guards[:1])
+    harden(app)
+    statuses = [call(app, f"/{number}", method="GET").status for number in range(10)]
+    assert (statuses, len(_fastapi._plans)) == ([401] * 10, 1)
+
+
+def test_feature_types_say_where_under_harden() -> None:
+    """The pydantic types keep their rule and position in the scrubbed problem."""
+    app = FastAPI()
+
+    class Rows(BaseModel):
+        model_config = {"arbitrary_types_allowed": True}
+        confidential: Annotated[np.ndarray, FeatureMatrix(columns=2, low=0, high=10, max_rows=5)]
+
+    @app.post("/predict")
+    async def predict(body: Rows) -> None: ...
+
+    harden(app)
+    answer = call(app, headers=[JSON], chunks=[b'{"confidential": [[1, 2], [3, 99.25]]}'])
+    assert answer.json["errors"] == [{"in": "body", "at": [], "broken": "range", "row": 1, "column": 1}]
+    assert not any(word in answer.body for word in (b"confidential", b"99.25"))
+
+
+class TenantKeyAuth(APIKeyAuth):
+    """A guard of the app's own that needs more than the connection."""
+
+    async def __call__(  # type: ignore[override]  # FastAPI reads the signature
+        self, conn: HTTPConnection, security_scopes: SecurityScopes, tenant: str
+    ) -> Principal:
+        principal = await super().__call__(conn, security_scopes)
+        return Principal(f"{tenant}/{principal.id}", principal.scopes, principal.method)
+
+
+def test_subclass_that_needs_parameters_waits_for_fastapi() -> None:
+    """A guard with parameters of its own is called by FastAPI alone, which knows how to find them."""
+    guard = TenantKeyAuth(APIKeys([RECORD]))
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(body: Numbers, principal: Annotated[Principal, Depends(guard)]) -> str:
+        return principal.id
+
+    harden(app)
+    answer = call(app, "/predict?tenant=acme", headers=[JSON, KEY], chunks=[b'{"features": []}'])
+    assert (answer.status, answer.json) == (200, "acme/alice")
+    assert call(app, "/predict?tenant=acme", headers=[JSON], chunks=[b'{"features": []}']).status == 401

@@ -6,13 +6,24 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Depends,
+    FastAPI,
+    HTTPException,
+    Request,
+    Response,
+    WebSocket,
+)
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, field_validator
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.types import Message, Scope
 
-from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, RateLimit, harden, require_api_key
+from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, RateLimit, harden, require_api_key, truncate_output
 from mlguard.store import MemoryStore
 from tests.asgi import Answer, acall, call, make_scope
 
@@ -151,6 +162,7 @@ def test_middleware_that_reads_before_routing_is_limited() -> None:
     assert call(app, chunks=[b"x" * 5] * 2, declared=False).json == 10
     refused = call(app, chunks=[b"x" * 6] * 9, declared=False)
     assert (refused.status, refused.reads, refused.json["type"]) == (413, 2, "urn:mlguard:problem:body-too-large")
+    assert call(app, chunks=[b"x" * 6] * 9).reads == 0
     assert seen == [b"x" * 10]
 
 
@@ -382,6 +394,119 @@ def test_own_handlers_stay() -> None:
     assert call(app, "/crash", method="GET").json == {"also": "mine"}
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_every_own_handler_stays(early: bool) -> None:
+    """Validation handlers and crash handlers of the developer's own are kept as well."""
+
+    async def mine(conn: Any, error: Exception) -> Any:
+        if isinstance(conn, WebSocket):
+            await conn.close(4000, "mine")
+            return None
+        return JSONResponse({"mine": type(error).__name__}, 422)
+
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(body: Numbers) -> None:
+        raise ZeroDivisionError
+
+    @app.websocket("/ws/{number}")
+    async def typed(websocket: WebSocket, number: int) -> None: ...
+
+    if not early:
+        harden(app)
+    for error in (RequestValidationError, WebSocketRequestValidationError, StarletteHTTPException, Exception):
+        app.add_exception_handler(error, mine)
+    if early:
+        harden(app)
+    assert call(app, headers=[JSON], chunks=[b"{}"]).json == {"mine": "RequestValidationError"}
+    assert call(app, headers=[JSON], chunks=[b'{"features": []}']).json == {"mine": "ZeroDivisionError"}
+    assert call(app, "/nowhere").json == {"mine": "HTTPException"}
+    closed = call(app, "/ws/x", method="GET", type="websocket", subprotocols=[], extensions={})
+    assert (closed.messages[0]["type"], closed.messages[0]["code"]) == ("websocket.close", 4000)
+
+
+def test_own_crash_handler_that_crashes_is_scrubbed() -> None:
+    """If even that fails, the caller still gets a problem and nothing else."""
+    app = app_with()
+
+    @app.exception_handler(500)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        raise ZeroDivisionError("secret inside")
+
+    answer = call(app, "/crash", method="GET")
+    assert (answer.status, answer.json["title"]) == (500, "Internal Server Error")
+
+
+def websocket_app() -> FastAPI:
+    """A WebSocket that refuses before and after it has accepted, and one that crashes."""
+    app = FastAPI()
+
+    @app.websocket("/early")
+    async def early(websocket: WebSocket) -> None:
+        raise HTTPException(403, "told on purpose")
+
+    @app.websocket("/late")
+    async def late(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise HTTPException(403, "told on purpose")
+
+    @app.websocket("/closed")
+    async def closed(websocket: WebSocket) -> None:
+        await websocket.close(4001)
+        raise HTTPException(403, "told on purpose")
+
+    harden(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "extensions", "types"),
+    [
+        ("/early", {"websocket.http.response": {}}, ["websocket.http.response.start", "websocket.http.response.body"]),
+        ("/early", {}, ["websocket.close"]),
+        ("/late", {}, ["websocket.accept", "websocket.close"]),
+        ("/closed", {}, ["websocket.close"]),
+    ],
+)
+def test_refused_websocket_is_answered_once(path: str, extensions: dict[str, Any], types: list[str]) -> None:
+    """With a problem where the server can send one, else by closing; never twice."""
+
+    async def session() -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = make_scope("GET", path, type="websocket", subprotocols=[], extensions=extensions)
+        await websocket_app()(scope, receive, send)
+        return sent
+
+    messages = asyncio.run(session())
+    assert [message["type"] for message in messages] == types
+    assert "purpose" not in str([message.get("reason") for message in messages])
+
+
+def test_websocket_that_crashes_after_the_peer_left(caplog: pytest.LogCaptureFixture) -> None:
+    """Closing a connection that is gone fails, and nobody hears of that; the crash itself is logged."""
+
+    async def session() -> None:
+        async def receive() -> Message:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Message) -> None:
+            raise OSError("peer left")
+
+        scope = make_scope("GET", "/late", type="websocket", subprotocols=[], extensions={})
+        await websocket_app()(scope, receive, send)
+
+    asyncio.run(session())
+    assert [record.message.split()[0] for record in caplog.records] == ["crashed"]
+
+
 # Headers -------------------------------------------------------------------------------------------------------------
 
 
@@ -533,6 +658,21 @@ def test_two_limits_that_would_share_a_bucket_stop_the_start(named: bool) -> Non
     harden(app)
     types = [message["type"] for message in lifespan(app)]
     assert types[0] == ("lifespan.startup.complete" if named else "lifespan.startup.failed")
+
+
+def test_truncate_output_above_the_route_stops_the_start() -> None:
+    """In the wrong order the route would keep the bare function, and full precision would leave."""
+    app = FastAPI()
+
+    @truncate_output(decimals=1)
+    @app.get("/predict")
+    def predict() -> float:
+        return 0.123456
+
+    harden(app)
+    failed = lifespan(app)[0]
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "/predict" in failed["message"]
 
 
 def test_nested_hardening_serves_one_set_of_headers() -> None:

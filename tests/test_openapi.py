@@ -142,3 +142,24 @@ def test_own_openapi_responses_are_kept() -> None:
     schema = call(app, "/openapi.json", method="GET").json
     assert schema["paths"]["/predict"]["get"]["responses"]["401"]["description"] == "mine"
     assert call(app, "/openapi.json", method="GET").json == schema
+
+
+def test_schema_that_a_developer_trimmed_is_left_trimmed() -> None:
+    """An ``openapi`` function of the app's own may leave routes out, and may still use FastAPI's error schema."""
+    app = FastAPI()
+
+    @app.get("/predict")
+    async def predict(q: int) -> None: ...
+
+    def trimmed() -> dict[str, Any]:
+        reference = {"$ref": "#/components/schemas/HTTPValidationError"}
+        return {
+            "paths": {"/other": {"get": {"responses": {"400": {"content": reference}}}}},
+            "components": {"schemas": {"HTTPValidationError": {"type": "object"}}},
+        }
+
+    app.openapi = trimmed  # type: ignore[method-assign]  # the way that FastAPI's documentation gives
+    harden(app, docs=True)
+    schema = call(app, "/openapi.json", method="GET").json
+    assert set(schema["paths"]) == {"/other"}
+    assert set(schema["components"]["schemas"]) == {"HTTPValidationError", "Problem"}

@@ -17,6 +17,7 @@ from fastapi.exception_handlers import (
     request_validation_exception_handler,
     websocket_request_validation_exception_handler,
 )
+from fastapi.exceptions import ResponseValidationError
 from fastapi.security import SecurityScopes
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
@@ -53,18 +54,16 @@ class GuardCall:
     """One use of a guard in a dependency tree: how to call it without FastAPI's solver."""
 
     guard: Guard
-    connection_name: str | None
+    connection_name: str
     scopes_name: str | None
     scopes: SecurityScopes
     principals: tuple[tuple[str, "GuardCall"], ...]
 
     async def __call__(self, conn: Any) -> Any:
         """Run the guard, after the guards that it depends on."""
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {self.connection_name: conn}
         for name, call in self.principals:
             values[name] = await call(conn)
-        if self.connection_name is not None:
-            values[self.connection_name] = conn
         if self.scopes_name is not None:
             values[self.scopes_name] = self.scopes
         return await self.guard(**values)  # type: ignore[operator]  # each guard's own signature
@@ -138,7 +137,10 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
 def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
     """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
     guard: Any = dependant.call
-    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides or _reads_parameters(dependant):
+    connection_name = dependant.http_connection_param_name
+    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides:
+        return None
+    if connection_name is None or _reads_parameters(dependant):
         return None
     principals = []
     for child in dependant.dependencies:
@@ -148,7 +150,7 @@ def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall
         principals.append((child.name, call))
     return GuardCall(
         guard,
-        dependant.http_connection_param_name,
+        connection_name,
         dependant.security_scopes_param_name,
         SecurityScopes(_scopes_of(dependant)),
         tuple(principals),
@@ -188,6 +190,7 @@ class RouteInfo:
 
     path: str
     methods: frozenset[str]
+    endpoint: Callable[..., Any] | None
     guards: tuple[Guard, ...]
     documented: bool
 
@@ -203,6 +206,7 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
             yield RouteInfo(
                 prefix + str(context.path_format),
                 frozenset(getattr(context, "methods", None) or ()),
+                context.endpoint,
                 tuple(dict.fromkeys(_guards_in(dependant))),
                 documented=not prefix and getattr(context, "include_in_schema", False),
             )
@@ -244,3 +248,53 @@ def remove_docs(app: FastAPI) -> None:
         if not (isinstance(route, Route) and route.path in paths and not route.include_in_schema)
     ]
     app.openapi_url = app.docs_url = app.redoc_url = None
+
+
+# A route's response model --------------------------------------------------------------------------------------------
+
+
+def has_response_model(route: Any) -> bool:
+    """Whether a route has a response model that can reject or keep back anything. ``-> Any`` alone is none."""
+    if getattr(route, "response_field", None) is None:
+        return False
+    return route.response_model is not Any or bool(
+        route.response_model_include is not None
+        or route.response_model_exclude
+        or not route.response_model_by_alias
+        or route.response_model_exclude_unset
+        or route.response_model_exclude_defaults
+        or route.response_model_exclude_none
+    )
+
+
+def apply_response_model(route: Any, content: Any, *, before_dump: Callable[[Any], Any]) -> Any:
+    """What the response model of a route lets out.
+
+    FastAPI skips the model where an endpoint returns a ready ``Response``, and with it every field that the model keeps
+    back. So what returns one must do what FastAPI would have done.
+
+    Args:
+        route: The route in effect, one that has a response model.
+        content: What the endpoint returned, in plain Python.
+        before_dump: Called with the validated value; what it returns is dumped.
+
+    Returns:
+        Plain data, after the include, exclude and alias settings of the route.
+
+    Raises:
+        ResponseValidationError: The content does not fit the model (500). It says where and why, without the content.
+    """
+    field = route.response_field
+    value, errors = field.validate(content, {}, loc=("response",))
+    if errors:
+        # Messages and inputs may hold what the model predicts, and this text goes into a log.
+        raise ResponseValidationError(errors=[{"type": e["type"], "loc": e["loc"]} for e in errors])
+    return field.serialize(
+        before_dump(value),
+        include=route.response_model_include,
+        exclude=route.response_model_exclude,
+        by_alias=route.response_model_by_alias,
+        exclude_unset=route.response_model_exclude_unset,
+        exclude_defaults=route.response_model_exclude_defaults,
+        exclude_none=route.response_model_exclude_none,
+    )

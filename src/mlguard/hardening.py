@@ -1,5 +1,6 @@
 """``harden(app)``: what guards cannot do as dependencies."""
 
+import contextlib
 import secrets
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from mlguard._guard import RequestMemory
 from mlguard._order import judge
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
+from mlguard.outputs._endpoint import is_bare
 from mlguard.problems import (
     answer_refusal,
     answer_websocket_validation,
@@ -209,7 +211,9 @@ class _Hardened:
 
     def _check(self) -> None:
         _check_debug(self._hardened, development=self._development)
-        guards = dict.fromkeys(guard for route in _fastapi.routes_of(self._hardened) for guard in route.guards)
+        routes = [*_fastapi.routes_of(self._hardened)]
+        _check_decorators(routes)
+        guards = dict.fromkeys(guard for route in routes for guard in route.guards)
         for guard in guards:
             guard.check()
         _check_buckets([guard for guard in guards if isinstance(guard, RateLimit)])
@@ -258,7 +262,8 @@ class _Answer:
     async def close_after_crash(self, receive: Receive) -> None:
         """Say that it crashed, if nothing was said yet. A stream that broke is left broken: the client must see it."""
         if self._scope["type"] == "websocket":
-            await self.send({"type": "websocket.close", "code": 1011})  # internal error (RFC 6455, section 7.4.1)
+            with contextlib.suppress(Exception):  # the peer may have gone
+                await self.send({"type": "websocket.close", "code": 1011})  # internal error (RFC 6455, section 7.4.1)
         elif not self._started:
             await crash_problem(self._memory.request_id)(self._scope, receive, self.send)
 
@@ -276,6 +281,15 @@ def _check_debug(app: FastAPI, *, development: bool) -> None:
         raise ConfigurationError(
             "FastAPI(debug=True) sends tracebacks to callers; remove it, or set MLGUARD_ENV=development on your machine"
         )
+
+
+def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
+    for route in routes:
+        if is_bare(route.endpoint):
+            raise ConfigurationError(
+                f"{route.path}: @truncate_output stands above the route's own decorator, where it has no effect; "
+                "put it below, next to the function"
+            )
 
 
 def _check_buckets(limits: Sequence[RateLimit]) -> None:

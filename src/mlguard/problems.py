@@ -16,10 +16,12 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from mlguard._guard import RequestMemory
 from mlguard.errors import GuardFailedError, MLGuardError
+from mlguard.inputs.types import INVALID_FEATURES
 
 logger = logging.getLogger("mlguard")
 
 _INTERNAL = GuardFailedError
+_POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 _MAX_ERRORS = 10  # of a validation; a list of a million wrong numbers is one mistake
 _VALIDATION_RULES = frozenset(get_args(ErrorType))
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
@@ -110,11 +112,14 @@ def _scrub(error: Mapping[str, Any]) -> dict[str, Any]:
     """One error of pydantic's, without anything that names a field or repeats the input."""
     place, *path = error.get("loc") or ("",)
     kind = error.get("type")
-    return {
+    scrubbed = {
         "in": place if place in _PLACES else "request",
         "at": [step for step in path if isinstance(step, int)],
-        "broken": kind if kind in _VALIDATION_RULES or kind == "json_invalid" else "invalid",
+        "broken": kind if kind in _VALIDATION_RULES else "invalid",
     }
+    if kind == INVALID_FEATURES:  # our own types say which rule, and where
+        scrubbed |= {name: error["ctx"][name] for name in ("broken", "row", "column") if name in error["ctx"]}
+    return scrubbed
 
 
 async def answer_refusal(conn: HTTPConnection, exc: Exception) -> Response | None:
@@ -131,12 +136,11 @@ async def answer_refusal(conn: HTTPConnection, exc: Exception) -> Response | Non
     return response
 
 
-async def answer_websocket_validation(conn: HTTPConnection, exc: Exception) -> None:  # noqa: ARG001  # Starlette's
+async def answer_websocket_validation(websocket: WebSocket, exc: Exception) -> None:  # noqa: ARG001  # Starlette's
     """Exception handler for a WebSocket whose parameters do not validate: closed, and nothing said."""
-    request_id = RequestMemory.of(conn.scope).request_id
-    logger.warning("refused %s request_id=%s rule=invalid-input", _where(conn), request_id)
-    if isinstance(conn, WebSocket):
-        await conn.close(1008)
+    request_id = RequestMemory.of(websocket.scope).request_id
+    logger.warning("refused %s request_id=%s rule=invalid-input", _where(websocket), request_id)
+    await websocket.close(_POLICY_VIOLATION)
 
 
 async def _refuse_websocket(websocket: WebSocket, response: Response) -> None:
@@ -144,7 +148,7 @@ async def _refuse_websocket(websocket: WebSocket, response: Response) -> None:
     if unanswered and "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
     elif websocket.application_state is not WebSocketState.DISCONNECTED:
-        await websocket.close(1008)  # policy violation (RFC 6455, section 7.4.1)
+        await websocket.close(_POLICY_VIOLATION)
 
 
 def log_crash(conn: HTTPConnection, exc: BaseException, request_id: str) -> None:

@@ -181,3 +181,21 @@ def test_replay_is_refused_before_the_body() -> None:
     headers = sign(request)
     first, second = (call(service.app, "/raw", headers=headers, chunks=[b"once"]) for _ in range(2))
     assert (first.status, second.status, second.reads, service.seen) == (200, 401, 0, [b"once"])
+
+
+@pytest.mark.parametrize(("last", "status"), [(b"nest", 200), (b"nasty", 401)])
+def test_check_demanded_half_way_covers_the_whole_body(last: bytes, status: int) -> None:
+    """A guard that is asked after a part has passed still checks the whole, with the part that has passed."""
+    guard = SignatureAuth({"robot": SECRET}, store=MemoryStore())
+    app = FastAPI()
+
+    @app.post("/raw")
+    async def raw(request: Request) -> None:
+        first = await request.receive()
+        await guard(request, SecurityScopes())
+        rest = await request.receive()
+        assert first["body"] + rest["body"] == b"honest"
+
+    harden(app)
+    headers = sign(httpx.Request("POST", "http://service.test/raw", content=b"honest"))
+    assert call(app, "/raw", headers=headers, chunks=[b"ho", last]).status == status

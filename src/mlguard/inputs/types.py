@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -17,6 +17,9 @@ FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 Bounds are added as usual: ``Annotated[FiniteNumber, Field(ge=0, le=10)]``.
 """
+
+#: The type of the one pydantic error that these types raise.
+INVALID_FEATURES: Final = "invalid_features"
 
 
 class _FeatureArray(ABC):
@@ -39,7 +42,7 @@ class _FeatureArray(ABC):
         try:
             return self._array(value)
         except InvalidInputError as refusal:
-            error = PydanticCustomError("invalid_features", "{detail}", {"detail": refusal.detail, **refusal.members})
+            error = PydanticCustomError(INVALID_FEATURES, "{detail}", {"detail": refusal.detail, **refusal.members})
         raise error
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

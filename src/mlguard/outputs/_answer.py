@@ -124,6 +124,8 @@ def _round_array(array: np.ndarray[Any, Any], decimals: int, where: str) -> Any:
 
 def as_float64(array: np.ndarray[Any, Any]) -> FloatArray:
     """The array as C-contiguous native float64. What does not fit becomes an infinity."""
+    if array.dtype == np.float64:  # the usual one, without the cost of errstate
+        return np.ascontiguousarray(array, dtype=np.float64)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float64)
 

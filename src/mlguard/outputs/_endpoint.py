@@ -4,6 +4,7 @@ FastAPI drops a route's response model, status code and injected headers where a
 The wrapper asks FastAPI for the request and the injected response, and does what FastAPI would have done with them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -15,14 +16,14 @@ from fastapi.utils import is_body_allowed_for_status_code
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlguard._fastapi import matched_route
-from mlguard._response_model import apply_response_model, has_response_model
+from mlguard._fastapi import apply_response_model, has_response_model, matched_route
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._answer import settle, without_arrays
 
 Truncate = Callable[[Any], Any]
 
 _MARK = "__mlguard_truncated__"
+_BARE = "__mlguard_bare__"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +77,14 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, truncate: Truncate, decimals:
     wrapper.__signature__ = signature  # type: ignore[attr-defined]  # what FastAPI reads first
     wrapper.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)  # names the route
     setattr(wrapper, _MARK, True)
+    with contextlib.suppress(AttributeError):  # a bound method or a partial has no room for a mark
+        setattr(endpoint, _BARE, True)
     return wrapper
+
+
+def is_bare(endpoint: Callable[..., Any] | None) -> bool:
+    """Whether a route has the function that ``truncate_output`` decorated, instead of the decorated one."""
+    return hasattr(endpoint, _BARE) and not hasattr(endpoint, _MARK)
 
 
 def _function_of(endpoint: Callable[..., Any]) -> Callable[..., Any]:

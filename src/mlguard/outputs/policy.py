@@ -204,7 +204,8 @@ class _Policy:
             if self.needs_scores:
                 raise UnsafeOutputError(f"{where} does not hold scores: one row of numbers, or rows of equal length")
             return self._round(value, where)
-        batch = np.atleast_2d(finite(scores, where))
+        finite(scores, where)
+        batch = scores[np.newaxis] if scores.ndim == 1 else scores
         rows, classes = (0, 0) if scores.shape == (0,) else batch.shape  # a list of no rows has no second dimension
         expected = len(self.labels) if self.labels else max(classes, 1)
         if self.needs_scores and rows and classes != expected:
@@ -240,7 +241,7 @@ class _Policy:
 def _as_scores(value: Any, *, integers: bool) -> FloatArray | None:
     """One or two dimensions of numbers as float64, or None for anything else. Integers alone count only if wanted."""
     if isinstance(value, list | tuple):
-        nested = bool(value) and all(isinstance(row, list | tuple | np.ndarray) for row in value)
+        nested = bool(value) and all(_is_row(row) for row in value)
         if not _are_numbers(chain.from_iterable(value) if nested else value):  # first: numpy would copy long texts
             return None
     elif not hasattr(value, "__array__") or isinstance(value, np.ma.MaskedArray):
@@ -254,6 +255,10 @@ def _as_scores(value: Any, *, integers: bool) -> FloatArray | None:
     if array.dtype.kind not in ("fiu" if integers else "f") or array.ndim not in {1, 2}:
         return None
     return as_float64(array)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _are_numbers(items: Iterable[Any]) -> bool:

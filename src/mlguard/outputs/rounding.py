@@ -1,7 +1,7 @@
 """Rounding of model scores on whole arrays.
 
-Every result is ``k / 10**decimals`` for an integer ``k``, and the shortest text of that double has no more decimals: JSON
-shows 0.34 and not 0.34000000000000002. Nothing loops over rows in Python, and everything is deterministic.
+Every result is ``k / 10**decimals`` for an integer ``k``, a double whose shortest text has no more decimals than that:
+JSON shows 0.34 and not 0.34000000000000002. Nothing loops over rows in Python, and everything is deterministic.
 """
 
 import numpy as np
