@@ -8,7 +8,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # Nothing of the caller's environment may change what is tested.
-unexport PYTHONPATH MLGUARD_ENV MLGUARD_API_KEYS
+unexport PYTHONPATH MLGUARD_API_KEYS
 
 .PHONY: demo serve test lint examples bench bench-short lock clean
 
@@ -31,7 +31,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 examples: $(VENV)/ready
-	$(BIN)/python -m pytest -q tests/test_examples.py
+	$(BIN)/python -m pytest -q tests/test_examples.py tests/test_demo.py
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench

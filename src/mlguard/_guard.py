@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastapi.security import SecurityScopes
 from starlette.types import Scope
@@ -14,8 +14,6 @@ from mlguard.errors import InsufficientScopeError
 
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
-
-T = TypeVar("T")
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 
@@ -98,12 +96,13 @@ class Guard:
         return None
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What a guard decided: a value, or the refusal to raise again each time it is asked."""
+class _Refusal:
+    """A refusal in the place of a decision's value."""
 
-    value: Any = None
-    refusal: Exception | None = None
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class RequestMemory:
@@ -114,13 +113,13 @@ class RequestMemory:
     there by the outermost middleware, because inner ones may copy the scope.
     """
 
-    __slots__ = ("admitted", "body", "headers", "judging", "outcomes", "refusal", "request_id", "routed_scope", "task")
+    __slots__ = ("admitted", "body", "decisions", "headers", "judging", "refusal", "request_id", "routed_scope", "task")
 
     _KEY = "mlguard"
 
     def __init__(self) -> None:
         self.request_id = ""
-        self.outcomes: dict[Guard, _Outcome] = {}
+        self.decisions: dict[Guard, Any] = {}
         self.headers: list[tuple[bytes, bytes]] = []
         #: The scope that the router updates when it finds the route.
         self.routed_scope: Scope | None = None
@@ -146,21 +145,23 @@ class RequestMemory:
             self.body.close()
         self.routed_scope = self.body = self.refusal = None
 
-    async def recall(self, guard: Guard, decide: Callable[[], Awaitable[T]]) -> T:
-        """The guard's decision, made now if it has not been made yet.
+    async def note(self, guard: Guard, decide: Callable[[], Awaitable[Any]]) -> None:
+        """Have the guard decide, and remember what it said.
+
+        Nothing is remembered of a decision that was cancelled half way.
+        """
+        try:
+            self.decisions[guard] = await decide()
+        except Exception as refusal:
+            self.decisions[guard] = _Refusal(refusal)
+
+    def recall(self, guard: Guard) -> Any:
+        """What the guard has decided.
 
         Raises:
             MLGuardError: The refusal that the guard gave, the first time and every time after.
         """
-        outcome = self.outcomes.get(guard)
-        if outcome is None:
-            outcome = _Outcome()
-            try:
-                outcome.value = await decide()
-            except Exception as refusal:
-                outcome.refusal = refusal
-            self.outcomes[guard] = outcome  # only now: a cancelled decision must not be remembered as a value
-        if outcome.refusal is not None:
-            raise outcome.refusal.with_traceback(None)
-        value: T = outcome.value
-        return value
+        decision = self.decisions[guard]
+        if type(decision) is _Refusal:
+            raise decision.error.with_traceback(None)
+        return decision

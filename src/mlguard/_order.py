@@ -35,7 +35,10 @@ async def once(conn: HTTPConnection, guard: Guard, decide: Callable[[], Awaitabl
     memory = RequestMemory.of(conn.scope)
     if not memory.admitted:
         await judge(conn, memory)
-    return await memory.recall(guard, decide)
+    if guard not in memory.decisions:
+        await memory.note(guard, decide)
+    decision: T = memory.recall(guard)
+    return decision
 
 
 async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:

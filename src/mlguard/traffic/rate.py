@@ -102,7 +102,7 @@ class RateLimit(Guard):
         if not decision.admitted:
             retry_after = max(1, math.ceil(decision.retry_after))
             raise RateLimitedError(
-                f"{self.name}: limit used up",
+                f"{self.name}: limit used up{_by(caller)}",
                 headers={"Retry-After": str(retry_after), "RateLimit-Policy": self._policy, "RateLimit": field},
             )
         RequestMemory.of(conn.scope).headers += (
@@ -165,6 +165,11 @@ def _takes_a_connection(function: Callable[..., Any]) -> bool:
         return False
     hint = hints.get(parameters[0], HTTPConnection) if len(parameters) == 1 else None
     return isinstance(hint, type) and issubclass(hint, HTTPConnection)
+
+
+def _by(caller: Any) -> str:
+    """Who, for the log. Only a principal: a function may name callers by something that is not the log's business."""
+    return f" by {caller.method} principal {caller.id!r}" if isinstance(caller, Principal) else ""
 
 
 def _identity(caller: Any) -> tuple[str, ...]:

@@ -1,0 +1,189 @@
+"""Every example is started by the command that it names, and called as its readers will call it."""
+
+import ast
+import re
+import secrets
+import shlex
+import signal
+import ssl
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers import ROOT, Program, program
+
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.py") if path.name != "__init__.py")
+SETOSA = [5.1, 3.5, 1.4, 0.2]
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+
+
+def named_command(name: str) -> list[str]:
+    """The command that starts an example, as its first lines name it, without the settings before it."""
+    path = ROOT / "examples" / f"{name}.py"
+    module = "examples." + name.replace("/", ".")
+    text = docstring(path).replace("\\\n", " ")
+    line = next(line for line in text.splitlines() if re.search(rf"(uvicorn|python -m) .*{re.escape(module)}\b", line))
+    words = shlex.split(line)
+    start = next(number for number, word in enumerate(words) if word in {"uvicorn", "python"})
+    return ["-m", *words[start:]] if words[start] == "uvicorn" else words[start + 1 :]
+
+
+@contextmanager
+def started(name: str, **environment: str) -> Iterator[Program]:
+    with program(*named_command(name), "--port", "0", environment=environment) as running:
+        yield running
+
+
+def client(url: str, key: str = "") -> httpx.Client:
+    return httpx.Client(base_url=url, headers={"X-API-Key": key} if key else {}, trust_env=False, timeout=10)
+
+
+def post_raw(http: httpx.Client, body: str) -> httpx.Response:
+    return http.post("/predict", content=body.encode(), headers={"Content-Type": "application/json"})
+
+
+def test_smallest_lets_in_who_holds_the_key_and_nobody_else() -> None:
+    """The smallest example predicts with the key, and refuses a missing key and numbers that are none."""
+    key = secrets.token_urlsafe(32)
+    with started("smallest", MLGUARD_API_KEYS=key) as running:
+        with client(running.url(), key) as http:
+            answer = http.post("/predict", json={"features": SETOSA})
+            assert (answer.status_code, answer.json()) == (200, {"label": 0})
+            assert "Server" not in answer.headers
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert post_raw(http, '{"features": [NaN, 1, 1, 1]}').status_code == 422
+            assert post_raw(http, '{"features": [1, 1, 1]}').status_code == 422
+            assert http.get("/docs").status_code == 404
+        with client(running.url()) as http:
+            refusal = http.post("/predict", json={"features": SETOSA})
+            assert refusal.status_code == 401
+            assert refusal.headers["Content-Type"] == "application/problem+json"
+        assert key not in running.output
+
+
+def test_smallest_does_not_start_without_a_key() -> None:
+    """Without a key in the environment the service ends, and says what to set."""
+    with started("smallest") as running:
+        with pytest.raises(RuntimeError, match="MLGUARD_API_KEYS is not set"):
+            running.url()
+        assert running.process.returncode != 0
+
+
+def test_pydantic_only_keeps_its_models() -> None:
+    """The pydantic example answers through its response model, rounded, and refuses what its models refuse."""
+    key, other = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    with started("pydantic_only", MLGUARD_API_KEYS=f"alice={key};predict,bob={other}") as running:
+        with client(running.url(), key) as http:
+            answer = http.post("/predict", json={"features": SETOSA, "weight": 0.123456})
+            assert answer.status_code == 200
+            assert answer.json() == {"species": "setosa", "probabilities": [0.98, 0.02, 0.0], "weight": 0.12}
+            for body in (
+                '{"features": [NaN, 3.5, 1.4, 0.2]}',
+                '{"features": [5.1, 3.5, 1.4, 77.125]}',
+                '{"features": [5.1, 3.5, 1.4]}',
+                '{"features": [5.1, 3.5, 1.4, "0.2"]}',
+                '{"features": [5.1, 3.5, 1.4, 0.2], "weight": Infinity}',
+                '{"features": [5.1, 3.5, 1.4, 0.2], "wieght": 0.5}',
+            ):
+                refusal = post_raw(http, body)
+                assert refusal.status_code == 422
+                assert refusal.json()["type"] == "urn:mlguard:problem:invalid-input"
+                assert not {"NaN", "77.125", "features", "weight", "wieght"} & set(re.findall(r"[\w.]+", refusal.text))
+            statuses = [http.post("/predict", json={"features": SETOSA}).status_code for _ in range(54)]
+            assert statuses == [200] * 53 + [429]
+        with client(running.url(), other) as http:
+            assert http.post("/predict", json={"features": SETOSA}).status_code == 403
+        with client(running.url()) as http:
+            assert http.post("/predict", json={"features": SETOSA}).status_code == 401
+
+
+def test_signed_calls_are_answered_and_a_replay_is_not() -> None:
+    """The client's two calls are answered, and the one it sends again is refused."""
+    secret = secrets.token_urlsafe(32)
+    with started("signed_calls/server", SIGNING_SECRET=secret) as server:
+        output = call_signed(server.url(), secret)
+        assert re.findall(r"^(\w+): +(\d+)", output, re.MULTILINE) == [
+            ("signed", "200"),
+            ("signed", "200"),
+            ("replayed", "401"),
+        ]
+        assert '"for":"billing-2025"' in output
+        assert "replay: a nonce" in server.output
+        assert secret not in output + server.output
+
+
+def test_signed_calls_with_another_secret_are_refused() -> None:
+    """A caller with a wrong secret gets no answer."""
+    with started("signed_calls/server", SIGNING_SECRET=secrets.token_urlsafe(32)) as server:
+        output = call_signed(server.url(), secrets.token_urlsafe(32), exit_code=1)
+        assert "401 Unauthorized" in output
+        assert "does not match" in server.output
+
+
+def call_signed(url: str, secret: str, *, exit_code: int = 0) -> str:
+    command = [word for word in named_command("signed_calls/client") if not word.startswith("http:")]
+    with program(*command, url, environment={"SIGNING_SECRET": secret}) as caller:
+        assert caller.process.wait(30) == exit_code
+        return caller.output
+
+
+def test_tls_serves_https_and_nothing_else() -> None:
+    """The TLS example proves to be localhost, sends HSTS, and answers no plain HTTP."""
+    key = secrets.token_urlsafe(32)
+    with started("tls", MLGUARD_API_KEYS=key) as running:
+        url = running.url()
+        assert url.startswith("https://")
+        certificate = Path(shlex.split(running.output.splitlines()[0])[2])
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        trusting.verify_flags |= ssl.VERIFY_X509_STRICT
+        with httpx.Client(verify=trusting, trust_env=False) as http:
+            for host in (url, url.replace("127.0.0.1", "localhost")):
+                answer = http.get(f"{host}/ready", headers={"X-API-Key": key})
+                assert (answer.status_code, answer.json()) == (200, {"ready": True})
+                assert "max-age=" in answer.headers["Strict-Transport-Security"]
+                assert http.get(f"{host}/ready").status_code == 401
+            with pytest.raises(httpx.TransportError):
+                http.get(url.replace("https://", "http://") + "/ready")
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            httpx.get(f"{url}/ready", trust_env=False)
+        assert stat.S_IMODE(certificate.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(certificate.with_suffix(".key").stat().st_mode) == 0o600
+        running.stop(signal.SIGINT)
+    assert not certificate.parent.exists()
+
+
+def test_service_starts_by_the_command_that_it_names() -> None:
+    """The full example, the demo's service, starts as any other app with keys of one's own."""
+    key = secrets.token_urlsafe(32)
+    environment = {"MLGUARD_API_KEYS": f"alice={key};predict", "PARTNER_SECRET": secrets.token_urlsafe(32)}
+    with started("demo/service", **environment) as running, client(running.url(), key) as http:
+        answer = http.post("/predict", json={"features": [[1] * 64, [2] * 64]})
+        assert answer.status_code == 200
+        assert [len(row) for row in answer.json()["probabilities"]] == [3, 3]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_examples_use_public_names_only(path: Path) -> None:
+    """An example imports from ``mlguard`` itself, or from the module for callers, ``mlguard.client``."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlguard"):
+            assert node.module in {"mlguard", "mlguard.client"}
+            assert not [name.name for name in node.names if name.name.startswith("_")]
+        elif isinstance(node, ast.Import):
+            assert not [name.name for name in node.names if name.name.startswith("mlguard")]
+
+
+def test_examples_hold_no_secret() -> None:
+    """Nothing in an example looks like a key that somebody could copy with it."""
+    for path in EXAMPLES:
+        literals = [
+            node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
+        ]
+        assert not [text for text in literals if isinstance(text, str) and re.fullmatch(r"[\w+=-]{22,}", text)]
