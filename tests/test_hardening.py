@@ -23,7 +23,17 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.types import Message, Scope
 
-from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, RateLimit, harden, require_api_key, truncate_output
+from mlguard import (
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    ConfigurationError,
+    RateLimit,
+    harden,
+    request_id,
+    require_api_key,
+    truncate_output,
+)
 from mlguard.store import MemoryStore
 from tests.asgi import Answer, acall, call, make_scope
 
@@ -531,6 +541,21 @@ def test_request_ids_differ_and_are_not_the_callers() -> None:
     """A caller cannot choose the id under which its request is logged."""
     answers = [call(app_with(), "/own", method="GET", headers=[(b"x-request-id", b"mine")]) for _ in range(2)]
     assert len({answer.headers["x-request-id"] for answer in answers} | {"mine"}) == 3
+
+
+def test_request_id_can_be_logged_by_the_app() -> None:
+    """An endpoint's own log lines can carry the id that the caller sees; without harden there is none."""
+
+    async def predict(request: Request) -> str:
+        return request_id(request)
+
+    app, plain = FastAPI(), FastAPI()
+    for one in (app, plain):
+        one.add_api_route("/predict", predict, methods=["POST"])
+    harden(app)
+    answer = call(app)
+    assert answer.json == answer.headers["x-request-id"]
+    assert call(plain).json == ""
 
 
 # Settings ------------------------------------------------------------------------------------------------------------

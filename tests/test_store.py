@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 import itertools
 import math
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -180,8 +181,11 @@ def test_hits_in_the_past_age_from_the_latest() -> None:
     hit(store, Window(2, 60))
     clock.now = 655.0
     assert not hit(store, Window(2, 60)).admitted
+    clock.now += hit(store, Window(2, 60), cost=2).retry_after
+    assert hit(store, Window(2, 60), cost=2).admitted
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), seconds, st.integers(0, 10**9))
 def test_fresh_window_admits_exactly_the_limit(limit: int, length: int, start: int) -> None:
     """A caller who was never seen gets the whole limit at once, and not one more."""
@@ -280,18 +284,34 @@ def test_a_million_callers_stay_bounded() -> None:
     assert len(store._counters) <= 1_000
 
 
-def test_idle_callers_are_dropped() -> None:
-    """Callers whose windows have run out leave, without waiting for the store to be full."""
+def test_idle_callers_are_dropped_bit_by_bit() -> None:
+    """Callers whose windows have run out leave before the store is full, a few at each call, so that nobody waits."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     for number in range(100):
         hit(store, Window(5, 60), key=store_key(str(number)))
     clock.now = 100.0
     hit(store, Window(5, 60))
-    assert len(store._counters) == 1
+    assert 50 < len(store._counters) < 100
+    for number in range(50):
+        hit(store, Window(5, 60), key=store_key("new", str(number)))
+    assert len(store._counters) == 51
+
+
+def test_full_callers_are_kept_to_the_end() -> None:
+    """A caller whose window is used up is not dropped before it was promised a next hit."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    hit(store, Window(1, 60))
+    for clock.now in (60.0, 63.0, 63.74):
+        hit(store, Window(1, 60), key=store_key("another"))
+        assert not hit(store, Window(1, 60)).admitted
+    clock.now = 63.75
+    assert hit(store, Window(1, 60)).admitted
 
 
 @pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.usefixtures("frequent_switches")
 def test_threads_and_tasks_admit_exactly_the_limit(workers: int) -> None:
     """Threads, each with an event loop and many tasks, together get the limit and not one more."""
     store = MemoryStore(clock=Clock())
@@ -314,6 +334,69 @@ def test_threads_and_tasks_admit_exactly_the_limit(workers: int) -> None:
 
     _in_threads(workers, work)
     assert sum(admitted) == 700
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Threads take turns after every few instructions, so that a missing lock shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class Intruder:
+    """Another thread that tries to get in at the worst moment, and may have to wait outside."""
+
+    def __init__(self, work: Callable[[], bool]) -> None:
+        self.outcomes: list[bool] = []
+        self._thread = threading.Thread(target=lambda: self.outcomes.append(work()))
+
+    def try_now(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+            self._thread.join(0.05)  # with a lock it cannot finish yet, so there is nothing to wait for
+
+    def finish(self) -> bool:
+        self._thread.join()
+        return self.outcomes[0]
+
+
+def test_no_thread_gets_between_check_and_count() -> None:
+    """Between looking at a window and counting in it, no other thread can take the last unit."""
+
+    class Watched:
+        seconds = 60
+
+        @property
+        def limit(self) -> int:
+            intruder.try_now()
+            return 1
+
+    store = MemoryStore(clock=Clock())
+    intruder = Intruder(lambda: hit(store, Window(1, 60)).admitted)
+    assert hit(store, Watched()).admitted  # type: ignore[arg-type]  # what a store reads of a window
+    assert not intruder.finish()
+
+
+def test_no_thread_gets_between_look_up_and_nonce() -> None:
+    """Between finding a nonce new and keeping it, no other thread can use it."""
+
+    class Watched(bytes):
+        __slots__ = ()
+        __eq__ = bytes.__eq__
+
+        def __hash__(self) -> int:
+            looked_up.append(True)
+            if len(looked_up) == 2:  # the first time it was looked up, now it is being kept
+                intruder.try_now()
+            return bytes.__hash__(self)
+
+    looked_up: list[bool] = []
+    store = MemoryStore(clock=Clock())
+    intruder = Intruder(lambda: add(store, "a"))
+    assert run(store.add_nonce(Watched(store_key("a")), 60.0))
+    assert not intruder.finish()
 
 
 def _in_threads(number: int, work: Callable[[], None]) -> None:
@@ -342,6 +425,23 @@ def test_nonce_lives_to_the_instant() -> None:
     for clock.now in (50.0, 109.999, math.nextafter(110.0, 0), 110.0, 110.0):
         answers.append(add(store, "a", ttl=1.0))
     assert answers == [False, False, False, True, False]
+
+
+def test_old_nonces_are_dropped_bit_by_bit() -> None:
+    """Nonces whose time is over are free at once, and leave a few at each call, so that nobody waits."""
+    clock = Clock()
+    store = MemoryStore(max_nonces=100, clock=clock)
+    assert all(add(store, str(n), ttl=10.0) for n in range(100))
+    clock.now = 10.0
+    assert add(store, "99", ttl=100.0)  # remembered still, and no longer live
+    assert 50 < len(store._nonces) < 100
+    assert all(add(store, str(n), ttl=0.0) for n in (98, 98))
+    assert all(add(store, f"new {n}", ttl=100.0) for n in range(99))
+    assert len(store._nonces) == 100
+    assert not add(store, "99")
+    with pytest.raises(StoreFullError):
+        add(store, "one more")
+    assert len(store._nonce_expiries) == 100
 
 
 def test_asking_again_does_not_prolong() -> None:
@@ -425,6 +525,7 @@ def test_nonces_never_push_out_counters() -> None:
     assert not hit(store, Window(1, 60)).admitted
 
 
+@pytest.mark.usefixtures("frequent_switches")
 def test_threads_racing_one_nonce() -> None:
     """However many ask at once, exactly one is told that the nonce is new."""
     store = MemoryStore()
@@ -455,6 +556,7 @@ def test_keys_are_unambiguous() -> None:
 names = st.lists(st.text(st.characters(), max_size=6) | st.sampled_from(["\ud800", "1:", "0:"]), max_size=4)
 
 
+@settings(deadline=None)
 @given(names, names)
 def test_keys_agree_only_for_equal_names(left: list[str], right: list[str]) -> None:
     """Keys are equal exactly when the names are."""

@@ -126,12 +126,15 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
                 file(call)
 
     walk(dependant)
-    calls = [*authentication.values(), *counting.values()]
-    return Plan(
-        tuple(authentication.values()),
-        tuple(counting.values()),
-        suspends=any(call.guard.suspends for call in calls),
-    )
+    # Who holds all scopes of one use holds some of them: the lesser use need not be judged.
+    proofs = [
+        call
+        for (guard, scopes), call in authentication.items()
+        if not any(guard is other and scopes < more for other, more in authentication)
+    ]
+    counts = [*counting.values()]
+    suspends = any(call.guard.suspends for call in [*proofs, *counts])
+    return Plan(tuple(proofs), tuple(counts), suspends)
 
 
 def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from mlguard.errors import InsufficientScopeError
@@ -165,3 +166,15 @@ class RequestMemory:
         if type(decision) is _Refusal:
             raise decision.error.with_traceback(None)
         return decision
+
+
+def request_id(conn: HTTPConnection) -> str:
+    """The id that the answer carries and the log has of this request, for log lines of the app's own.
+
+    Args:
+        conn: The request or WebSocket.
+
+    Returns:
+        16 hexadecimal digits, or ``""`` where ``harden`` is not installed.
+    """
+    return RequestMemory.of(conn.scope).request_id

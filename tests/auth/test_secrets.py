@@ -5,7 +5,7 @@ import secrets
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlguard.auth.secrets import check_strength
@@ -106,6 +106,7 @@ def test_published_is_refused(secret: bytes) -> None:
     assert "documentation" in _refused(secret)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=64), st.sampled_from(["raw", "hex", "base64", "url"]))
 def test_nothing_of_a_secret_is_quoted(data: bytes, form: str) -> None:
     """Whatever the verdict, the text never shows the secret."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel, ConfigDict, Field, RootModel
@@ -89,6 +89,7 @@ ANSWERS = st.recursive(
 
 
 @UNTIMED
+@example({"probabilities": [np.array(0.5)]}, 0)
 @given(st.dictionaries(st.sampled_from(["probabilities", "a", "b"]), ANSWERS), st.integers(0, 6))
 def test_no_float_anywhere_shows_more_decimals_than_asked_for(answer: dict[str, Any], decimals: int) -> None:
     """Whatever an endpoint returns, no number in the JSON text is longer than the policy lets it be."""

@@ -4,6 +4,8 @@ Every result is ``k / 10**decimals`` for an integer ``k``, a double whose shorte
 JSON shows 0.34 and not 0.34000000000000002. Nothing loops over rows in Python, and everything is deterministic.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,12 @@ FloatArray = NDArray[np.float64]
 
 #: From here on, doubles are at least one unit apart, so a number shows no more decimals than asked for as it is.
 _EXACT = 2.0**53
+
+#: Rows up to this length are rounded by hand when they come alone.
+_FEW = 32
+
+#: Decimals of a sum that are more than the noise of adding up in another order.
+_NOISE = 9
 
 
 def round_float(value: float, decimals: int) -> float:
@@ -59,6 +67,10 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     unit = 10.0**decimals
     if rows == 0 or classes < 2:
         return round_floats(scores, decimals)
+    if rows == 1 and classes <= _FEW:
+        row = scores[0].tolist()
+        if max(max(row), -min(row)) * unit < _EXACT:
+            return np.array([_round_row(row, unit)])
     if not _largest(scores) * unit < _EXACT:
         return _round_large(scores, decimals)
 
@@ -66,7 +78,7 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     units = scores * unit
     rounded = np.floor(units)
     units -= rounded
-    missing = np.rint(units.sum(axis=1))
+    missing = np.rint(np.round(units.sum(axis=1), _NOISE))
     fullest = np.argsort(-units, axis=1, kind="stable")
     fullest += np.arange(0, scores.size, classes)[:, np.newaxis]  # positions in the flat array
     rounded.reshape(-1)[fullest[np.arange(classes) < missing[:, np.newaxis]]] += 1.0
@@ -75,6 +87,24 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     rounded /= unit
     rounded += 0.0
     return rounded
+
+
+def _round_row(scores: list[float], unit: float) -> list[float]:
+    """The same for one short row, by hand: numpy would spend most of its time on getting started."""
+    exact = [score * unit for score in scores]
+    units = [math.floor(value) for value in exact]
+    lost = [value - whole for value, whole in zip(exact, units, strict=True)]
+    fullest = sorted(range(len(scores)), key=lost.__getitem__, reverse=True)  # stable: the lower index first
+    for column in fullest[: round(round(sum(lost), _NOISE))]:
+        units[column] += 1
+    best = scores.index(max(scores))
+    for _ in range(2):
+        found = units.index(max(units))
+        if found == best or units[found] == 0:
+            break
+        units[found] -= 1
+        units[best] += 1
+    return [whole / unit for whole in units]
 
 
 def _keep_argmax(units: FloatArray, best: NDArray[np.intp]) -> None:
