@@ -45,7 +45,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def hit(store: Store, *windows: Window, cost: int = 1, key: bytes = KEY) -> Decision:
-    return run(store.hit(key, windows, cost))
+    return run(store.hit("bucket", key, windows, cost))
 
 
 def add(store: Store, nonce: str, ttl: float = 60.0) -> bool:
@@ -272,16 +272,16 @@ def test_a_million_callers_stay_bounded() -> None:
     store = MemoryStore(max_counters=1_000, clock=clock)
     limits = (Window(5, 86_400),)
     heavy = store_key("heavy")
-    assert sum(run(store.hit(heavy, limits, 1)).admitted for _ in range(9)) == 5
+    assert sum(run(store.hit("bucket", heavy, limits, 1)).admitted for _ in range(9)) == 5
     admitted = largest = 0
     for number in range(1_000_000):
-        run(store.hit(number.to_bytes(16, "big"), limits, 1))
+        run(store.hit("bucket", number.to_bytes(16, "big"), limits, 1))
         if number % 500 == 0:
-            admitted += run(store.hit(heavy, limits, 1)).admitted
-            largest = max(largest, len(store._counters))
+            admitted += run(store.hit("bucket", heavy, limits, 1)).admitted
+            largest = max(largest, len(store._buckets["bucket"]))
     assert admitted == 0
     assert largest <= 1_000
-    assert len(store._counters) <= 1_000
+    assert len(store._buckets["bucket"]) <= 1_000
 
 
 def test_idle_callers_are_dropped_bit_by_bit() -> None:
@@ -292,10 +292,10 @@ def test_idle_callers_are_dropped_bit_by_bit() -> None:
         hit(store, Window(5, 60), key=store_key(str(number)))
     clock.now = 100.0
     hit(store, Window(5, 60))
-    assert 50 < len(store._counters) < 100
+    assert 50 < len(store._buckets["bucket"]) < 100
     for number in range(50):
         hit(store, Window(5, 60), key=store_key("new", str(number)))
-    assert len(store._counters) == 51
+    assert len(store._buckets["bucket"]) == 51
 
 
 def test_full_callers_are_kept_to_the_end() -> None:
@@ -321,7 +321,7 @@ def test_threads_and_tasks_admit_exactly_the_limit(workers: int) -> None:
     async def task() -> int:
         total = 0
         for _ in range(20):
-            total += (await store.hit(KEY, (Window(700, 60), Window(900, 3_600)), 1)).admitted
+            total += (await store.hit("bucket", KEY, (Window(700, 60), Window(900, 3_600)), 1)).admitted
             await asyncio.sleep(0)
         return total
 
@@ -500,6 +500,16 @@ def test_nonces_like_a_model(history: list[tuple[int, int, int]]) -> None:
         else:
             assert add(store, nonce, ttl)
             live[nonce] = clock.now + ttl
+
+
+def test_one_bucket_never_pushes_out_another() -> None:
+    """A flood of addresses on one limit does not make another limit forget its callers."""
+    store = MemoryStore(max_counters=10, clock=Clock())
+    day = (Window(1, 86_400),)
+    assert run(store.hit("by key", b"alice", day, 1)).admitted
+    for number in range(1_000):
+        run(store.hit("by address", number.to_bytes(16, "big"), day, 1))
+    assert not run(store.hit("by key", b"alice", day, 1)).admitted
 
 
 def test_counters_never_push_out_nonces() -> None:

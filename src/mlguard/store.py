@@ -7,11 +7,10 @@ import hashlib
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from mlguard.errors import ConfigurationError, StoreFullError
 
@@ -23,16 +22,14 @@ PARTS = 16
 _DROPS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """At most ``limit`` units in any stretch of ``seconds``."""
 
     limit: int
     seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What a store answers to a hit.
 
     Attributes:
@@ -50,7 +47,7 @@ class Decision:
 
 @runtime_checkable
 class Store(Protocol):
-    """What guards need of shared state. Keys are digests made by :func:`store_key`: no names, no secrets.
+    """What guards need of shared state. Callers and nonces are digests made by :func:`store_key`: no names, no secrets.
 
     Attributes:
         suspends: Whether a call may wait on something outside this process.
@@ -58,8 +55,14 @@ class Store(Protocol):
 
     suspends: bool
 
-    async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
-        """Count ``cost`` units in all windows, or in none of them.
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        """Count ``cost`` units of one caller in all windows, or in none of them.
+
+        Args:
+            bucket: Which limit is counted. Many callers in one bucket take no room from another bucket.
+            caller: Whose units.
+            windows: The same at each hit of one bucket.
+            cost: How many units.
 
         Raises:
             ValueError: ``cost`` is negative, which would give units away.
@@ -79,12 +82,8 @@ def store_key(*parts: str) -> bytes:
     Hashed, so that stores and their dumps hold no names; each part with its length, so that ``("a", "b/c")`` and
     ``("a/b", "c")`` differ.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    return digest.digest()
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class _Counter:
@@ -119,9 +118,13 @@ class _Counter:
                 return (self.parts[position] + PARTS + 1) * width - now
         return math.inf
 
+    def seconds_until_reset(self, window: Window, now: float) -> float:
+        """Seconds until the oldest part has left the window."""
+        return (self.parts[0] + PARTS + 1) * window.seconds / PARTS - now if self.parts else 0.0
+
 
 class _Counters:
-    """One caller's counters for all windows of one limit."""
+    """One caller's counters for all windows of one bucket."""
 
     __slots__ = ("expires", "windows")
 
@@ -137,7 +140,8 @@ class MemoryStore:
     each one only.
 
     Args:
-        max_counters: Callers counted at a time. Beyond it, the caller unseen for longest is forgotten.
+        max_counters: Callers counted at a time in each bucket. Beyond it, the caller unseen for longest is forgotten.
+            One takes about 0.5 to 1 KB.
         max_nonces: Nonces remembered at a time. Beyond it, new ones are refused until old ones expire.
         clock: Seconds, never going backwards.
 
@@ -161,49 +165,44 @@ class MemoryStore:
         self._max_nonces = max_nonces
         self._clock = clock
         self._lock = threading.Lock()
-        self._counters: OrderedDict[bytes, _Counters] = OrderedDict()
+        self._buckets: defaultdict[str, OrderedDict[bytes, _Counters]] = defaultdict(OrderedDict)
         self._nonces: dict[bytes, float] = {}
         self._nonce_expiries: list[tuple[float, bytes]] = []
 
-    async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
-        """Count ``cost`` units in all windows, or in none of them."""
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        """Count ``cost`` units of one caller in all windows, or in none of them."""
         if cost < 0:
             raise ValueError("the cost of a hit is negative")
         with self._lock:
             now = self._clock()
-            counters = self._counters_of(key, len(windows), now)
+            counters = self._counters_of(self._buckets[bucket], caller, len(windows), now)
+            pairs = [*zip(counters.windows, windows, strict=True)]
             admitted = True
             retry_after = 0.0
-            for counter, window in zip(counters.windows, windows, strict=True):
+            for counter, window in pairs:
                 counter.expire(int(now * PARTS / window.seconds))
                 if counter.total + cost > window.limit:
                     admitted = False  # not by retry_after, which rounding can make 0
                     retry_after = max(retry_after, counter.seconds_until(cost, window, now))
             if admitted:
-                for counter, window in zip(counters.windows, windows, strict=True):
+                for counter, window in pairs:
                     counter.add(int(now * PARTS / window.seconds), cost)
-                    counters.expires = max(counters.expires, now + window.seconds * (1 + 1 / PARTS))
-            return Decision(
-                admitted,
-                retry_after,
-                tuple(window.limit - c.total for c, window in zip(counters.windows, windows, strict=True)),
-                tuple(
-                    (c.parts[0] + PARTS + 1) * window.seconds / PARTS - now if c.parts else 0.0
-                    for c, window in zip(counters.windows, windows, strict=True)
-                ),
-            )
+                counters.expires = now + max([window.seconds for window in windows]) * (1 + 1 / PARTS)
+            remaining = tuple([window.limit - counter.total for counter, window in pairs])
+            reset = tuple([counter.seconds_until_reset(window, now) for counter, window in pairs])
+            return Decision(admitted, retry_after, remaining, reset)
 
-    def _counters_of(self, key: bytes, number: int, now: float) -> _Counters:
-        counters = self._counters.get(key)
+    def _counters_of(self, bucket: OrderedDict[bytes, _Counters], caller: bytes, number: int, now: float) -> _Counters:
+        counters = bucket.get(caller)
         if counters is not None:
-            self._counters.move_to_end(key)
+            bucket.move_to_end(caller)
             return counters
-        for _ in range(min(_DROPS, len(self._counters))):
-            oldest = next(iter(self._counters.values()))
-            if len(self._counters) < self._max_counters and oldest.expires > now:
+        for _ in range(min(_DROPS, len(bucket))):
+            oldest = next(iter(bucket.values()))
+            if len(bucket) < self._max_counters and oldest.expires > now:
                 break
-            self._counters.popitem(last=False)
-        counters = self._counters[key] = _Counters(number)
+            bucket.popitem(last=False)
+        counters = bucket[caller] = _Counters(number)
         return counters
 
     async def add_nonce(self, key: bytes, ttl: float) -> bool:

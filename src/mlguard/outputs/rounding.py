@@ -69,7 +69,7 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
         return round_floats(scores, decimals)
     if rows == 1 and classes <= _FEW:
         row = scores[0].tolist()
-        if max(max(row), -min(row)) * unit < _EXACT:
+        if max(*row, *[-score for score in row]) * unit < _EXACT:
             return np.array([_round_row(row, unit)])
     if not _largest(scores) * unit < _EXACT:
         return _round_large(scores, decimals)

@@ -69,6 +69,8 @@ class RateLimit(Guard):
             f'"{spelt}";q={window.limit};w={window.seconds}'
             for spelt, window in zip(self.limits, self.windows, strict=True)
         )
+        self._policy_header = (b"ratelimit-policy", self._policy.encode())
+        self._bucket = f"{self.name} ({self._policy})"
         self._direct: Callable[[HTTPConnection], Any] | None = None
         self.__signature__ = self._sign(by)
 
@@ -95,9 +97,7 @@ class RateLimit(Guard):
 
     async def _count(self, conn: HTTPConnection, who: Any) -> None:
         caller = self._direct(conn) if self._direct is not None else who
-        decision = await self.store.hit(
-            store_key("rate", self.name, self._policy, *_identity(caller)), self.windows, cost=1
-        )
+        decision = await self.store.hit(self._bucket, store_key(*_identity(caller)), self.windows, cost=1)
         field = self._field(decision)
         if not decision.admitted:
             retry_after = max(1, math.ceil(decision.retry_after))
@@ -105,10 +105,9 @@ class RateLimit(Guard):
                 f"{self.name}: limit used up{_by(caller)}",
                 headers={"Retry-After": str(retry_after), "RateLimit-Policy": self._policy, "RateLimit": field},
             )
-        RequestMemory.of(conn.scope).headers += (
-            (b"ratelimit-policy", self._policy.encode()),
-            (b"ratelimit", field.encode()),
-        )
+        headers = RequestMemory.of(conn.scope).headers
+        headers.append(self._policy_header)
+        headers.append((b"ratelimit", field.encode()))
 
     def _field(self, decision: Decision) -> str:
         return ", ".join(
