@@ -458,7 +458,8 @@ def test_plans_of_routes_made_on_the_fly_are_bounded(monkeypatch: pytest.MonkeyP
         app.add_api_route(f"/{number}", lambda: None, dependencies=service.guards[:1])
     harden(app)
     statuses = [call(app, f"/{number}", method="GET").status for number in range(10)]
-    assert (statuses, len(_fastapi._plans)) == ([401] * 10, 1)
+    assert statuses == [401] * 10
+    assert len(_fastapi._plans) <= 3
 
 
 def test_feature_types_say_where_under_harden() -> None:

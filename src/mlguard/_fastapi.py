@@ -73,8 +73,7 @@ class GuardCall:
 class Plan:
     """The guards of one route in the order in which they are judged: who is calling, then everything that counts."""
 
-    authentication: tuple[GuardCall, ...]
-    counting: tuple[GuardCall, ...]
+    calls: tuple[GuardCall, ...]
     suspends: bool
 
 
@@ -93,13 +92,16 @@ def plan_for(scope: Scope) -> Plan | None:
     if dependant is None:
         return None
     overrides: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", {})
-    if overrides:
-        return _make_plan(dependant, overrides)
+    return _make_plan(dependant, overrides) if overrides else plan_of(dependant)
+
+
+def plan_of(dependant: Dependant) -> Plan:
+    """The plan of one dependency tree, the same object each time."""
     known = _plans.get(id(dependant))
     if known is None:
         if len(_plans) >= _MAX_PLANS:
             _plans.clear()
-        known = _plans[id(dependant)] = (dependant, _make_plan(dependant, overrides))
+        known = _plans[id(dependant)] = (dependant, _make_plan(dependant, {}))
     return known[1]
 
 
@@ -132,9 +134,13 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
         for (guard, scopes), call in authentication.items()
         if not any(guard is other and scopes < more for other, more in authentication)
     ]
-    counts = [*counting.values()]
-    suspends = any(call.guard.suspends for call in [*proofs, *counts])
-    return Plan(tuple(proofs), tuple(counts), suspends)
+    calls = (*proofs, *counting.values())
+    return Plan(calls, suspends=any(call.guard.suspends for call in calls))
+
+
+def is_guard_alone(dependant: Dependant) -> bool:
+    """Whether a node is a tree of body-less guards only, and nobody needs its value."""
+    return dependant.name is None and _guard_call(dependant, {}) is not None
 
 
 def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
@@ -213,6 +219,15 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
                 tuple(dict.fromkeys(_guards_in(dependant))),
                 documented=not prefix and getattr(context, "include_in_schema", False),
             )
+
+
+def own_routes(app: FastAPI) -> Iterator[Any]:
+    """The routes of an app and its included routers that have dependencies, as they are in effect."""
+    for context in _iter_route_contexts(app.routes):
+        effective = getattr(context, "_route_context", None) or getattr(context, "route", context)
+        route = getattr(effective, "starlette_route", None) or effective
+        if getattr(route, "dependant", None) is not None:
+            yield route
 
 
 def _guards_in(dependant: Dependant) -> Iterator[Guard]:

@@ -15,6 +15,7 @@ from mlguard.errors import InsufficientScopeError
 
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
+    from mlguard._fastapi import Plan
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 
@@ -114,7 +115,7 @@ class RequestMemory:
     there by the outermost middleware, because inner ones may copy the scope.
     """
 
-    __slots__ = ("admitted", "body", "decisions", "headers", "judging", "refusal", "request_id", "routed_scope", "task")
+    __slots__ = ("admitted", "body", "decisions", "headers", "plan", "refusal", "request_id", "routed_scope", "task")
 
     _KEY = "mlguard"
 
@@ -127,7 +128,7 @@ class RequestMemory:
         #: Set by ``harden``: the incoming body, on which a digest can be demanded.
         self.body: IncomingBody | None = None
         # The state of the one run of all guards, see ``mlguard._order``.
-        self.judging = False
+        self.plan: Plan | None = None
         self.task: asyncio.Task[None] | None = None
         self.refusal: Exception | None = None
         self.admitted = False

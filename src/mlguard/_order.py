@@ -47,11 +47,11 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
     Raises:
         MLGuardError: The first refusal.
     """
-    if not memory.judging:
+    if memory.plan is None:
         plan = plan_for(conn.scope)
         if plan is None:  # no route yet: a middleware asks one guard by itself
             return
-        memory.judging = True  # set first: the guards that run now ask again from inside
+        memory.plan = plan  # set first: the guards that run now ask again from inside
         if plan.suspends:
             # A caller in a cancelled scope (``is_disconnected`` reads that way) must not stop a guard half way: a nonce
             # would be burnt, and the honest retry called a replay.
@@ -66,9 +66,7 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
 
 async def _run(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:
     try:
-        for call in plan.authentication:
-            await call(conn)
-        for call in plan.counting:
+        for call in plan.calls:
             await call(conn)
     except Exception as refusal:  # kept, not raised: nobody may be waiting any more
         memory.refusal = refusal

@@ -18,6 +18,7 @@ from mlguard import _fastapi
 from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
 from mlguard._order import judge
+from mlguard._verdict import Verdicts
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
 from mlguard.outputs._endpoint import is_bare
@@ -90,8 +91,9 @@ def harden(
     if not docs:
         _fastapi.remove_docs(app)
     document_guards(app)
+    verdicts = Verdicts(app)
     # Innermost, whatever is added later: what reads the body from here on has been routed.
-    app.user_middleware.append(Middleware(_RouteWatch, hardened=app))
+    app.user_middleware.append(Middleware(_RouteWatch, hardened=app, verdicts=verdicts))
 
     build_stack = app.build_middleware_stack
 
@@ -100,6 +102,7 @@ def harden(
         return _Hardened(
             build_stack(),
             app,
+            verdicts,
             max_body_size=max_body_size,
             body_timeout=body_timeout,
             docs_paths=docs_paths if docs else frozenset(),
@@ -127,12 +130,14 @@ def _install_handlers(app: FastAPI) -> None:
 class _RouteWatch:
     """Innermost: shows the outermost middleware the scope in which the router will leave the route."""
 
-    def __init__(self, app: ASGIApp, hardened: FastAPI) -> None:
+    def __init__(self, app: ASGIApp, hardened: FastAPI, verdicts: Verdicts) -> None:
         self._app = app
         self._hardened = hardened
+        self._verdicts = verdicts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"}:
+            self._verdicts.give_way()
             memory = RequestMemory.of(scope)
             memory.routed_scope = scope
             if memory.body is not None:
@@ -159,6 +164,7 @@ class _Hardened:
         self,
         app: ASGIApp,
         hardened: FastAPI,
+        verdicts: Verdicts,
         *,
         max_body_size: int,
         body_timeout: float,
@@ -167,6 +173,7 @@ class _Hardened:
     ) -> None:
         self._app = app
         self._hardened = hardened
+        self._verdicts = verdicts
         self._max_body_size = max_body_size
         self._body_timeout = body_timeout
         self._docs_paths = docs_paths
@@ -217,6 +224,7 @@ class _Hardened:
         for guard in guards:
             guard.check()
         _check_buckets([guard for guard in guards if isinstance(guard, RateLimit)])
+        self._verdicts.install()
         self._checked = True
 
     def _headers_for(self, scope: Scope) -> dict[bytes, bytes]:
@@ -248,10 +256,12 @@ class _Answer:
         await self._send(message)
 
     def _with_headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers = [*given]
-        names = {name.lower() for name, _ in headers}
-        headers += [(name, value) for name, value in self._headers.items() if name not in names]
-        headers += self._memory.headers
+        names = {name.lower() for name, _ in given}
+        if names.isdisjoint(self._headers):
+            headers = [*given, *self._headers.items(), *self._memory.headers]
+        else:
+            added = [(name, value) for name, value in self._headers.items() if name not in names]
+            headers = [*given, *added, *self._memory.headers]
         headers.append((b"x-request-id", self._memory.request_id.encode()))
         body = self._memory.body
         http1 = str(self._scope.get("http_version", "1.1")).startswith("1")

@@ -89,23 +89,28 @@ def store_key(*parts: str) -> bytes:
 class _Counter:
     """Units counted in one window, by part. Parts without units take no space."""
 
-    __slots__ = ("parts", "total")
+    __slots__ = ("current", "parts", "total")
 
     def __init__(self) -> None:
+        self.current = 0
         self.total = 0
         self.parts: list[int] = []  # number of the part, units in it, oldest first: [17, 3, 19, 1]
 
-    def expire(self, current: int) -> None:
-        """Forget the parts that lie wholly outside the window that ends in part ``current``."""
-        while self.parts and self.parts[0] < current - PARTS:
-            self.total -= self.parts[1]
-            del self.parts[:2]
+    def move(self, current: int) -> None:
+        """Let the window end in part ``current``, and forget the parts that lie wholly outside."""
+        self.current = current
+        parts = self.parts
+        while parts and parts[0] < current - PARTS:
+            self.total -= parts[1]
+            del parts[:2]
 
-    def add(self, current: int, cost: int) -> None:
-        if self.parts and self.parts[-2] >= current:  # >=: a clock that went backwards
-            self.parts[-1] += cost
+    def add(self, cost: int) -> None:
+        """Count units in the current part."""
+        parts = self.parts
+        if parts and parts[-2] >= self.current:  # >=: a clock that went backwards
+            parts[-1] += cost
         else:
-            self.parts += (current, cost)
+            parts += (self.current, cost)
         self.total += cost
 
     def seconds_until(self, room: int, window: Window, now: float) -> float:
@@ -180,17 +185,17 @@ class MemoryStore:
             admitted = True
             retry_after = 0.0
             for counter, window in pairs:
-                counter.expire(int(now * PARTS / window.seconds))
+                counter.move(int(now * PARTS / window.seconds))
                 if counter.total + cost > window.limit:
                     admitted = False  # not by retry_after, which rounding can make 0
                     retry_after = max(retry_after, counter.seconds_until(cost, window, now))
             if admitted:
-                for counter, window in pairs:
-                    counter.add(int(now * PARTS / window.seconds), cost)
+                for counter in counters.windows:
+                    counter.add(cost)
                 counters.expires = now + max([window.seconds for window in windows]) * (1 + 1 / PARTS)
-            remaining = tuple([window.limit - counter.total for counter, window in pairs])
-            reset = tuple([counter.seconds_until_reset(window, now) for counter, window in pairs])
-            return Decision(admitted, retry_after, remaining, reset)
+            remaining = [window.limit - counter.total for counter, window in pairs]
+            reset = [counter.seconds_until_reset(window, now) for counter, window in pairs]
+            return Decision(admitted, retry_after, tuple(remaining), tuple(reset))
 
     def _counters_of(self, bucket: OrderedDict[bytes, _Counters], caller: bytes, number: int, now: float) -> _Counters:
         counters = bucket.get(caller)

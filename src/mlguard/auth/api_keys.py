@@ -41,12 +41,14 @@ class APIKey:
             searched, unlike a password.
         scopes: What the caller may do.
         expires_at: From when on the key is refused; None for never.
+        principal: Whom the key proves.
     """
 
     id: str
     digest: bytes = field(repr=False)
     scopes: frozenset[str] = frozenset()
     expires_at: datetime | None = None
+    principal: Principal = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -61,6 +63,7 @@ class APIKey:
             raise ConfigurationError("an API key's scope has 1 to 64 letters, digits, '.', '_', ':', '/' and '-'")
         if self.expires_at is not None and self.expires_at.tzinfo is None:
             raise ConfigurationError("an API key's expiry needs a time zone, such as datetime.UTC or +00:00")
+        object.__setattr__(self, "principal", Principal(self.id, self.scopes, method="api-key"))
 
     @classmethod
     def generate(
@@ -289,7 +292,7 @@ class APIKeyAuth(SecurityBase, Guard):
             self._refuse("unknown API key")
         if record.expires_at is not None and record.expires_at <= datetime.fromtimestamp(self._clock(), UTC):
             self._refuse(f"API key of {record.id!r} has expired")
-        return Principal(record.id, record.scopes, method="api-key")
+        return record.principal
 
     def _refuse(self, reason: str) -> NoReturn:
         raise NotAuthenticatedError(reason, challenge="APIKey")

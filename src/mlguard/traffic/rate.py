@@ -24,9 +24,12 @@ _LIMIT = re.compile(rf"([1-9][0-9]{{0,11}}) ?/ ?(?:([1-9][0-9]{{0,4}}) )?({'|'.j
 class RateLimit(Guard):
     """Admits so many requests in so much time.
 
-    Guards against scraping a model, guessing a key, and one caller using up everybody's capacity. Never more than the
-    limit in any true window of that length; in the worst case 1/16 of a window too strict. Several windows are decided
-    as one: a refused request counts in none of them. One object on several endpoints is one bucket a caller.
+    Guards against scraping a model and one caller using up everybody's capacity. Not against guessing a key on the same
+    route: who fails to authenticate is refused before anything is counted.
+
+    Never more than the limit in any true window of that length; in the worst case 1/16 of a window too strict. Several
+    windows are decided as one: a refused request counts in none of them. One object on several endpoints is one bucket
+    a caller.
 
     Under ``harden``, accepted answers carry the ``RateLimit`` and ``RateLimit-Policy`` fields of the IETF draft
     (draft-ietf-httpapi-ratelimit-headers).
