@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._answer import ANSWER, as_float64, finite, plain, round_answer, round_fields
 from mlguard.outputs._endpoint import wrap_endpoint
-from mlguard.outputs.rounding import FloatArray, round_scores
+from mlguard.outputs.rounding import FloatArray, round_row, round_scores
 
 P = ParamSpec("P")
 
@@ -181,7 +181,8 @@ class _Policy:
 
     def truncate(self, answer: Any) -> Any:
         """What may leave of an answer, as plain data and arrays that can be written as JSON."""
-        answer = plain(answer, self.decimals)
+        if type(answer) is not dict:
+            answer = plain(answer, self.decimals)
         if isinstance(answer, dict):
             released = round_fields(answer, self.decimals, ANSWER, self._truncate_field)
             if self.needs_scores and self.scores not in released:
@@ -192,6 +193,10 @@ class _Policy:
         return self._truncate_scores(answer, ANSWER)
 
     def _truncate_field(self, name: Any, value: Any) -> Any:
+        if name != self.scores and type(value) is str:
+            return value
+        if name == self.scores and not self.needs_scores and (row := round_row(value, self.decimals)) is not None:
+            return row
         truncate = self._truncate_scores if name == self.scores else self._round
         return truncate(value, f"field {name!r}")
 

@@ -89,6 +89,17 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     return rounded
 
 
+def round_row(scores: object, decimals: int) -> list[float] | None:
+    """:func:`round_scores` for a short list of floats, which it is not worth making an array of; None for all else."""
+    if type(scores) is not list or not 2 <= len(scores) <= _FEW or set(map(type, scores)) != {float}:
+        return None
+    unit = 10.0**decimals
+    limit = _EXACT / unit
+    if not all([-limit < score < limit for score in scores]):  # nor NaN
+        return None
+    return _round_row(scores, unit)
+
+
 def _round_row(scores: list[float], unit: float) -> list[float]:
     """The same for one short row, by hand: numpy would spend most of its time on getting started."""
     exact = [score * unit for score in scores]

@@ -1,0 +1,34 @@
+"""``python -m bench [--short] [predict] [answer] [refusal]``: measure, and print what the issue asks for beside it.
+
+The exit status says whether every answer was right, not whether a target was met: times differ between machines.
+"""
+
+import argparse
+import asyncio
+import logging
+import platform
+from importlib.metadata import version
+
+from bench import answer, predict, refusal
+
+_BENCHES = {"predict": predict.measure, "answer": answer.measure, "refusal": refusal.measure}
+
+
+def main() -> None:
+    """Run the benches that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("benches", nargs="*", metavar="bench", help=", ".join(_BENCHES))
+    parser.add_argument("--short", action="store_true", help="one quick pass: are the answers right, does it run")
+    options = parser.parse_args()
+    if unknown := set(options.benches) - set(_BENCHES):
+        parser.error(f"no such bench: {', '.join(sorted(unknown))}; there are {', '.join(_BENCHES)}")
+    logging.getLogger("mlguard").setLevel(logging.CRITICAL)  # refusals are the point here
+    print(f"Python {platform.python_version()}, FastAPI {version('fastapi')}, pydantic {version('pydantic')}")
+    if options.short:
+        print("A short pass: the answers are checked, the ratios say little.")
+    for name in options.benches or _BENCHES:
+        print()
+        print(asyncio.run(_BENCHES[name](short=options.short)))
+
+
+main()
