@@ -95,14 +95,14 @@ def test_guarded_route_shows_padlock_body_and_refusals() -> None:
 def test_refusals_are_documented_as_problems() -> None:
     """Every 4xx that a guard gives refers to one schema, also FastAPI's own 422."""
     schema = call(guarded_app(docs=True), "/openapi.json", method="GET").json
-    problem = {"$ref": "#/components/schemas/Problem"}
+    problem = {"$ref": "#/components/schemas/mlguard.Problem"}
     for path, method in (("/v1/predict", "post"), ("/v1/model", "post"), ("/v1/signed", "get"), ("/open", "get")):
         for status, response in schema["paths"][path][method]["responses"].items():
             if int(status) >= 400:
                 assert response["content"] == {"application/problem+json": {"schema": problem}}
     assert "HTTPValidationError" not in str(schema)
     assert {"type", "title", "status", "detail", "request_id"} == set(
-        schema["components"]["schemas"]["Problem"]["required"]
+        schema["components"]["schemas"]["mlguard.Problem"]["required"]
     )
 
 
@@ -162,4 +162,4 @@ def test_schema_that_a_developer_trimmed_is_left_trimmed() -> None:
     harden(app, docs=True)
     schema = call(app, "/openapi.json", method="GET").json
     assert set(schema["paths"]) == {"/other"}
-    assert set(schema["components"]["schemas"]) == {"HTTPValidationError", "Problem"}
+    assert set(schema["components"]["schemas"]) == {"HTTPValidationError", "mlguard.Problem"}

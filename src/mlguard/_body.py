@@ -16,12 +16,56 @@ from mlguard.errors import BodyTimeoutError, BodyTooLargeError, GuardFailedError
 _CHEAP_TO_DRAIN = 64 * 1024
 
 
+class _Meter:
+    """How much of a body has come, and how long it was waited for."""
+
+    __slots__ = ("complete", "max_size", "received", "seconds_left", "timeout")
+
+    def __init__(self, max_size: int, timeout: float) -> None:
+        self.max_size = max_size
+        self.timeout = timeout
+        self.seconds_left = timeout
+        self.received = 0
+        self.complete = False
+
+    async def next_in_time(self, receive: Receive) -> Message:
+        """The next message, counted and timed.
+
+        Raises:
+            BodyTooLargeError: More came than is allowed (413).
+            BodyTimeoutError: It took longer than is allowed, not counting the time that the app took in between (408).
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout_at(began + self.seconds_left):
+                message = await self.next(receive)
+        except TimeoutError:
+            raise BodyTimeoutError(f"{self.received} bytes came in {self.timeout:g} s") from None
+        self.seconds_left -= clock() - began
+        return message
+
+    async def next(self, receive: Receive) -> Message:
+        """The next message, counted.
+
+        Raises:
+            BodyTooLargeError: More came than is allowed (413).
+        """
+        message = await receive()
+        if message["type"] == "http.request":
+            self.received += len(message.get("body", b""))
+            if self.received > self.max_size:
+                raise BodyTooLargeError(f"more than {self.max_size} bytes came")
+            self.complete = not message.get("more_body", False)
+        return message
+
+
 class IncomingBody:
     """What an app receives of a request: first the guards' verdict, then a body that is counted, timed and checked.
 
-    It stands at two places. ``receive`` is innermost, where the route is known: exceptions raised there reach FastAPI
-    as they are, and not wrapped in a group by a middleware that reads through a task group. ``receive_unrouted`` is
-    outermost, for middlewares that read the body before there is a route: it can only limit.
+    It stands at two places. Next to the route (``route``), the guards are known, and exceptions reach FastAPI as they
+    are, not wrapped in a group by a middleware that reads through a task group. Outermost (``receive_outermost``), it
+    limits middlewares that read the body themselves, before the route or after it.
 
     A refusal is sticky: an endpoint that reads inside ``try``/``except`` gets it again, and never the body.
 
@@ -30,95 +74,103 @@ class IncomingBody:
         receive: The server's.
         memory: The request's.
         max_size: Bytes.
-        timeout: Seconds for the whole body, from the first read.
+        timeout: Seconds that the app may wait for the whole body.
     """
 
     __slots__ = (
-        "_chunks", "_complete", "_deadline", "_expected", "_keep", "_max_size", "_memory", "_receive", "_received",
-        "_refusal", "_server_receive", "_started", "_timeout", "_verifiers", "declared",
+        "_chunks", "_expected", "_inner", "_keep", "_memory", "_outer", "_place", "_reading", "_refusal",
+        "_server_receive", "_started", "_verifiers", "declared", "max_size",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, memory: RequestMemory, *, max_size: int, timeout: float) -> None:
-        self._receive = self._server_receive = receive
+        self._server_receive = receive
         self._memory = memory
-        self._max_size = max_size
-        self._timeout = timeout
-        self._deadline: float | None = None
-        self._received = 0
-        self._started = False  # whether the app has got a part of it
-        self._complete = False
+        self.max_size = max_size
+        self._outer = _Meter(max_size, timeout)
+        self._inner = _Meter(max_size, timeout)
+        self._place: Receive | None = None
+        self._reading = False  # whether it is the app next to the route that asks, and not a middleware
+        self._started = False  # whether that app has got a part
         self._refusal: HTTPException | None = None
         self._verifiers: list[Callable[[bytes], None]] = []
         self._chunks: list[bytes] = []
         self._keep = False
-        #: Content-Length, if the caller declared one.
+        #: Content-Length, if the caller declared one and the body is not chunked.
         self.declared: int | None = None
         self._expected = False  # whether the headers announce a body
+        chunked = False
         for name, value in scope["headers"]:
             if name == b"content-length":
                 self.declared = int(value) if value.isdigit() and len(value) < 20 else max_size + 1
                 self._expected = self._expected or self.declared > 0
             elif name == b"transfer-encoding":
-                self._expected = True
+                self._expected = chunked = True
             elif name == b"signature-input":
                 # Somebody may have read a part before the guard asks for a check of the whole.
                 self._keep = True
+        if chunked:  # it counts then, and a length beside it does not (RFC 9112, section 6.3)
+            self.declared = None
 
     @property
     def too_large(self) -> bool:
         """Whether the declared length alone is too much."""
-        return self.declared is not None and self.declared > self._max_size
+        return self.declared is not None and self.declared > self.max_size
 
     @property
     def leaves_rest(self) -> bool:
         """Whether so much is unread that the connection is better closed than drained."""
-        if self._complete or not self._expected:
+        if self._inner.complete or self._outer.complete or not self._expected:
             return False
-        return self.declared is None or self.declared - self._received > _CHEAP_TO_DRAIN
+        received = max(self._inner.received, self._outer.received)
+        return self.declared is None or self.declared - received > _CHEAP_TO_DRAIN
 
     def route(self, receive: Receive) -> Receive:
-        """Take the place next to the router, behind all middlewares.
+        """Take the place next to the route. In a hardened app inside a hardened app, the inner one gets it.
 
         Args:
             receive: The one that the middlewares pass on. They may have read the body already and repeat it.
         """
-        if self._receive is not self._server_receive:  # a hardened app mounted in this one: the place is taken
-            return receive
-        self._receive = receive
-        self._received = 0
-        self._complete = False
-        self._chunks.clear()
-        return self.receive
+
+        async def receive_here() -> Message:
+            return await (self._receive(receive) if self._place is receive_here else receive())
+
+        self._place = receive_here
+        return receive_here
 
     def close(self) -> None:
-        """Let go of the middlewares' ``receive``, which lead back to this object."""
-        self._receive = self._server_receive
+        """Let go of the place, which leads back to this object."""
+        self._place = None
 
-    async def receive_unrouted(self) -> Message:
-        """The next message for a middleware that reads before there is a route.
+    async def receive_outermost(self) -> Message:
+        """The next message, limited even where a middleware reads the body by itself.
 
         Raises:
-            MLGuardError: The body is too large (413) or too slow (408).
+            HTTPException: The body is too large (413) or too slow (408), or the request was refused already.
         """
-        if self._memory.routed_scope is not None:
+        if self._reading:
             return await self._server_receive()
-        return await self._next()
+        if self._memory.refusal is not None:
+            raise self._memory.refusal.with_traceback(None)
+        return await self._next(self._outer, self._server_receive)
 
-    async def receive(self) -> Message:
+    async def _receive(self, receive: Receive) -> Message:
         """The next message for the app.
 
         Raises:
             HTTPException: The refusal of a guard, or of the body itself: too large (413), too slow (408), or not what
                 was signed (401).
         """
-        memory = self._memory
-        if not memory.admitted and memory.routed_scope is not None:
-            await self._judge(memory)
-        if self._verifiers and not self._started:
-            return await self._receive_verified()
-        message = await self._next()
+        if not self._memory.admitted:
+            await self._judge(self._memory)
+        self._reading = True
+        try:
+            if self._verifiers and not self._started:
+                return await self._receive_verified(receive)
+            message = await self._next(self._inner, receive)
+        finally:
+            self._reading = False
         self._started = True
-        if self._verifiers and self._complete:
+        if self._verifiers and self._inner.complete:
             self._verify()
         return message
 
@@ -138,41 +190,46 @@ class IncomingBody:
         """
         self._verifiers.append(verify)
         self._keep = True
-        if self._complete:
+        if self._inner.complete:
             self._verify()
 
-    async def _receive_verified(self) -> Message:
-        while not self._complete:
-            message = await self._next()
+    async def _receive_verified(self, receive: Receive) -> Message:
+        while not self._inner.complete:
+            message = await self._next(self._inner, receive)
             if message["type"] != "http.request":
                 return message
         self._verify()
         self._started = True
         return {"type": "http.request", "body": b"".join(self._chunks), "more_body": False}
 
-    async def _next(self) -> Message:
+    async def _next(self, meter: _Meter, receive: Receive) -> Message:
+        if self._memory.answered:
+            return await self._next_after_answer(meter, receive)
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)
-        if self._complete:
-            return await self._receive()
+        if meter.complete:
+            return await receive()
         if self.too_large:
-            self._refuse(BodyTooLargeError(f"declared {self.declared} bytes, at most {self._max_size} are read"))
-        if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().time() + self._timeout
+            self._refuse(BodyTooLargeError(f"declared {self.declared} bytes, at most {self.max_size} are read"))
         try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            self._refuse(BodyTimeoutError(f"{self._received} bytes came in {self._timeout:g} s"))
-        if message["type"] == "http.request":
-            chunk = message.get("body", b"")
-            self._received += len(chunk)
-            if self._received > self._max_size:
-                self._refuse(BodyTooLargeError(f"more than {self._max_size} bytes came"))
-            self._complete = not message.get("more_body", False)
-            if self._keep:
-                self._chunks.append(chunk)
+            message = await meter.next_in_time(receive)
+        except HTTPException as refusal:
+            self._refuse(refusal)
+        if self._keep and meter is self._inner and message["type"] == "http.request":
+            self._chunks.append(message.get("body", b""))
         return message
+
+    async def _next_after_answer(self, meter: _Meter, receive: Receive) -> Message:
+        """Once an answer has begun, nothing can be refused any more: whoever reads too much has lost its client.
+
+        Starlette reads in this way to notice that the client of a stream has gone.
+        """
+        try:
+            if self._refusal is None:
+                return await meter.next(receive)
+        except BodyTooLargeError:
+            pass
+        return {"type": "http.disconnect"}
 
     def _verify(self) -> None:
         body = b"".join(self._chunks)

@@ -5,6 +5,7 @@ dependency tree is, how scopes are spelled on it, how included routers are walke
 applied.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
 from mlguard._guard import Control, Guard
+from mlguard.errors import ConfigurationError
 
 # FastAPI >= 0.137 keeps included routers as single entries and offers this to see through them. Before, routes are
 # flat.
@@ -38,12 +40,11 @@ DEFAULT_WEBSOCKET_HANDLER = websocket_request_validation_exception_handler
 
 def matched_route(scope: Scope) -> Any | None:
     """The route that the router chose, as it is in effect: with the dependencies of the routers that include it."""
+    route = scope.get("route")
     nested = scope.get("fastapi")
     context = nested.get("effective_route_context") if isinstance(nested, dict) else None
-    if context is None:
-        return scope.get("route")
-    # A WebSocket route in an included router keeps its dependencies on a route of its own.
-    return getattr(context, "starlette_route", None) or context
+    # In an app that is mounted in an included router, the context is still that of the mount.
+    return context if context is not None and context.original_route is route else route
 
 
 # Guards that can run before the body -------------------------------------------------------------------------------
@@ -135,7 +136,12 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
         if not any(guard is other and scopes < more for other, more in authentication)
     ]
     calls = (*proofs, *counting.values())
-    return Plan(calls, suspends=any(call.guard.suspends for call in calls))
+    return Plan(calls, suspends=any(_may_wait(call.guard) for call in calls))
+
+
+def _may_wait(guard: Guard) -> bool:
+    """Whether a call of the guard may wait. What a class of the app's own adds to one of ours is unknown."""
+    return guard.suspends or not type(guard).__module__.startswith("mlguard.")
 
 
 def is_guard_alone(dependant: Dependant) -> bool:
@@ -221,18 +227,31 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
             )
 
 
+def mounted_apps(app: ASGIApp, prefix: str = "") -> Iterator[tuple[str, FastAPI]]:
+    """The FastAPI apps that are mounted in an app, and where."""
+    for context in _iter_route_contexts(getattr(app, "routes", ())):
+        route = getattr(context, "original_route", context)
+        if isinstance(route, Mount):
+            path = prefix + (context.path or "")
+            if isinstance(route.app, FastAPI):
+                yield path, route.app
+            yield from mounted_apps(route.app, path)
+
+
 def own_routes(app: FastAPI) -> Iterator[Any]:
-    """The routes of an app and its included routers that have dependencies, as they are in effect."""
+    """The HTTP routes of an app and its included routers, as they are in effect, if it is this app that overrides."""
     for context in _iter_route_contexts(app.routes):
-        effective = getattr(context, "_route_context", None) or getattr(context, "route", context)
-        route = getattr(effective, "starlette_route", None) or effective
-        if getattr(route, "dependant", None) is not None:
+        route = getattr(context, "_route_context", None) or getattr(context, "route", context)
+        if getattr(route, "dependency_overrides_provider", None) is app:
             yield route
 
 
 def _guards_in(dependant: Dependant) -> Iterator[Guard]:
     for child in dependant.dependencies:
         call: Any = child.call
+        if isinstance(call, functools.partial) and isinstance(call.func, Guard):
+            # FastAPI before 0.123 does not await what a partial of an object returns: nobody would be refused.
+            raise ConfigurationError(f"Depends(partial({call.func!r})): give Depends the guard itself")
         if isinstance(call, Guard):
             yield call
         yield from _guards_in(child)
@@ -244,8 +263,9 @@ def resolve(app: FastAPI, scope: Scope) -> Scope:
         match, child = context.matches(scope)
         if match is Match.FULL:
             resolved = {**scope, **child}
-            if hasattr(context, "original_route") and getattr(context, "_route_context", None) is not None:
+            if getattr(context, "_route_context", None) is not None:  # in an included router
                 resolved["fastapi"] = {"effective_route_context": context._route_context}
+                resolved.setdefault("route", context.original_route)
             mounted = getattr(getattr(context, "original_route", context), "app", None)
             return resolve(mounted, {**resolved, "app": mounted}) if isinstance(mounted, FastAPI) else resolved
     return scope

@@ -81,14 +81,14 @@ class Guard:
         control: Which control it implements.
         statuses: The refusals it can give, for OpenAPI.
         reads_body: Whether it needs the request body, and so cannot run before it.
-        suspends: Whether a call may wait on something outside this process. One that never waits cannot be cancelled
-            half way, and so needs no protection from it.
+        suspends: Whether a call may wait for something. One that never waits cannot be cancelled half way, and so
+            needs no protection from it.
     """
 
     control: ClassVar[Control]
     statuses: ClassVar[tuple[int, ...]] = ()
     reads_body: ClassVar[bool] = False
-    suspends: bool = False
+    suspends: bool = True
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` at start-up for what could not be checked when the guard was built."""
@@ -115,7 +115,10 @@ class RequestMemory:
     there by the outermost middleware, because inner ones may copy the scope.
     """
 
-    __slots__ = ("admitted", "body", "decisions", "headers", "plan", "refusal", "request_id", "routed_scope", "task")
+    __slots__ = (
+        "admitted", "answered", "body", "decisions", "headers", "judged_headers", "plan", "refusal", "request_id",
+        "routed_scope", "task",
+    )  # fmt: skip
 
     _KEY = "mlguard"
 
@@ -127,18 +130,31 @@ class RequestMemory:
         self.routed_scope: Scope | None = None
         #: Set by ``harden``: the incoming body, on which a digest can be demanded.
         self.body: IncomingBody | None = None
+        self.answered = False
         # The state of the one run of all guards, see ``mlguard._order``.
         self.plan: Plan | None = None
+        self.judged_headers: Any = None
         self.task: asyncio.Task[None] | None = None
         self.refusal: Exception | None = None
         self.admitted = False
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestMemory":
-        """The memory of the request, made on first use where ``harden`` is not installed."""
+        """The memory of the request, made on first use where ``harden`` is not installed.
+
+        An endpoint may hand its scope on with other headers, as a batch endpoint does. That is another request, about
+        which nothing is known.
+        """
         memory: RequestMemory | None = scope.get(cls._KEY)
-        if memory is None:
-            memory = scope[cls._KEY] = cls()
+        if memory is None or (memory.plan is not None and memory.judged_headers != scope["headers"]):
+            memory = cls.renew(scope)
+        return memory
+
+    @classmethod
+    def renew(cls, scope: Scope) -> "RequestMemory":
+        """A memory that knows nothing yet, in the place of any other."""
+        memory = cls()
+        scope[cls._KEY] = memory
         return memory
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ run then finds each decision in the request's memory.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from starlette.requests import HTTPConnection
@@ -52,16 +53,26 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
         if plan is None:  # no route yet: a middleware asks one guard by itself
             return
         memory.plan = plan  # set first: the guards that run now ask again from inside
+        memory.judged_headers = conn.scope["headers"]
         if plan.suspends:
             # A caller in a cancelled scope (``is_disconnected`` reads that way) must not stop a guard half way: a nonce
             # would be burnt, and the honest retry called a replay.
-            memory.task = asyncio.ensure_future(_run(plan, conn, memory))
+            memory.task = asyncio.ensure_future(_run_apart(plan, conn, memory))
         else:
             await _run(plan, conn, memory)
-    if memory.task is not None and memory.task is not asyncio.current_task():
+    if memory.task is not None and _judging.get() is not memory:
         await asyncio.shield(memory.task)
     if memory.refusal is not None:
         raise memory.refusal.with_traceback(None)
+
+
+#: The memory of the request whose guards run in this task, or in one that they have started.
+_judging: ContextVar[RequestMemory | None] = ContextVar("mlguard_judging", default=None)
+
+
+async def _run_apart(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:
+    _judging.set(memory)
+    await _run(plan, conn, memory)
 
 
 async def _run(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:

@@ -34,9 +34,11 @@ class Verdict:
         memory = RequestMemory.of(conn.scope)
         if not memory.admitted:
             await judge(conn, memory)
-        if memory.plan is not self._plan:  # an endpoint that hands its request on to another route
-            for call in self._plan.calls:
-                await call(conn)
+        if memory.admitted and memory.plan is self._plan:
+            return
+        # Judged for another route, to which this request was handed on, or cut short: ask each guard itself.
+        for call in self._plan.calls:
+            await call(conn)
 
 
 class Verdicts:

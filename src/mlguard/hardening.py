@@ -27,7 +27,9 @@ from mlguard.problems import (
     answer_websocket_validation,
     crash_problem,
     log_crash,
+    logger,
     refusal_problem,
+    unwrap,
 )
 from mlguard.settings import load_settings
 from mlguard.traffic.rate import RateLimit
@@ -81,7 +83,7 @@ def harden(
         raise ConfigurationError("harden(body_timeout=...) is a number of seconds above 0")
     if app.middleware_stack is not None:
         raise ConfigurationError("call harden(app) before the app serves its first request")
-    if any(getattr(middleware, "cls", None) is _RouteWatch for middleware in app.user_middleware):
+    if _is_hardened(app):
         raise ConfigurationError("harden(app) was called twice")
     development = load_settings().env == "development"
     if docs is None:
@@ -188,19 +190,24 @@ class _Hardened:
             return
         if not self._checked:  # a server without lifespan
             self._check()
-        if scope["type"] not in {"http", "websocket"} or "mlguard" in scope:
-            await self._app(scope, receive, send)  # inside another hardened app: its memory serves
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
             return
         memory = RequestMemory.of(scope)
+        if memory.request_id and memory.plan is None:  # inside another hardened app, which does all of this
+            await self._app(scope, receive, send)
+            return
+        if memory.plan is not None:  # an endpoint has handed its request on: to the guards it is another one
+            memory = RequestMemory.renew(scope)
         memory.request_id = secrets.token_hex(8)
         if scope["type"] == "http":
             memory.body = IncomingBody(scope, receive, memory, max_size=self._max_body_size, timeout=self._body_timeout)
-            receive = memory.body.receive_unrouted
+            receive = memory.body.receive_outermost
         answer = _Answer(scope, send, memory, self._headers_for(scope))
         try:
             await self._app(scope, receive, answer.send)
         except Exception as crash:
-            if not isinstance(crash, MLGuardError):  # one from a middleware that read the body is answered already
+            if not isinstance(unwrap(crash), MLGuardError):  # a middleware that read the body: answered already
                 log_crash(HTTPConnection(scope), crash, memory.request_id)
             await answer.close_after_crash(receive)
         finally:
@@ -218,6 +225,10 @@ class _Hardened:
 
     def _check(self) -> None:
         _check_debug(self._hardened, development=self._development)
+        for path, mounted in _fastapi.mounted_apps(self._hardened):
+            _check_debug(mounted, development=self._development)
+            if not _is_hardened(mounted):
+                logger.warning("the app mounted at %s has its own errors and documentation pages: harden it too", path)
         routes = [*_fastapi.routes_of(self._hardened)]
         _check_decorators(routes)
         guards = dict.fromkeys(guard for route in routes for guard in route.guards)
@@ -251,11 +262,12 @@ class _Answer:
     async def send(self, message: Message) -> None:
         """Pass a message on, the first one with more headers."""
         if message["type"] in _FIRST_MESSAGES:
-            self._started = True
+            self._started = self._memory.answered = True
             message = {**message, "headers": self._with_headers(message.get("headers", ()))}
         await self._send(message)
 
     def _with_headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        given = [header for header in given if header[0].lower() != b"x-request-id"]  # one id, the one that is logged
         names = {name.lower() for name, _ in given}
         if names.isdisjoint(self._headers):
             headers = [*given, *self._headers.items(), *self._memory.headers]
@@ -284,6 +296,10 @@ def _security_headers(csp: str | None = None) -> dict[bytes, bytes]:
         headers["content-security-policy"] = csp
         del headers["cross-origin-embedder-policy"]
     return {name.encode(): value.encode() for name, value in headers.items()}
+
+
+def _is_hardened(app: FastAPI) -> bool:
+    return any(getattr(middleware, "cls", None) is _RouteWatch for middleware in app.user_middleware)
 
 
 def _check_debug(app: FastAPI, *, development: bool) -> None:

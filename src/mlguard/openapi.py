@@ -1,5 +1,6 @@
 """Guards in the OpenAPI document, so that a person who opens ``/docs`` can authorise and try the call."""
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,6 +27,7 @@ _REFUSALS: tuple[type[MLGuardError], ...] = (
     StoreFullError,
 )
 _DESCRIPTIONS = {error.status: error.title for error in _REFUSALS}
+_PROBLEM = "mlguard.Problem"  # a name that no Python class has
 
 _PROBLEM_SCHEMA = {
     "title": "Problem",
@@ -56,7 +58,7 @@ def document_guards(app: FastAPI) -> None:
 
 def _describe(app: FastAPI, schema: dict[str, Any]) -> None:
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-    schemas["Problem"] = _PROBLEM_SCHEMA
+    schemas[_PROBLEM] = _PROBLEM_SCHEMA
     for route in _fastapi.routes_of(app):
         for method in route.methods if route.documented else ():
             operation = schema.get("paths", {}).get(route.path, {}).get(method.lower())
@@ -64,7 +66,7 @@ def _describe(app: FastAPI, schema: dict[str, Any]) -> None:
                 _describe_operation(operation, route)
     # FastAPI's own validation errors are answered as problems too, so their schemas are used no more.
     for name in ("HTTPValidationError", "ValidationError"):
-        if f"#/components/schemas/{name}" not in str(schema.get("paths")):
+        if f"'#/components/schemas/{name}'" not in str(schema):
             schemas.pop(name, None)
 
 
@@ -84,6 +86,6 @@ def _describe_operation(operation: dict[str, Any], route: _fastapi.RouteInfo) ->
 
 def _problem_response(status: int) -> dict[str, Any]:
     return {
-        "description": _DESCRIPTIONS[status],
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "description": _DESCRIPTIONS.get(status) or HTTPStatus(status).phrase,
+        "content": {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{_PROBLEM}"}}},
     }

@@ -22,6 +22,7 @@ logger = logging.getLogger("mlguard")
 
 _INTERNAL = GuardFailedError
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+_MAX_LOGGED = 200  # characters of one text that a caller may have chosen
 _MAX_ERRORS = 10  # of a validation; a list of a million wrong numbers is one mistake
 _VALIDATION_RULES = frozenset(get_args(ErrorType))
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
@@ -124,6 +125,7 @@ def _scrub(error: Mapping[str, Any]) -> dict[str, Any]:
 
 async def answer_refusal(conn: HTTPConnection, exc: Exception) -> Response | None:
     """Exception handler for ``HTTPException`` and ``RequestValidationError``, on requests and WebSockets."""
+    exc = unwrap(exc)
     if isinstance(exc, RequestValidationError):
         response = validation_problem(conn, exc)
     elif isinstance(exc, HTTPException):
@@ -134,6 +136,13 @@ async def answer_refusal(conn: HTTPConnection, exc: Exception) -> Response | Non
         await _refuse_websocket(conn, response)
         return None
     return response
+
+
+def unwrap(exc: Exception) -> Exception:
+    """The one exception in a group, as a middleware that reads through a task group makes one."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
 
 
 async def answer_websocket_validation(websocket: WebSocket, exc: Exception) -> None:  # noqa: ARG001  # Starlette's
@@ -160,7 +169,8 @@ def _log_refusal(conn: HTTPConnection, exc: HTTPException, request_id: str) -> N
     where = _where(conn)
     if not isinstance(exc, MLGuardError):
         level = logging.ERROR if exc.status_code >= 500 else logging.INFO
-        logger.log(level, "answered %s %d request_id=%s %r", where, exc.status_code, request_id, exc.detail)
+        detail = ascii(exc.detail)[:_MAX_LOGGED]
+        logger.log(level, "answered %s %d request_id=%s %s", where, exc.status_code, request_id, detail)
         return
     logger.log(
         logging.ERROR if exc.status_code >= 500 else logging.WARNING,
@@ -178,7 +188,11 @@ def _where(conn: HTTPConnection) -> str:
     """Method, path and address. The path is an attacker's text: escaped and cut, so that it cannot forge log lines."""
     method = conn.scope.get("method", "WEBSOCKET")
     address = conn.client.host if conn.client else "-"
-    return f"{ascii(method)[1:-1]} {ascii(conn.scope['path'])[1:-1][:200]} from {address}"
+    return f"{_escape(method)} {_escape(conn.scope['path'])} from {_escape(address)}"
+
+
+def _escape(text: str) -> str:
+    return ascii(text)[1:-1][:_MAX_LOGGED]
 
 
 def _phrase(status: int) -> str:

@@ -287,7 +287,6 @@ def test_the_guard_declares_itself() -> None:
     """What the posture check, OpenAPI and ``harden`` need to know of the guard."""
     assert IRIS.control is Control.INPUT_VALIDATION
     assert IRIS.reads_body
-    assert not IRIS.suspends
     assert IRIS.statuses == (413, 415, 422)
     assert len({IRIS, IRIS, Features(columns=1, low=0, high=1, max_rows=1)}) == 2
 

@@ -244,6 +244,7 @@ class APIKeyAuth(SecurityBase, Guard):
 
     control = Control.AUTHENTICATION
     statuses = (401, 403)
+    suspends = False
 
     def __init__(
         self,

@@ -76,6 +76,7 @@ class JWTAuth(SecurityBase, Guard):
 
     control = Control.AUTHENTICATION
     statuses = (401, 403)
+    suspends = False
 
     def __init__(
         self,

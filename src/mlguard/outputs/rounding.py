@@ -95,7 +95,7 @@ def round_row(scores: object, decimals: int) -> list[float] | None:
         return None
     unit = 10.0**decimals
     limit = _EXACT / unit
-    if not all([-limit < score < limit for score in scores]):  # nor NaN
+    if not all(-limit < score < limit for score in scores):  # nor NaN
         return None
     return _round_row(scores, unit)
 

@@ -1,6 +1,7 @@
 """How often one caller may ask."""
 
 import inspect
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from mlguard._order import once
 from mlguard.errors import ConfigurationError, RateLimitedError
 from mlguard.store import Decision, Store, Window, default_store, store_key
 from mlguard.traffic.addresses import client_address
+
+_serial = itertools.count(1)
 
 _UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 # Functions whose call returns no name yet: FastAPI knows how to get it out of them.
@@ -73,7 +76,9 @@ class RateLimit(Guard):
             for spelt, window in zip(self.limits, self.windows, strict=True)
         )
         self._policy_header = (b"ratelimit-policy", self._policy.encode())
-        self._bucket = f"{self.name} ({self._policy})"
+        # In this process's memory, an unnamed bucket is its object's own: two apps in one process share none.
+        own = "" if self.named or self.suspends else f" #{next(_serial)}"
+        self._bucket = f"{self.name} ({self._policy}){own}"
         self._direct: Callable[[HTTPConnection], Any] | None = None
         self.__signature__ = self._sign(by)
 

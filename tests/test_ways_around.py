@@ -1,0 +1,481 @@
+"""Ways around the guards that somebody has tried, each shut."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.security import SecurityScopes
+from pydantic import BaseModel
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlguard import (
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    ConfigurationError,
+    Principal,
+    RateLimit,
+    SignatureAuth,
+    harden,
+    truncate_output,
+)
+from mlguard.store import Decision, MemoryStore
+from tests.asgi import acall, call, make_scope
+
+RECORD, SECRET = APIKey.generate("alice", scopes={"predict"})
+KEY = (b"x-api-key", SECRET.encode())
+WRONG = (b"x-api-key", b"wrong")
+JSON = (b"content-type", b"application/json")
+BODY = b'{"features": [1]}'
+Next = Callable[[Request], Awaitable[Any]]
+
+
+class Numbers(BaseModel):
+    features: list[float]
+
+
+class LookedUp(APIKeyAuth):
+    """A guard of the app's own that waits, as one with a database does, and does not say so."""
+
+    async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
+        await asyncio.sleep(0)
+        return await super().__call__(conn, security_scopes)
+
+
+async def poll(request: Request) -> None:
+    await request.is_disconnected()
+
+
+async def watch(request: Request) -> None:
+    watcher = asyncio.ensure_future(request.receive())
+    watcher.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, so nobody complains
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("header", [[], [WRONG]])
+@pytest.mark.parametrize("first", [poll, watch])
+def test_guard_that_waits_is_not_overtaken(
+    first: Callable[[Request], Awaitable[None]], header: list[tuple[bytes, bytes]]
+) -> None:
+    """A verdict that is still being reached, or was cut short, is not taken for an admission."""
+    caller = LookedUp(APIKeys([RECORD]))
+    app = FastAPI()
+
+    @app.post("/predict", dependencies=[Depends(first), Depends(caller)])
+    async def predict(request: Request) -> str:
+        return "reached"
+
+    harden(app)
+    assert call(app, headers=header, chunks=[BODY, BODY]).status == 401
+
+
+class Yielding(MemoryStore):
+    """A store that waits at each hit."""
+
+    suspends = True
+
+    async def hit(self, bucket: str, caller: bytes, windows: Any, cost: int) -> Decision:
+        await asyncio.sleep(0)
+        return await super().hit(bucket, caller, windows, cost)
+
+
+class Impatient(RateLimit):
+    """A limit with a time-out of the app's own, which on Python 3.11 runs in a task of its own."""
+
+    async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
+        await asyncio.wait_for(super().__call__(conn, who), 5)
+
+
+def test_guard_may_wait_in_a_task_of_its_own() -> None:
+    """A guard that is asked from inside the run of all guards does not wait for that run."""
+    app = FastAPI()
+
+    @app.post("/predict", dependencies=[Depends(Impatient("1/minute", store=Yielding()))])
+    async def predict() -> None: ...
+
+    harden(app)
+    assert [call(app).status for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_app_mounted_in_an_included_router(direct: bool) -> None:
+    """Its routes are found: no body is read of a refused request, and the response model is applied."""
+
+    class Public(BaseModel):
+        score: float
+
+    inner = FastAPI()
+
+    @inner.post("/predict", response_model=Public, dependencies=[Depends(APIKeyAuth(APIKeys([RECORD])))])
+    @truncate_output
+    async def predict(body: Numbers) -> Any:
+        return {"score": 0.123456, "secret": "inside"}
+
+    app, router = FastAPI(), APIRouter()
+    (app if direct else router).mount("/sub", inner)
+    app.include_router(router, prefix="/v1")
+    harden(app)
+    path = "/sub/predict" if direct else "/v1/sub/predict"
+    refused = call(app, path, headers=[JSON], chunks=[BODY])
+    if refused.status == 404:
+        pytest.skip("include_router leaves mounts out in FastAPI before 0.137")
+    assert (refused.status, refused.reads) == (401, 0)
+    assert call(app, path, headers=[JSON, KEY], chunks=[BODY]).json == {"score": 0.12}
+
+
+def test_guard_asked_around_a_hardened_app_leaves_it_hardened() -> None:
+    """Somebody outside who asks one guard does not switch the limits and headers off."""
+    limit = RateLimit("9/minute", store=MemoryStore())
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(request: Request) -> int:
+        return len(await request.body())
+
+    harden(app, max_body_size=10)
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        await limit(HTTPConnection(scope))
+        await app(scope, receive, send)
+
+    answer = call(outer, chunks=[b"x" * 6] * 2, declared=False)
+    assert answer.status == 413
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert '"9/minute";r=8' in answer.headers["ratelimit"]
+
+
+@pytest.mark.parametrize(("headers", "status", "reads"), [([], 401, 0), ([KEY], 413, 2)])
+def test_middleware_that_reads_after_the_answer_is_limited(
+    headers: list[tuple[bytes, bytes]], status: int, reads: int
+) -> None:
+    """An audit middleware cannot be made to collect what the guards have refused, or more than the limit."""
+    app = FastAPI()
+
+    async def audit(request: Request, call_next: Next) -> Any:
+        response = await call_next(request)
+        await request.body()
+        return response
+
+    @app.post("/predict", dependencies=[Depends(APIKeyAuth(APIKeys([RECORD])))])
+    async def predict() -> None: ...
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=audit)
+    harden(app, max_body_size=10)
+    answer = call(app, headers=headers, chunks=[b"x" * 6] * 5, declared=False)
+    assert (answer.status, answer.reads) == (status, reads)
+
+
+@pytest.mark.parametrize("through", ["app", "router"])
+def test_request_handed_on_with_other_headers_is_another_request(through: str) -> None:
+    """A batch endpoint that hands its scope on vouches for nobody."""
+    caller = APIKeyAuth(APIKeys([RECORD]))
+    app = FastAPI()
+    target: ASGIApp = app if through == "app" else app.router
+
+    @app.get("/who", dependencies=[Depends(RateLimit("1/minute", by=caller, store=MemoryStore()))])
+    async def who(principal: Principal = Security(caller, scopes=["predict"])) -> str:  # noqa: B008  # FastAPI's way
+        return principal.id
+
+    @app.post("/batch", dependencies=[Depends(caller)])
+    async def batch(request: Request) -> list[int]:
+        statuses = []
+        for key in (KEY, WRONG):
+            sub = {**request.scope, "path": "/who", "raw_path": b"/who", "method": "GET", "headers": [key]}
+            statuses.append(await hand_on(target, sub))
+        return statuses
+
+    harden(app)
+    assert call(app, "/batch", headers=[KEY]).json == [200, 401]
+
+
+async def hand_on(target: ASGIApp, scope: Scope) -> int:
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await target(scope, receive, send)
+    return int(messages[0]["status"])
+
+
+def test_debug_in_a_mounted_app_stops_the_start() -> None:
+    """It would send tracebacks from inside a hardened app."""
+    app = FastAPI()
+    app.mount("/sub", FastAPI(debug=True))
+    harden(app)
+    with pytest.raises(ConfigurationError, match="debug"):
+        call(app)
+
+
+def test_mounted_app_that_is_not_hardened_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Its own error pages and documentation stay as they are, so the operator is told."""
+    app, hardened = FastAPI(), FastAPI()
+    app.mount("/bare", FastAPI())
+    app.mount("/fine", hardened)
+    harden(hardened)
+    harden(app)
+    call(app, "/nowhere")
+    assert [record.message for record in caplog.records if "harden it too" in record.message] == [
+        "the app mounted at /bare has its own errors and documentation pages: harden it too"
+    ]
+
+
+def test_middleware_of_a_hardened_mounted_app_does_not_wrap_refusals() -> None:
+    """Also there, a refusal is a 401 and not FastAPI's 400 about a body that cannot be read."""
+    inner, app = FastAPI(), FastAPI()
+
+    async def passing(request: Request, call_next: Next) -> Any:
+        return await call_next(request)
+
+    @inner.post("/predict", dependencies=[Depends(APIKeyAuth(APIKeys([RECORD])))])
+    async def predict(body: Numbers) -> int:
+        return len(body.features)
+
+    inner.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+    harden(inner)
+    app.mount("/sub", inner)
+    harden(app, max_body_size=20)
+    refused = call(app, "/sub/predict", headers=[JSON], chunks=[BODY])
+    assert (refused.status, refused.reads) == (401, 0)
+    assert call(app, "/sub/predict", headers=[JSON, KEY], chunks=[BODY]).json == 1
+    too_large = call(app, "/sub/predict", headers=[JSON, KEY], chunks=[BODY, b" " * 9], declared=False)
+    assert too_large.status == 413
+
+
+class Replaying:
+    """A middleware that reads the whole body and repeats it, as body-logging ones do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = []
+        while not messages or messages[-1].get("more_body"):
+            messages.append(await receive())
+
+        async def again() -> Message:
+            return messages.pop(0)
+
+        await self.app(scope, again, send)
+
+
+def test_refusal_in_a_group_is_still_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    """A middleware that reads through a task group wraps the 413; it is unwrapped, and no crash."""
+    app = FastAPI()
+
+    async def passing(request: Request, call_next: Next) -> Any:
+        return await call_next(request)
+
+    app.add_middleware(Replaying)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+    harden(app, max_body_size=10)
+    assert call(app, chunks=[b"x" * 6] * 3, declared=False).status == 413
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("settings", [{"max_body_size": 10}, {"body_timeout": 1e-9}])
+def test_stream_that_ignores_its_body_is_not_cut_off(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Starlette reads on to notice that the client has gone; that is nobody's body any more."""
+    released = asyncio.Event()
+
+    async def session() -> bytes:
+        app = FastAPI()
+
+        @app.post("/predict")
+        async def predict() -> StreamingResponse:
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"first "
+                await released.wait()
+                yield b"last"
+
+            return StreamingResponse(pieces())
+
+        harden(app, **settings)
+        sent: list[bytes] = []
+        reads = 0
+
+        async def receive() -> Message:
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                released.set()
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": b"12345", "more_body": True}
+
+        async def send(message: Message) -> None:
+            sent.append(message.get("body", b""))
+
+        await app(make_scope("POST", "/predict", [(b"transfer-encoding", b"chunked")]), receive, send)
+        return b"".join(sent)
+
+    assert asyncio.run(session()) == b"first last"
+    assert not caplog.records
+
+
+def test_body_that_is_read_after_the_answer_has_begun_is_limited() -> None:
+    """Nothing can be refused any more, so the reader is told that its client has gone."""
+    app = FastAPI()
+    seen: list[str] = []
+
+    class Answering:
+        def __init__(self, app: ASGIApp) -> None: ...
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            seen.extend([(await receive())["type"] for _ in range(4)])
+            await send({"type": "http.response.body", "body": b""})
+
+    app.add_middleware(Answering)
+    harden(app, max_body_size=10)
+    call(app, chunks=[b"x" * 6] * 9, declared=False)
+    assert seen == ["http.request", "http.disconnect", "http.disconnect", "http.disconnect"]
+
+
+def test_body_timeout_counts_waiting_only() -> None:
+    """An app that takes its time between two pieces does not use up its client's."""
+
+    async def session() -> int:
+        app = FastAPI()
+
+        @app.post("/predict")
+        async def predict(request: Request) -> int:
+            total = 0
+            async for chunk in request.stream():
+                total += len(chunk)
+                await asyncio.sleep(0.02)
+            return total
+
+        harden(app, body_timeout=0.05)
+        return (await acall(app, chunks=[b"x"] * 6)).status
+
+    assert asyncio.run(session()) == 200
+
+
+def test_length_beside_chunked_is_not_believed() -> None:
+    """A small Content-Length beside Transfer-Encoding does not make the rest of the body look small."""
+    answer = call(
+        harden_bare(FastAPI()), "/nowhere", headers=[(b"content-length", b"3")], chunks=[b"x"] * 3, declared=False
+    )
+    assert answer.headers["connection"] == "close"
+
+
+def harden_bare(app: FastAPI) -> FastAPI:
+    harden(app)
+    return app
+
+
+def test_address_cannot_forge_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that believes X-Forwarded-For can make any text the address."""
+    caplog.set_level(logging.INFO, logger="mlguard")
+    call(harden_bare(FastAPI()), "/nowhere", client=("1.1.1.1\x85refused \n forged" + "y" * 9_000, 1))
+    (message,) = caplog.messages
+    assert "\x85" not in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+def test_apps_in_one_process_share_no_unnamed_bucket() -> None:
+    """Two apps with keys of their own and an "alice" each do not use up each other's limit."""
+
+    def make() -> FastAPI:
+        app = FastAPI()
+        limit = RateLimit("1/minute", by=APIKeyAuth(APIKeys([RECORD])))
+
+        @app.get("/predict", dependencies=[Depends(limit)])
+        async def predict() -> None: ...
+
+        return app
+
+    assert [call(make(), method="GET", headers=[KEY]).status for _ in range(3)] == [200] * 3
+
+
+def test_partial_of_a_guard_stops_the_start() -> None:
+    """FastAPI before 0.123 would not await it, and nobody would be refused."""
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(functools.partial(APIKeyAuth(APIKeys([RECORD]))))])
+    async def predict() -> None: ...
+
+    harden(app)
+    with pytest.raises(ConfigurationError, match="partial"):
+        call(app, method="GET")
+
+
+def test_overrides_of_the_app_that_owns_a_route_hold_in_another() -> None:
+    """An app that borrows another one's routes does not change whose overrides count."""
+    caller = APIKeyAuth(APIKeys([RECORD]))
+    owner = FastAPI()
+
+    @owner.get("/predict", dependencies=[Depends(caller)])
+    async def predict() -> None: ...
+
+    borrower = FastAPI(routes=list(owner.routes))
+    harden(borrower)
+    assert call(borrower, method="GET").status == 401
+    owner.dependency_overrides[caller] = lambda: None
+    assert call(owner, method="GET").status == 200
+
+
+def test_scope_from_an_unknown_server_is_refused_by_a_guard_that_finds_no_route() -> None:
+    """A guard that is called by hand, outside of any app, decides by itself."""
+
+    async def session() -> str:
+        guard = SignatureAuth({"robot": "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQs"}, store=MemoryStore())
+        try:
+            await guard(HTTPConnection(make_scope("GET", "/")), SecurityScopes())
+        except Exception as refusal:
+            return type(refusal).__name__
+        return "admitted"
+
+    assert asyncio.run(session()) == "NotAuthenticatedError"
+
+
+def test_openapi_of_unusual_apps() -> None:
+    """A guard with a status of its own, and models that have the names of FastAPI's and ours, are left alone."""
+
+    class Paying(APIKeyAuth):
+        statuses = (401, 402)
+
+    class Problem(BaseModel):
+        mine: int
+
+    class ValidationError(BaseModel):
+        also_mine: int
+
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(Paying(APIKeys([RECORD])))], responses={409: {"model": ValidationError}})
+    async def predict() -> Problem:
+        return Problem(mine=1)
+
+    harden(app, docs=True)
+    schema = orjson.loads(call(app, "/openapi.json", method="GET").body)
+    assert schema["paths"]["/predict"]["get"]["responses"]["402"]["description"] == "Payment Required"
+    assert list(schema["components"]["schemas"]["Problem"]["properties"]) == ["mine"]
+    assert list(schema["components"]["schemas"]["ValidationError"]["properties"]) == ["also_mine"]
+
+
+def test_request_id_of_the_app_is_replaced() -> None:
+    """Two ids in one answer would be one too many."""
+    app = FastAPI()
+
+    @app.get("/predict")
+    async def predict() -> JSONResponse:
+        return JSONResponse({}, headers={"X-Request-ID": "mine"})
+
+    harden(app)
+    (request_id,) = call(app, method="GET").headers.getlist("x-request-id")
+    assert request_id != "mine"
