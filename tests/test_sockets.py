@@ -83,13 +83,21 @@ def talk(address: tuple[str, int], *sent: bytes, until_closed: bool = False) -> 
         for piece in sent:
             connection.sendall(piece)
         received = b""
-        while piece := connection.recv(65_536):
+        # A server that closes on a body it has not read resets the connection, after what it said.
+        while piece := _receive(connection):
             received += piece
             head, _, body = received.partition(b"\r\n\r\n")
             lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
             if not until_closed and lengths and len(body) >= int(lengths[0]):
                 break
         return received
+
+
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(65_536)
+    except ConnectionResetError:
+        return b""
 
 
 def post(*headers: str) -> bytes:

@@ -760,7 +760,7 @@ class SlowStore:
     def __init__(self) -> None:
         self.memory = MemoryStore()
 
-    async def hit(self, key: bytes, windows: Sequence[Window], cost: int) -> Decision:
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         raise NotImplementedError
 
     async def add_nonce(self, key: bytes, ttl: float) -> bool:
