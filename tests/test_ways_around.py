@@ -196,6 +196,33 @@ def test_request_handed_on_with_other_headers_is_another_request(through: str) -
     assert call(app, "/batch", headers=[KEY]).json == [200, 401]
 
 
+@pytest.mark.parametrize("through", ["app", "router"])
+def test_request_handed_on_to_another_route_meets_its_guards(through: str) -> None:
+    """What one route's guards have admitted is not admitted to another route, and counts there too."""
+    caller = APIKeyAuth(APIKeys([RECORD]))
+    limit = RateLimit("1/minute", by=caller, store=MemoryStore())
+    app = FastAPI()
+    target: ASGIApp = app if through == "app" else app.router
+
+    @app.get("/admin", dependencies=[Security(caller, scopes=["admin"]), Depends(limit)])
+    @app.get("/mine", dependencies=[Security(caller, scopes=["predict"]), Depends(limit)])
+    async def reached() -> None: ...
+
+    @app.post("/forward", dependencies=[Depends(caller)])
+    async def forward(request: Request) -> list[int]:
+        statuses = []
+        for path in ("/admin", "/mine", "/mine"):
+            sub = {**request.scope, "path": path, "raw_path": path.encode(), "method": "GET"}
+            statuses.append(await hand_on(target, sub))
+        return statuses
+
+    harden(app)
+    first, *rest = call(app, "/forward", headers=[KEY]).json
+    assert first == 403
+    # By the router alone, all is one request and counts once.
+    assert rest == ([200, 429] if through == "app" else [200, 200])
+
+
 async def hand_on(target: ASGIApp, scope: Scope) -> int:
     messages: list[Message] = []
 
@@ -223,6 +250,7 @@ def test_mounted_app_that_is_not_hardened_is_named(caplog: pytest.LogCaptureFixt
     app, hardened = FastAPI(), FastAPI()
     app.mount("/bare", FastAPI())
     app.mount("/fine", hardened)
+    app.mount("/other", JSONResponse({}))
     harden(hardened)
     harden(app)
     call(app, "/nowhere")
@@ -323,6 +351,29 @@ def test_stream_that_ignores_its_body_is_not_cut_off(
 
     assert asyncio.run(session()) == b"first last"
     assert not caplog.records
+
+
+def test_refused_body_is_not_read_after_the_answer() -> None:
+    """Who goes on reading after a refusal has been sent learns that the client has gone."""
+    app = FastAPI()
+    seen: list[str] = []
+
+    @app.post("/predict")
+    async def predict(request: Request) -> None:
+        await request.body()
+
+    class Reading:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app(scope, receive, send)
+            seen.append((await receive())["type"])
+
+    app.add_middleware(Reading)
+    harden(app, max_body_size=10)
+    assert call(app, chunks=[b"x" * 6] * 9, declared=False).status == 413
+    assert seen == ["http.disconnect"]
 
 
 def test_body_that_is_read_after_the_answer_has_begun_is_limited() -> None:
