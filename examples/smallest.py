@@ -4,7 +4,8 @@ Make a key, start, call::
 
     export MLGUARD_API_KEYS=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     uvicorn --no-server-header examples.smallest:app
-    curl -H "X-API-Key: $MLGUARD_API_KEYS" --json '{"features": [5.1, 3.5, 1.4, 0.2]}' localhost:8000/predict
+    curl localhost:8000/predict -H "X-API-Key: $MLGUARD_API_KEYS" -H "Content-Type: application/json" \\
+        -d '{"features": [5.1, 3.5, 1.4, 0.2]}'
 """
 
 from typing import Annotated
