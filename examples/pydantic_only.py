@@ -1,10 +1,10 @@
-"""An app that keeps its pydantic models, and gets keys, a rate limit, safe numbers and rounded answers.
+r"""An app that keeps its pydantic models, and gets keys, a rate limit, safe numbers and rounded answers.
 
 Make a key that may predict, start, call::
 
     export KEY=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     MLGUARD_API_KEYS="alice=$KEY;predict" uvicorn --no-server-header examples.pydantic_only:app
-    curl localhost:8000/predict -H "X-API-Key: $KEY" -H "Content-Type: application/json" \\
+    curl localhost:8000/predict -H "X-API-Key: $KEY" -H "Content-Type: application/json" \
         -d '{"features": [5.1, 3.5, 1.4, 0.2], "weight": 0.5}'
 
 A body that declares more than ``harden`` allows, and one from a caller without a key, is refused before it is read.

@@ -1,10 +1,10 @@
-"""The smallest guarded endpoint: who calls must hold a key, and nothing inside leaks.
+r"""The smallest guarded endpoint: who calls must hold a key, and nothing inside leaks.
 
 Make a key, start, call::
 
     export MLGUARD_API_KEYS=$(python -c "import secrets; print(secrets.token_urlsafe(32))")
     uvicorn --no-server-header examples.smallest:app
-    curl localhost:8000/predict -H "X-API-Key: $MLGUARD_API_KEYS" -H "Content-Type: application/json" \\
+    curl localhost:8000/predict -H "X-API-Key: $MLGUARD_API_KEYS" -H "Content-Type: application/json" \
         -d '{"features": [5.1, 3.5, 1.4, 0.2]}'
 """
 
