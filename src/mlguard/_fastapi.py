@@ -305,7 +305,7 @@ def has_response_model(route: Any) -> bool:
     )
 
 
-def apply_response_model(route: Any, content: Any, *, before_dump: Callable[[Any], Any]) -> Any:
+def apply_response_model(route: Any, content: Any) -> tuple[Any, Any]:
     """What the response model of a route lets out.
 
     FastAPI skips the model where an endpoint returns a ready ``Response``, and with it every field that the model keeps
@@ -314,7 +314,6 @@ def apply_response_model(route: Any, content: Any, *, before_dump: Callable[[Any
     Args:
         route: The route in effect, one that has a response model.
         content: What the endpoint returned, in plain Python.
-        before_dump: Called with the validated value; what it returns is dumped.
 
     Returns:
         Plain data, after the include, exclude and alias settings of the route.
@@ -327,8 +326,9 @@ def apply_response_model(route: Any, content: Any, *, before_dump: Callable[[Any
     if errors:
         # Messages and inputs may hold what the model predicts, and this text goes into a log.
         raise ResponseValidationError(errors=[{"type": e["type"], "loc": e["loc"]} for e in errors])
-    return field.serialize(
-        before_dump(value),
+    dump = functools.partial(
+        field.serialize,
+        value,
         include=route.response_model_include,
         exclude=route.response_model_exclude,
         by_alias=route.response_model_by_alias,
@@ -336,3 +336,4 @@ def apply_response_model(route: Any, content: Any, *, before_dump: Callable[[Any
         exclude_defaults=route.response_model_exclude_defaults,
         exclude_none=route.response_model_exclude_none,
     )
+    return dump(mode="python"), dump(mode="json")

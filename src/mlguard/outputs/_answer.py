@@ -1,13 +1,12 @@
 """Whatever an endpoint may return, as plain data in which every float is rounded."""
 
-import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from decimal import Context, Decimal
 from enum import Enum
 from functools import partial
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,8 @@ def plain(value: Any, decimals: int) -> Any:
 
 
 def _dump(model: BaseModel, decimals: int) -> Any:
-    return settle(model, decimals).model_dump(mode="json", by_alias=True)
+    exact = model.model_dump(by_alias=True)
+    return reconcile(exact, model.model_dump(mode="json", by_alias=True), decimals)
 
 
 def _keep(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -89,9 +89,17 @@ def round_fields(
     for field, value in fields.items():
         key = field if type(field) is str else _round_key(field, decimals)
         rounded[key] = truncate(key, value)
-    if len(rounded) < len(fields):
+    if len(rounded) < len(fields) or (
+        set(map(type, rounded)) > {str} and len(set(map(_json_key, rounded))) < len(rounded)
+    ):
         raise UnsafeOutputError(f"{where} has keys that are the same once they are rounded")
     return rounded
+
+
+def _json_key(key: Any) -> str:
+    if key is None:
+        return "null"
+    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 def _round_key(key: Any, decimals: int) -> Any:
@@ -161,65 +169,58 @@ def without_arrays(value: Any) -> Any:
     return value
 
 
-def settle(value: Any, decimals: int) -> Any:
-    """What pydantic can dump without hiding anything from ``round_answer``.
+def reconcile(exact: Any, written: Any, decimals: int) -> Any:
+    """What pydantic writes as JSON, with the numbers that it hides in text rounded.
 
-    In JSON, pydantic writes a ``Decimal`` and a float that is a key as text of all their digits, and an infinity under
-    ``Any`` as null. So they are rounded, and refused, before.
+    In JSON, pydantic writes a ``Decimal`` and a float that is a key as text of all their digits, and an
+    infinity under ``Any`` as null. What a serializer of the developer's own makes of a number stays as it is.
 
     Args:
-        value: A validated value. It is not changed; what must differ is copied.
-        decimals: How many decimals stay.
+        exact: The dump of a value in Python mode.
+        written: The dump of the same value in JSON mode.
+        decimals: How many decimals stay of a number in text.
 
     Raises:
-        UnsafeOutputError: It holds NaN or an infinity (500).
+        UnsafeOutputError: It holds NaN, an infinity or a complex number, or something that can be read only once (500).
     """
-    if isinstance(value, float):
-        return _finite_float(value, ANSWER)
-    if isinstance(value, Decimal):
-        return _round_decimal(value, decimals)
-    if isinstance(value, np.ndarray):
-        return finite(value, ANSWER) if value.dtype.kind == "f" else value
-    if isinstance(value, dict):
-        return _settle_dict(value, decimals)
-    if isinstance(value, list | tuple | set | frozenset):
-        return _settle_items(value, decimals)
-    if isinstance(value, BaseModel):
-        return _settle_fields(value, [*vars(value), "__pydantic_extra__"], decimals)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _settle_fields(value, [field.name for field in dataclasses.fields(value)], decimals)
-    return value
+    if isinstance(exact, dict):
+        if not isinstance(written, dict) or len(exact) != len(written):
+            return written
+        pairs = zip(exact.items(), written.items(), strict=True)
+        reconciled = {_reconcile_key(key, name, decimals): reconcile(v, w, decimals) for (key, v), (name, w) in pairs}
+        if len(reconciled) < len(exact):
+            raise UnsafeOutputError(f"{ANSWER} has keys that are the same once they are rounded")
+        return reconciled
+    if isinstance(exact, list | tuple | deque):
+        if not isinstance(written, list) or len(exact) != len(written):
+            return written
+        return [reconcile(value, text, decimals) for value, text in zip(exact, written, strict=True)]
+    if isinstance(exact, set | frozenset) and isinstance(written, list):  # in no order that could be compared
+        numbers = any(isinstance(item, float | Decimal | complex) for item in exact)
+        return [_reconcile_one(item, _as_written(item), decimals) for item in exact] if numbers else written
+    return _reconcile_one(exact, written, decimals)
 
 
-def _settle_fields(value: Any, names: list[str], decimals: int) -> Any:
-    before = {name: getattr(value, name) for name in names}
-    after = {name: settle(item, decimals) for name, item in before.items()}
-    changed = [name for name in names if after[name] is not before[name]]
-    if changed:
-        value = copy.copy(value)
-        for name in changed:
-            object.__setattr__(value, name, after[name])  # frozen ones too; and it must not count as set by the user
-    return value
+def _reconcile_key(key: Any, name: Any, decimals: int) -> Any:
+    if isinstance(key, float):
+        return round_float(_finite_float(key, "a key of the answer"), decimals)
+    return _reconcile_one(key, name, decimals) if isinstance(key, Decimal) else name
 
 
-def _settle_dict(value: dict[Any, Any], decimals: int) -> dict[Any, Any]:
-    if set(map(type, value)) == {str}:
-        settled = {key: settle(item, decimals) for key, item in value.items()}
-    else:
-        settled = round_fields(value, decimals, ANSWER, lambda _, item: settle(item, decimals))
-    return settled
+def _as_written(item: Any) -> Any:
+    return str(item) if isinstance(item, Decimal) else item
 
 
-def _settle_items(items: Any, decimals: int) -> Any:
-    types = set(map(type, items))
-    if types <= _ITEMS:
-        if not all(map(math.isfinite, (item for item in items if type(item) is float))):
-            raise UnsafeOutputError(f"{ANSWER} holds NaN or an infinity")
-        return items
-    settled = [settle(item, decimals) for item in items]
-    if all(map(is_, settled, items)):
-        return items
-    return items._make(settled) if hasattr(items, "_make") else type(items)(settled)
+def _reconcile_one(exact: Any, written: Any, decimals: int) -> Any:
+    if isinstance(exact, float):
+        _finite_float(exact, ANSWER)
+    elif isinstance(exact, Decimal):
+        return str(_round_decimal(exact, decimals)) if written == str(exact) else written
+    elif isinstance(exact, complex):
+        raise UnsafeOutputError(f"{ANSWER} holds a complex number, which JSON does not have")
+    elif isinstance(exact, Iterator):
+        raise UnsafeOutputError(f"{ANSWER} holds a {type(exact).__name__}, which can be read only once: use a list")
+    return written
 
 
 def _round_decimal(value: Decimal, decimals: int) -> Decimal:

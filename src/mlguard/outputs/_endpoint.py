@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin
 
@@ -18,7 +19,7 @@ from starlette.responses import Response
 
 from mlguard._fastapi import apply_response_model, has_response_model, matched_route
 from mlguard.errors import ConfigurationError, UnsafeOutputError
-from mlguard.outputs._answer import settle, without_arrays
+from mlguard.outputs._answer import reconcile, without_arrays
 
 Truncate = Callable[[Any], Any]
 
@@ -130,16 +131,26 @@ def _release(
     if request is None or injected is None:  # called by a developer
         return truncate(answer)
     route = matched_route(request.scope)
+    if not hasattr(route, "response_field"):  # its response model would be skipped
+        raise UnsafeOutputError("truncate_output cannot tell which route this is, nor what its response model lets out")
     status = injected.status_code or getattr(route, "status_code", None) or 200
     body = b""
     if is_body_allowed_for_status_code(status):
         if has_response_model(route):
-            before_dump = functools.partial(settle, decimals=decimals)
-            answer = apply_response_model(route, without_arrays(answer), before_dump=before_dump)
+            answer = reconcile(*apply_response_model(route, without_arrays(answer)), decimals)
         body = _json(truncate(answer))
-    response = Response(body, status, media_type="application/json")
+    response = Response(body, status, media_type=_json_media_type(route))
     response.raw_headers.extend(injected.raw_headers)  # FastAPI drops them for a ready Response
     return response
+
+
+def _json_media_type(route: Any) -> str:
+    """What the route's response class says it sends, if that is JSON."""
+    kind = getattr(route.response_class, "value", route.response_class)  # FastAPI wraps the default
+    media_type: str | None = kind.media_type
+    if media_type is None or not re.fullmatch(r"application/(.+\+)?json", media_type):
+        raise UnsafeOutputError(f"truncate_output sends JSON, and the route's response_class is {kind.__name__}")
+    return media_type
 
 
 def _json(answer: Any) -> bytes:

@@ -213,8 +213,8 @@ class _Policy:
         batch = scores[np.newaxis] if scores.ndim == 1 else scores
         rows, classes = (0, 0) if scores.shape == (0,) else batch.shape  # a list of no rows has no second dimension
         expected = len(self.labels) if self.labels else max(classes, 1)
-        if self.needs_scores and rows and classes != expected:
-            raise UnsafeOutputError(f"{where} has {classes} classes, which does not fit the labels of truncate_output")
+        if self.needs_scores and rows and (classes != expected or classes < 2):
+            raise UnsafeOutputError(f"{where} has {classes} classes: a row needs two, and as many as there are labels")
         rounded = round_scores(batch, self.decimals)
         if not self.replaces_rows:
             released = rounded.reshape(scores.shape)

@@ -83,7 +83,7 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     fullest += np.arange(0, scores.size, classes)[:, np.newaxis]  # positions in the flat array
     rounded.reshape(-1)[fullest[np.arange(classes) < missing[:, np.newaxis]]] += 1.0
 
-    _keep_argmax(rounded, scores.argmax(axis=1))
+    _keep_argmax(rounded, scores.argmax(axis=1), scores.min(axis=1) < 0.0)
     rounded /= unit
     rounded += 0.0
     return rounded
@@ -111,14 +111,14 @@ def _round_row(scores: list[float], unit: float) -> list[float]:
     best = scores.index(max(scores))
     for _ in range(2):
         found = units.index(max(units))
-        if found == best or units[found] == 0:
+        if found == best or (units[found] == 0 and min(scores) >= 0):
             break
         units[found] -= 1
         units[best] += 1
     return [whole / unit for whole in units]
 
 
-def _keep_argmax(units: FloatArray, best: NDArray[np.intp]) -> None:
+def _keep_argmax(units: FloatArray, best: NDArray[np.intp], negative: NDArray[np.bool_]) -> None:
     """Move single units to ``best`` in the rows where another column has come to be the argmax, in place."""
     # Once is enough, except where two scores are so close that they fell together when they were scaled.
     for _ in range(2):
@@ -127,7 +127,7 @@ def _keep_argmax(units: FloatArray, best: NDArray[np.intp]) -> None:
         if not moved.any():
             return
         rows = np.flatnonzero(moved)
-        rows = rows[units[rows, found[rows]] != 0.0]  # nothing to give, and no score may become negative
+        rows = rows[(units[rows, found[rows]] != 0.0) | negative[rows]]  # where none is negative, none may become so
         units[rows, found[rows]] -= 1.0
         units[rows, best[rows]] += 1.0
 
