@@ -44,8 +44,10 @@ class HTTPSignature:
 
     Each call signs afresh, with a new nonce and time, so a retry is no replay. It covers ``@method``, ``@authority``,
     ``@path``, ``@query`` and, when there is a body, ``content-digest`` (RFC 9530) and ``content-type``. The body is
-    read into memory first, because its digest goes into the header. httpx does not sign again when it follows a
-    redirect, so the service would refuse that.
+    read into memory first, because its digest goes into the header.
+
+    Keep ``follow_redirects`` off, as it is by default: httpx signs once and sends the same signature wherever it is
+    redirected. A redirect from ``http`` to ``https`` would succeed, after the request went over the wire unencrypted.
 
     Args:
         key_id: The name under which the service knows the secret.
@@ -58,7 +60,7 @@ class HTTPSignature:
     """
 
     def __init__(self, key_id: str, secret: str | bytes, *, clock: Callable[[], float] = time.time) -> None:
-        self._key = signing_key(key_id, secret)
+        self._key = signing_key(key_id, secret, where="HTTPSignature(key_id, secret)")
         self._key_id = key_id
         self._clock = clock
 

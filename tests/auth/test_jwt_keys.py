@@ -123,7 +123,7 @@ def test_a_public_key_never_becomes_a_secret(key: Any) -> None:
         ("hunter2", ["HS256"], "shorter"),
         ("09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7", ["HS256"], "documentation"),
         ("a1b2c3d4" * 8, ["HS256"], "pattern"),
-        ("\ud800" * 32, ["HS256"], "pattern"),
+        ("\ud800" * 32, ["HS256"], "control characters"),
         (SECRET, ["RS256"], "fits none"),
         (PEM, ["ES256"], "RSA key, which fits none"),
         (PEM, ["RS256", "HS256"], "HS256 .a secret of at least 32 bytes"),

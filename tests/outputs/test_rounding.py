@@ -125,3 +125,8 @@ def test_a_huge_score_does_not_change_how_other_rows_are_rounded(huge: float) ->
 def test_one_class_is_rounded_by_itself() -> None:
     """A single column has no sum to keep."""
     assert round_scores(np.array([[0.128], [0.5]]), 2).tolist() == [[0.13], [0.5]]
+
+
+def test_rows_that_all_round_to_zeros_stay_zeros() -> None:
+    """In a batch too: there is no unit to give to the best class."""
+    assert round_scores(np.array([[0.1, 0.2], [0.05, 0.1]]), 0).tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -28,7 +28,7 @@ from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import Key, OctKey, import_key
 from joserfc.jws import JWSRegistry
 
-from mlguard.auth.secrets import check_strength
+from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -57,6 +57,11 @@ _NEEDS: dict[str, int | str] = {
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 _KEY_TYPES: dict[str, Literal["RSA", "EC", "OKP"]] = {"RSA": "RSA", "P-256": "EC", "P-384": "EC", "Ed25519": "OKP"}
 _SSH_PREFIXES = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
+_DER_LOADERS: tuple[Callable[[bytes], object], ...] = (
+    load_der_public_key,
+    load_der_x509_certificate,
+    lambda form: load_der_private_key(form, None),
+)
 _MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
 
@@ -104,9 +109,10 @@ class Keys:
 def _checked_algorithms(algorithms: object) -> tuple[str, ...]:
     if isinstance(algorithms, str) or not isinstance(algorithms, Collection) or not algorithms:
         raise ConfigurationError('algorithms must list at least one algorithm, such as algorithms=["RS256"]')
-    for name in algorithms:
+    for number, name in enumerate(algorithms, 1):
         if not isinstance(name, str) or name not in _NEEDS:
-            raise ConfigurationError(f"algorithms has {name!r}, which is not one of {', '.join(_NEEDS)}")
+            # Not quoted: arguments get swapped, and then it is a secret.
+            raise ConfigurationError(f"algorithms, entry {number}, is not one of {', '.join(_NEEDS)}")
     return tuple(dict.fromkeys(algorithms))
 
 
@@ -126,7 +132,7 @@ def _bind(key: object, algorithms: Collection[str], where: str) -> Verifiers:
         if not fitting:
             kind = f"a secret of {len(material)} bytes" if isinstance(material, bytes) else f"a {_kind(material)} key"
             raise ConfigurationError(
-                f"{where} is {kind}{f' made for {designed}' if designed else ''}, "
+                f"{where} is {kind}{f' made for {designed}' if designed in _NEEDS else ''}, "
                 f"which fits none of algorithms: {', '.join(map(_describe_need, algorithms))}"
             )
         loaded = _for_joserfc(material)
@@ -163,7 +169,7 @@ def _material(key: object, where: str) -> tuple[_Material, str | None]:
     if isinstance(key, Mapping):
         key = _attempt(import_key, dict(key))
     if isinstance(key, str | bytes):
-        material = _from_text(key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass"), where)
+        material = _from_text(key, where)
     elif isinstance(key, Key) and _attempt(key.as_dict) is not None:  # on a curve that joserfc does not know it fails
         designed = key.alg
         uses = key.get("key_ops", ["verify"])
@@ -180,8 +186,9 @@ def _material(key: object, where: str) -> tuple[_Material, str | None]:
     return material, designed
 
 
-def _from_text(data: bytes, where: str) -> _Material:
+def _from_text(text: str | bytes, where: str) -> _Material:
     """The public key if there is one in it, else the secret that it is. A key in another form is not taken for one."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     public_key = _attempt(load_pem_public_key, data)
     if public_key is None:
         private_key = _attempt(load_pem_private_key, data, None)
@@ -193,23 +200,37 @@ def _from_text(data: bytes, where: str) -> _Material:
             f"{where} looks like a key that is no secret and no readable PEM: "
             "pass a public key as PEM with its line breaks (of a certificate: openssl x509 -pubkey), a JWK as a dict"
         )
-    check_strength(data, where=where)
-    return data
+    return secret_bytes(text, where=where)
 
 
 def _is_key_in_another_form(data: bytes) -> bool:
-    text = data.strip()
-    if b"--BEGIN " in text or b"-- BEGIN " in text or text.startswith(_SSH_PREFIXES):
+    """Whether it is a public key, a certificate or a JWK all the same, as it is or as variables carry it.
+
+    The bare bytes of an Ed25519 key or of a point on a curve look as random as a secret: they cannot be told.
+    """
+    return any(_is_key(form) for form in _decodings(data))
+
+
+def _decodings(data: bytes) -> list[bytes]:
+    """The data as it is, from UTF-16, from base64 in either alphabet with or without padding, and from hex."""
+    text = b"".join(data.split()).strip(b"\"'").rstrip(b"=")
+    return [
+        data,
+        data.replace(b"\0", b""),
+        _attempt(base64.urlsafe_b64decode, text + b"=" * (-len(text) % 4)) or b"",
+        _attempt(bytes.fromhex, text.decode("latin-1")) or b"",
+    ]
+
+
+def _is_key(form: bytes) -> bool:
+    text = form.strip()
+    if b"--BEGIN " in text or b"-- BEGIN " in text:
         return True
-    if isinstance(_attempt(json.loads, text), dict):
+    if text.startswith(_SSH_PREFIXES) or text[4:].startswith(_SSH_PREFIXES):  # after its length, as base64 carries it
         return True
-    forms = [data, _attempt(base64.b64decode, text) or b""]  # some consoles show the DER in base64, and no more
-    loaders: tuple[Callable[[bytes], object], ...] = (
-        load_der_public_key,
-        load_der_x509_certificate,
-        lambda form: load_der_private_key(form, None),
+    return isinstance(_attempt(json.loads, text), dict | list) or any(
+        _attempt(load, form) is not None for load in _DER_LOADERS
     )
-    return any(_attempt(load, form) is not None for load in loaders for form in forms)
 
 
 def _attempt(load: Callable[..., T], *args: object) -> T | None:

@@ -1,13 +1,12 @@
 """API keys: who may call, kept as digests."""
 
-import base64
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -20,14 +19,13 @@ from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
-from mlguard.auth.secrets import check_strength
+from mlguard.auth.secrets import HASH_NAME, check_strength
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 
 _ID = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
 _SECRET = re.compile(r"[!-+\--:<-~]{1,512}", re.ASCII)  # visible ASCII but "," and ";", which separate entries
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
-_PADDED = re.compile(r"(?:[A-Za-z0-9_-]{4})+(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)", re.ASCII)
 _NO_DIGEST = bytes(32)
 
 
@@ -51,18 +49,24 @@ class APIKey:
     principal: Principal = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
-            raise ConfigurationError("an API key's id has 1 to 64 letters, digits, '.', '_', '@' and '-'")
         # Nothing is quoted: in a mistyped entry, a secret can stand in any place.
+        if not _matches(_ID, self.id):
+            raise ConfigurationError("an API key's id is text of 1 to 64 letters, digits, '.', '_', '@' and '-'")
+        if HASH_NAME.fullmatch(self.id):
+            raise ConfigurationError(
+                "an API key's id is the name of a hash: write a digest as id=sha256:<64 hex digits>"
+            )
         if not isinstance(self.digest, bytes) or len(self.digest) != 32:
             raise ConfigurationError("an API key's digest must be the 32 bytes of a SHA-256")
-        if isinstance(self.scopes, str):
+        if isinstance(self.scopes, str) or not isinstance(self.scopes, Collection):
             raise ConfigurationError("an API key's scopes are a set of names, such as {'predict'}, not one text")
-        object.__setattr__(self, "scopes", frozenset(self.scopes))
-        if not all(_SCOPE.fullmatch(scope) for scope in self.scopes):
+        if not all(_matches(_SCOPE, scope) for scope in self.scopes):
             raise ConfigurationError("an API key's scope has 1 to 64 letters, digits, '.', '_', ':', '/' and '-'")
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise ConfigurationError("an API key's expiry needs a time zone, such as datetime.UTC or +00:00")
+        object.__setattr__(self, "scopes", frozenset(self.scopes))
+        if self.expires_at is not None and (
+            not isinstance(self.expires_at, datetime) or self.expires_at.tzinfo is None
+        ):
+            raise ConfigurationError("an API key's expiry is a datetime with a time zone, such as datetime.UTC")
         object.__setattr__(self, "principal", Principal(self.id, self.scopes, method="api-key"))
 
     @classmethod
@@ -84,23 +88,32 @@ class APIKey:
             The record to keep, and the secret (256 bits) to hand out, once: it cannot be had again.
         """
         secret = "mlg_" + secrets.token_urlsafe(32)
-        names = scopes if isinstance(scopes, str) else frozenset(scopes)  # a str is refused, not taken letter by letter
-        return cls(id, _digest(secret.encode()), names, expires_at), secret  # type: ignore[arg-type]  # see above
+        # The constructor checks the scopes, and makes a set of them.
+        return cls(id, _digest(secret.encode()), scopes, expires_at), secret  # type: ignore[arg-type]  # see above
 
     @classmethod
     def parse(cls, entry: str, *, where: str = "APIKeys") -> "APIKey":
         """Read an entry: ``secret``, ``id=secret`` or ``id=sha256:<hex>``, then ``;scope`` for each scope.
 
-        ``;expires=2027-01-31T00:00:00+00:00`` sets the expiry.
+        ``;expires=2027-01-31T00:00:00+00:00`` sets the expiry. A secret that ends in ``=`` needs an id before it.
 
         Raises:
             ConfigurationError: The entry is malformed or its secret is weak. The text never quotes the entry.
         """
+        if not isinstance(entry, str):
+            raise ConfigurationError(
+                f"{where}: an entry must be text, such as f'alice={{secret}}', or a record of APIKey.generate"
+            )
         credential, *options = (part.strip() for part in entry.split(";"))
         name, rest = _split(credential)
+        if not rest.strip("="):
+            # What is left of id=$SECRET where the variable is unset must not become the secret.
+            raise ConfigurationError(
+                f"{where}: an entry has no secret behind its id; write id=secret, also for a secret that ends in ="
+            )
         if given := _DIGEST.fullmatch(rest):
             digest = bytes.fromhex(given[1])
-        elif _SECRET.fullmatch(rest) and not rest.lower().startswith("sha256"):
+        elif _SECRET.fullmatch(rest):
             check_strength(rest.encode(), where=where)
             digest = _digest(rest.encode())
         else:
@@ -131,22 +144,13 @@ class APIKey:
 
 
 def _split(credential: str) -> tuple[str | None, str]:
-    """The id and the secret of ``id=secret``; None for a secret alone, which may end in the padding of base64."""
+    """The id and the secret of ``id=secret``; None for a secret alone."""
     name, equals, rest = credential.partition("=")
-    if not equals or _is_padded_base64(credential):
-        return None, credential
-    return name, rest
+    return (name, rest) if equals else (None, credential)
 
 
-def _is_padded_base64(text: str) -> bool:
-    """Whether it is a base64 secret, and not the ``id=`` that is left of ``id=$SECRET`` where the variable is unset."""
-    plain = text.translate({ord("+"): "-", ord("/"): "_"})
-    mixed = text.lower() != text != text.upper()
-    return bool(_PADDED.fullmatch(plain) and mixed) and _reencoded(plain) == plain
-
-
-def _reencoded(text: str) -> str:
-    return base64.urlsafe_b64encode(base64.urlsafe_b64decode(text)).decode()
+def _matches(form: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
 
 
 def _digest(secret: bytes) -> bytes:
@@ -170,8 +174,10 @@ class APIKeys:
 
     def __init__(self, keys: Iterable[APIKey | str]) -> None:
         self._by_digest: dict[bytes, APIKey] = {}
-        if isinstance(keys, str):
-            raise ConfigurationError("APIKeys takes a list of keys; for text with commas use APIKeys.from_env")
+        if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable):
+            raise ConfigurationError(
+                "APIKeys takes a list of keys, such as [f'alice={secret}']; for text with commas use APIKeys.from_env"
+            )
         for number, key in enumerate(keys, start=1):
             record = key if isinstance(key, APIKey) else APIKey.parse(key, where=f"APIKeys, entry {number}")
             if record.digest in self._by_digest:
@@ -187,7 +193,7 @@ class APIKeys:
         Args:
             name: The variable. Each entry is ``secret``, ``id=secret`` or ``id=sha256:<hex>``, with ``;scope`` behind
                 it for each scope. A secret without an id is a principal of its own, with a stable id that reveals
-                nothing.
+                nothing; it may not end in ``=``.
 
         Raises:
             ConfigurationError: The variable is unset or empty, or an entry cannot work. No value is quoted.

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import http_sf
 
-from mlguard.auth.secrets import check_strength
+from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
 
 ALGORITHM = "hmac-sha256"  # RFC 9421, section 3.3.3
@@ -296,28 +296,20 @@ def _refuse_duplicate(key: str, context: str) -> NoReturn:
 # Keys ---------------------------------------------------------------------------------------------------------------
 
 
-def signing_key(key_id: object, secret: object) -> bytes:
+def signing_key(key_id: object, secret: object, *, where: str) -> bytes:
     """The bytes of a shared secret, checked.
+
+    Args:
+        key_id: Its name.
+        secret: The secret, as str (UTF-8) or bytes.
+        where: The setting, for the error. Never the key id: the two may have been swapped.
 
     Raises:
         ConfigurationError: The key id cannot be sent, or the secret is too weak to sign with.
     """
     if not isinstance(key_id, str) or not _PRINTABLE.fullmatch(key_id):
-        raise ConfigurationError("a key id must be a string of printable ASCII characters, and not empty")
-    return secret_bytes(secret, where=f"the secret of key id {key_id!r}")
-
-
-def secret_bytes(secret: object, *, where: str) -> bytes:
-    """The bytes of a shared secret, checked.
-
-    Raises:
-        ConfigurationError: It is not a secret (``None`` from an unset variable, say), or too weak to sign with.
-    """
-    data = secret.encode() if isinstance(secret, str) else secret
-    if not isinstance(data, bytes):
-        raise ConfigurationError(f"{where} must be str or bytes, and set")
-    check_strength(data, where=where)
-    return data
+        raise ConfigurationError(f"{where}: a key id must be a string of printable ASCII characters, and not empty")
+    return secret_bytes(secret, where=where)
 
 
 def shown(text: str) -> str:

@@ -95,20 +95,24 @@ class SignatureAuth(SecurityBase, Guard):
         description: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not keys:
+        if not isinstance(keys, Mapping) or not keys:
             raise ConfigurationError("SignatureAuth needs at least one key: SignatureAuth({'key id': secret})")
-        self._keys = {key_id: signing_key(key_id, secret) for key_id, secret in keys.items()}
+        self._keys = {
+            key_id: signing_key(key_id, secret, where=f"SignatureAuth, key {number}")
+            for number, (key_id, secret) in enumerate(keys.items(), 1)
+        }
         self._scopes = _checked_scopes(scopes or {}, self._keys)
         self._max_age = _seconds("max_age", max_age, positive=True)
         self._max_skew = _seconds("max_skew", max_skew, positive=False)
         self._store = default_store() if store is None else store
         if not isinstance(self._store, Store):
             raise ConfigurationError("SignatureAuth(store=...) must be a mlguard store, such as MemoryStore()")
-        if authority is not None and not _AUTHORITY.fullmatch(authority):
+        if authority is not None and not (isinstance(authority, str) and _AUTHORITY.fullmatch(authority)):
             raise ConfigurationError(
                 "SignatureAuth(authority=...) must be host or host:port, such as 'api.example.com'"
             )
-        self._authority = authority
+        # Callers leave the default port out. Which one that is, the service behind a proxy cannot know.
+        self._authority = authority and re.sub(r":(80|443)$", "", authority)
         self._clock = clock
         self._unknown_key = secrets.token_bytes(32)  # signs for unknown key ids, so that they cost the same time
         self.suspends = self._store.suspends
@@ -240,12 +244,19 @@ async def _expect(conn: HTTPConnection, check: Callable[[bytes], None]) -> None:
 
 
 def _checked_scopes(scopes: Mapping[str, Collection[str]], keys: Mapping[str, bytes]) -> dict[str, frozenset[str]]:
-    for key_id, granted in scopes.items():
+    if not isinstance(scopes, Mapping):
+        raise ConfigurationError("SignatureAuth(scopes=...) must be a mapping, such as {'key id': {'predict'}}")
+    for number, (key_id, granted) in enumerate(scopes.items(), 1):
+        where = f"SignatureAuth(scopes=...), entry {number}"
         if key_id not in keys:
-            raise ConfigurationError(f"SignatureAuth(scopes=...) names key id {key_id!r}, which is not among the keys")
-        if isinstance(granted, str) or not all(_SCOPE.fullmatch(scope) for scope in granted):
-            raise ConfigurationError(f"the scopes of key id {key_id!r} must be a set of names, such as {{'predict'}}")
+            raise ConfigurationError(f"{where}: there is no key with this key id")
+        if isinstance(granted, str) or not isinstance(granted, Collection) or not all(map(_is_scope, granted)):
+            raise ConfigurationError(f"{where}: what a key id may do is a set of names, such as {{'predict'}}")
     return {key_id: frozenset(granted) for key_id, granted in scopes.items()}
+
+
+def _is_scope(name: object) -> bool:
+    return isinstance(name, str) and _SCOPE.fullmatch(name) is not None
 
 
 def _seconds(name: str, value: object, *, positive: bool) -> float:

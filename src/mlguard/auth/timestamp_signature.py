@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
-from mlguard.auth.message_signatures import secret_bytes
+from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 
 _HEADER = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})")
@@ -51,10 +51,10 @@ def sign_request(
 
 def verify_signature(
     secret: str | bytes | Iterable[str | bytes],
-    header: str | None,
+    header: str | bytes | None,
     *,
     method: str,
-    target: str,
+    target: str | bytes,
     body: bytes = b"",
     max_age: float = 300,
     max_skew: float = 30,
@@ -67,10 +67,10 @@ def verify_signature(
 
     Args:
         secret: The shared secret, or several of them while one replaces another.
-        header: The header's value as received; ``None`` if it is absent.
+        header: The header's value as received, as str or bytes; ``None`` if it is absent.
         method: The request method: ``request.method``.
-        target: Path and query as received, percent-encoded: ``scope["raw_path"]``, and ``"?"`` with ``query_string`` if
-            there is one. Not ``request.url.path``, which is decoded.
+        target: Path and query as received, percent-encoded, as str or bytes: ``scope["raw_path"]``, and ``b"?"`` with
+            ``query_string`` if there is one. Not ``request.url.path``, which is decoded.
         body: The whole body.
         max_age: Seconds during which a signature holds.
         max_skew: Seconds by which it may lie in the future, because clocks differ.
@@ -86,7 +86,7 @@ def verify_signature(
         raise ConfigurationError("verify_signature needs at least one secret")
     if not 0 < max_age < float("inf") or not 0 <= max_skew < float("inf"):
         raise ConfigurationError("verify_signature needs max_age > 0 and max_skew >= 0, in seconds")
-    match = _HEADER.fullmatch(header or "")
+    match = _HEADER.fullmatch(header.decode("latin-1") if isinstance(header, bytes) else header or "")
     if match is None:
         raise _refusal("the timestamp signature is absent or malformed")
     created, received = match.groups()
@@ -102,7 +102,7 @@ def _refusal(reason: str) -> NotAuthenticatedError:
     return NotAuthenticatedError(reason, challenge="Signature")
 
 
-def _signature(key: bytes, created: str, method: str, target: str, body: bytes) -> str:
+def _signature(key: bytes, created: str, method: str, target: str | bytes, body: bytes) -> str:
     parts = (created, method, target, hashlib.sha256(body).hexdigest())
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    encoded = [part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass") for part in parts]
     return hmac.digest(key, b"".join(b"%d:%s," % (len(part), part) for part in encoded), "sha256").hex()

@@ -1,0 +1,153 @@
+"""Mistakes in configuration that would open a door, or show a secret, and are refused when the guard is built."""
+
+import base64
+import json
+import secrets
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from mlguard import APIKey, APIKeys, ConfigurationError, JWTAuth, SignatureAuth, sign_request, verify_signature
+from mlguard.auth.secrets import check_strength
+from mlguard.client import HTTPSignature
+
+SECRET = "Vq3tYxw0ZkLr8HcNfUe5Rj_bPa2GsT7dMi"
+PUBLIC = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+PEM = PUBLIC.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+DER = PUBLIC.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+JWK = json.dumps({"kty": "RSA", "n": "sXchDaQebHnPiGvyDOAT4saGEUetSyo9MKLOoWFsueri", "e": "AQAB"}).encode()
+
+
+@pytest.mark.parametrize(
+    "form", [PEM.replace(b"\n", b" "), DER, JWK, b"[" + JWK + b"]"], ids=["pem", "der", "jwk", "list"]
+)
+@pytest.mark.parametrize(
+    "carry",
+    [
+        bytes,
+        base64.b64encode,
+        base64.urlsafe_b64encode,
+        lambda form: base64.urlsafe_b64encode(form).rstrip(b"="),
+        lambda form: form.hex().encode(),
+    ],
+    ids=["raw", "base64", "base64url", "unpadded", "hex"],
+)
+def test_public_key_in_any_form_is_no_secret(carry: Callable[[bytes], bytes], form: bytes) -> None:
+    """With it, anybody who knows the public key could sign tokens."""
+    with pytest.raises(ConfigurationError):
+        JWTAuth(carry(form), algorithms=["HS256"])
+
+
+@pytest.mark.parametrize(
+    "text", ["https://issuer.test/.well-known/jwks.json", "/run/secrets/signing-key-of-the-service"]
+)
+def test_place_of_a_key_is_no_secret(text: str) -> None:
+    """A URL or a path that nobody reads would be the secret itself."""
+    with pytest.raises(ConfigurationError, match="place"):
+        JWTAuth(text, algorithms=["HS256"])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SignatureAuth({SECRET: "alice"}),
+        lambda: SignatureAuth({"alice": SECRET}, scopes={SECRET: {"predict"}}),
+        lambda: SignatureAuth({"alice": SECRET}, scopes={"alice": {SECRET + " "}}),
+        lambda: SignatureAuth({"alice": SECRET}, scopes=SECRET),  # type: ignore[arg-type]  # the mistake
+        lambda: SignatureAuth(SECRET),  # type: ignore[arg-type]  # the mistake
+        lambda: HTTPSignature(SECRET, "alice"),
+        lambda: JWTAuth("weak", algorithms=[SECRET]),
+        lambda: JWTAuth({SECRET: "weak"}, algorithms=["HS256"]),
+        lambda: APIKeys([f"{SECRET}=alice"]),
+        lambda: APIKeys([f"alice=weak;{SECRET}"]),
+        lambda: APIKeys([("alice", SECRET)]),  # type: ignore[list-item]  # the mistake
+        lambda: APIKeys([SECRET.encode()]),  # type: ignore[list-item]  # the mistake
+        lambda: APIKeys({"alice": SECRET}),
+        lambda: APIKeys(None),  # type: ignore[arg-type]  # the mistake
+        lambda: APIKey.generate(5),  # type: ignore[arg-type]  # the mistake
+        lambda: APIKey("alice", b"x" * 32, expires_at=5),  # type: ignore[arg-type]  # the mistake
+    ],
+)
+def test_swapped_or_wrong_arguments_show_no_secret(build: Callable[[], Any]) -> None:
+    """A secret in the wrong place is named by its place."""
+    with pytest.raises(ConfigurationError) as refused:
+        build()
+    error: BaseException | None = refused.value
+    while error is not None:
+        assert SECRET not in str(error)
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "${ALICE_PRODUCTION_TOKEN_VALUE}",
+        "$ALICE_PRODUCTION_TOKEN_VALUE_9",
+        "prefix-${ALICE_PRODUCTION_TOKEN}",
+        "{{.Values.mlguard.aliceToken9}}x",
+        "<paste-the-token-of-alice-here>",
+        "op://vault/alice/production-token",
+        "arn:aws:secretsmanager:eu:1:alice9",
+        "vault:secret/data/alice#token-9x",
+        "/run/secrets/alice-production-token",
+        "sha-256:" + "5e884898da28047151d0e56f8dc62927" * 2,
+        "sha512:" + "5e884898da28047151d0e56f8dc62927" * 4,
+        "$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW",
+        "$argon2id$v=19$m=65536$c29tZXNhbHQ$RdescudvJCsgt3ub",
+    ],
+)
+def test_what_stands_for_a_secret_is_none(secret: str) -> None:
+    """Templates that nobody filled in, references that nobody read, and hashes."""
+    with pytest.raises(ConfigurationError):
+        APIKeys([f"alice={secret}"])
+    with pytest.raises(ConfigurationError):
+        check_strength(secret.encode(), where="here")
+
+
+@pytest.mark.parametrize(
+    "entry", ["AcmeProductionGatewayEU=", "recommendation-service-production==", "sha256=" + "5e" * 32]
+)
+def test_name_of_a_key_does_not_become_the_key(entry: str) -> None:
+    """``id=$SECRET`` with an unset variable, and a digest written with the wrong sign."""
+    with pytest.raises(ConfigurationError):
+        APIKeys([entry])
+
+
+@pytest.mark.parametrize("secret", [SECRET + "\n", " " + SECRET, SECRET[:9] + "\x00" + SECRET[9:]])
+def test_white_space_around_a_secret_is_refused(secret: str) -> None:
+    """The line feed at the end of a secret file would make every honest call fail."""
+    for build in (
+        lambda: JWTAuth(secret, algorithms=["HS256"]),
+        lambda: SignatureAuth({"alice": secret}),
+        lambda: HTTPSignature("alice", secret),
+    ):
+        with pytest.raises(ConfigurationError, match="white space"):
+            build()
+
+
+def test_secrets_of_the_usual_makers_are_accepted() -> None:
+    """What ``secrets``, uuid4 and openssl make is never taken for weak, patterned or a placeholder."""
+    for _ in range(500):
+        for secret in (
+            *(secrets.token_urlsafe(size) for size in (16, 24, 32)),
+            *(secrets.token_hex(size) for size in (16, 32)),
+            str(uuid.uuid4()),
+            *(base64.b64encode(secrets.token_bytes(size)).decode() for size in (16, 24, 32)),
+        ):
+            check_strength(secret.encode(), where="here")
+
+
+def test_simple_signature_takes_what_asgi_has() -> None:
+    """``scope["raw_path"]`` and header values are bytes."""
+    header = sign_request(SECRET, method="POST", target="/predict?x=1", body=b"{}")
+    verify_signature(SECRET, header.encode(), method="POST", target=b"/predict?x=1", body=b"{}")
+
+
+def test_default_port_of_a_configured_authority_is_left_out() -> None:
+    """Callers leave it out, and a service behind a proxy cannot know which one it is."""
+    for authority in ("api.test", "api.test:443", "api.test:80"):
+        assert SignatureAuth({"alice": SECRET}, authority=authority)._authority == "api.test"
