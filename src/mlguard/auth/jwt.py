@@ -51,7 +51,9 @@ class JWTAuth(SecurityBase, Guard):
     Args:
         key: What signatures are checked with: a secret (``str`` or ``bytes``) for HS256/384/512, as long as the hash at
             least; a public key in PEM for the others; a JWK as a ``dict``; a joserfc ``Key``; or, to rotate keys,
-            ``{kid: any of these}``. Of a private key only the public part is kept.
+            ``{kid: any of these}``. Of a private key only the public part is kept. The bare bytes of a public key
+            cannot be told from a secret: never pass them. Two guards with different keys whose tokens have no ``iss``
+            share their identities: the same ``sub`` is the same principal to rate limits.
         algorithms: Which of HS256, HS384, HS512, RS256, RS384, RS512, PS256, ES256, ES384, EdDSA and Ed25519 are used.
             Each key is pinned to those that fit it, so a public key can never serve as a secret.
         issuer: What ``iss`` must be, exactly. Default: not checked.

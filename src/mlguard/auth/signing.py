@@ -55,6 +55,10 @@ class SignatureAuth(SecurityBase, Guard):
     It does not hide anything: use TLS. Whoever holds the secret can sign as the caller, the service included. A proxy
     in between must pass path and query on as they came.
 
+    A store in memory forgets its nonces when the process ends: for ``max_age`` seconds after a restart, a request that
+    was captured before can be replayed once in each process. The room for nonces (1 000 000 in ``MemoryStore``) is
+    shared: one caller with a key can fill it, and until nonces expire all others get a 503.
+
     Args:
         keys: The shared secrets by key id, as str (UTF-8) or bytes, at least 128 bits each. To rotate, add the new key
             under a new id, move the callers over, then remove the old one.
