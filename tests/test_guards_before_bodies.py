@@ -24,7 +24,7 @@ from mlguard import (
     Principal,
     RateLimit,
     SignatureAuth,
-    _fastapi,
+    _plans,
     harden,
 )
 from mlguard.store import Decision, MemoryStore
@@ -450,8 +450,8 @@ def test_signed_body_is_verified_before_anybody_sees_it() -> None:
 
 def test_plans_of_routes_made_on_the_fly_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An app that makes routes without end does not fill the memory with their plans, and guards them all."""
-    monkeypatch.setattr(_fastapi, "_MAX_PLANS", 3)
-    monkeypatch.setattr(_fastapi, "_plans", {})
+    monkeypatch.setattr(_plans, "_MAX_PLANS", 3)
+    monkeypatch.setattr(_plans, "_plans", {})
     service = Service()
     app = FastAPI()
     for number in range(10):
@@ -459,7 +459,7 @@ def test_plans_of_routes_made_on_the_fly_are_bounded(monkeypatch: pytest.MonkeyP
     harden(app)
     statuses = [call(app, f"/{number}", method="GET").status for number in range(10)]
     assert statuses == [401] * 10
-    assert len(_fastapi._plans) <= 3
+    assert len(_plans._plans) <= 3
 
 
 def test_feature_types_say_where_under_harden() -> None:

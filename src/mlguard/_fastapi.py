@@ -6,8 +6,10 @@ applied.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import fastapi.routing
@@ -19,11 +21,11 @@ from fastapi.exception_handlers import (
     websocket_request_validation_exception_handler,
 )
 from fastapi.exceptions import ResponseValidationError
-from fastapi.security import SecurityScopes
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
-from mlguard._guard import Control, Guard
+from mlguard._guard import Guard
 from mlguard.errors import ConfigurationError
 
 # FastAPI >= 0.137 keeps included routers as single entries and offers this to see through them. Before, routes are
@@ -47,146 +49,10 @@ def matched_route(scope: Scope) -> Any | None:
     return context if context is not None and context.original_route is route else route
 
 
-# Guards that can run before the body -------------------------------------------------------------------------------
+# A dependency tree ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class GuardCall:
-    """One use of a guard in a dependency tree: how to call it without FastAPI's solver."""
-
-    guard: Guard
-    connection_name: str
-    scopes_name: str | None
-    scopes: SecurityScopes
-    principals: tuple[tuple[str, "GuardCall"], ...]
-
-    async def __call__(self, conn: Any) -> Any:
-        """Run the guard, after the guards that it depends on."""
-        values: dict[str, Any] = {self.connection_name: conn}
-        for name, call in self.principals:
-            values[name] = await call(conn)
-        if self.scopes_name is not None:
-            values[self.scopes_name] = self.scopes
-        return await self.guard(**values)  # type: ignore[operator]  # each guard's own signature
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The guards of one route in the order in which they are judged: who is calling, then everything that counts."""
-
-    calls: tuple[GuardCall, ...]
-    suspends: bool
-
-
-# The dependant is kept beside its plan, so that its id cannot be given to another one.
-_plans: dict[int, tuple[Dependant, Plan]] = {}
-_MAX_PLANS = 4096  # routes of one process; more means that they are made on the fly
-
-
-def plan_for(scope: Scope) -> Plan | None:
-    """The guards of the matched route that can run before its body is read; None if there is no route with guards.
-
-    Only trees made wholly of mlguard guards are taken, and none that ``dependency_overrides`` touches: FastAPI's own
-    run of the dependencies stays authoritative, this one only comes earlier.
-    """
-    dependant = getattr(matched_route(scope), "dependant", None)
-    if dependant is None:
-        return None
-    overrides: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", {})
-    return _make_plan(dependant, overrides) if overrides else plan_of(dependant)
-
-
-def plan_of(dependant: Dependant) -> Plan:
-    """The plan of one dependency tree, the same object each time."""
-    known = _plans.get(id(dependant))
-    if known is None:
-        if len(_plans) >= _MAX_PLANS:
-            _plans.clear()
-        known = _plans[id(dependant)] = (dependant, _make_plan(dependant, {}))
-    return known[1]
-
-
-def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
-    authentication: dict[tuple[Guard, frozenset[str]], GuardCall] = {}
-    counting: dict[Guard, GuardCall] = {}
-
-    def file(call: GuardCall) -> None:
-        for _, principal in call.principals:
-            file(principal)
-        if call.guard.control is Control.AUTHENTICATION:
-            authentication.setdefault((call.guard, frozenset(call.scopes.scopes)), call)
-        else:
-            counting.setdefault(call.guard, call)
-
-    def walk(node: Dependant) -> None:
-        for child in node.dependencies:
-            if child.call in overrides:
-                continue
-            call = _guard_call(child, overrides)
-            if call is None:
-                walk(child)
-            else:
-                file(call)
-
-    walk(dependant)
-    # Who holds all scopes of one use holds some of them: the lesser use need not be judged.
-    proofs = [
-        call
-        for (guard, scopes), call in authentication.items()
-        if not any(guard is other and scopes < more for other, more in authentication)
-    ]
-    calls = (*proofs, *counting.values())
-    return Plan(calls, suspends=any(_may_wait(call.guard) for call in calls))
-
-
-def _may_wait(guard: Guard) -> bool:
-    """Whether a call of the guard may wait. What a class of the app's own adds to one of ours is unknown."""
-    return guard.suspends or not type(guard).__module__.startswith("mlguard.")
-
-
-def is_guard_alone(dependant: Dependant) -> bool:
-    """Whether a node is a tree of body-less guards only, and nobody needs its value."""
-    return dependant.name is None and _guard_call(dependant, {}) is not None
-
-
-def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
-    """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
-    guard: Any = dependant.call
-    connection_name = dependant.http_connection_param_name
-    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides:
-        return None
-    if connection_name is None or _reads_parameters(dependant):
-        return None
-    principals = []
-    for child in dependant.dependencies:
-        call = _guard_call(child, overrides)
-        if call is None or child.name is None:
-            return None
-        principals.append((child.name, call))
-    return GuardCall(
-        guard,
-        connection_name,
-        dependant.security_scopes_param_name,
-        SecurityScopes(_scopes_of(dependant)),
-        tuple(principals),
-    )
-
-
-def _reads_parameters(dependant: Dependant) -> bool:
-    return bool(
-        dependant.path_params
-        or dependant.query_params
-        or dependant.header_params
-        or dependant.cookie_params
-        or dependant.body_params
-        or dependant.request_param_name
-        or dependant.websocket_param_name
-        or dependant.response_param_name
-        or dependant.background_tasks_param_name
-    )
-
-
-def _scopes_of(dependant: Dependant) -> list[str]:
+def scopes_of(dependant: Dependant) -> list[str]:
     """The scopes demanded at this node, its own and those of the nodes above it."""
     flat = getattr(dependant, "security_scopes", None)  # until FastAPI 0.122
     if flat is not None:
@@ -194,6 +60,32 @@ def _scopes_of(dependant: Dependant) -> list[str]:
     parent = getattr(dependant, "parent_oauth_scopes", None) or []
     own = getattr(dependant, "own_oauth_scopes", None) or []
     return list(dict.fromkeys([*parent, *own]))
+
+
+def turns_of(dependant: Dependant) -> Callable[[], AbstractAsyncContextManager[Any]] | None:
+    """Where calls of a node have to wait for their turn (``Depends(..., max_concurrency=...)`` of newer FastAPIs)."""
+    concurrency = getattr(dependant, "concurrency", None)
+    return None if concurrency is None else concurrency.get_semaphore
+
+
+def injected_response() -> Response:
+    """What FastAPI gives an endpoint to set headers and the status on."""
+    response = Response()
+    del response.headers["content-length"]
+    response.status_code = None  # type: ignore[assignment]  # FastAPI's way to say that nobody has set it
+    return response
+
+
+def is_instrumented() -> bool:
+    """Whether somebody (a tracer, say) has put functions of their own in the place of those that FastAPI calls."""
+    watched = ("get_request_handler", "run_endpoint_function", "serialize_response")
+    functions = [getattr(fastapi.routing, name) for name in watched]
+    return any(type(f) is not FunctionType or f.__globals__ is not vars(fastapi.routing) for f in functions)
+
+
+def is_traced(scope: Scope) -> bool:
+    """Whether FastAPI, in newer releases, keeps a record of this request's steps for OpenTelemetry."""
+    return "fastapi.telemetry" in scope
 
 
 # Walking an app -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from mlguard.errors import InsufficientScopeError
 
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
-    from mlguard._fastapi import Plan
+    from mlguard._plans import Plan
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 

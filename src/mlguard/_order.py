@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from starlette.requests import HTTPConnection
 
-from mlguard._fastapi import Plan, plan_for
 from mlguard._guard import Guard, RequestMemory
+from mlguard._plans import Plan, plan_for
 
 T = TypeVar("T")
 
@@ -33,13 +33,26 @@ async def once(conn: HTTPConnection, guard: Guard, decide: Callable[[], Awaitabl
     Raises:
         MLGuardError: What ``decide`` raised, or the refusal of a guard whose turn comes before.
     """
-    memory = RequestMemory.of(conn.scope)
-    if not memory.admitted:
-        await judge(conn, memory)
+    memory = await judge_all(conn)
     if guard not in memory.decisions:
         await memory.note(guard, decide)
     decision: T = memory.recall(guard)
     return decision
+
+
+async def judge_all(conn: HTTPConnection) -> RequestMemory:
+    """Have all guards of the matched route judged, if they are not yet.
+
+    Returns:
+        What is known about the request.
+
+    Raises:
+        MLGuardError: The first refusal.
+    """
+    memory = RequestMemory.of(conn.scope)
+    if not memory.admitted:
+        await judge(conn, memory)
+    return memory
 
 
 async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:

@@ -18,7 +18,7 @@ from mlguard import _fastapi
 from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
 from mlguard._order import judge
-from mlguard._verdict import Verdicts
+from mlguard._shortcuts import Shortcuts
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
 from mlguard.outputs._endpoint import is_bare
@@ -93,9 +93,9 @@ def harden(
     if not docs:
         _fastapi.remove_docs(app)
     document_guards(app)
-    verdicts = Verdicts(app)
+    shortcuts = Shortcuts(app)
     # Innermost, whatever is added later: what reads the body from here on has been routed.
-    app.user_middleware.append(Middleware(_RouteWatch, hardened=app, verdicts=verdicts))
+    app.user_middleware.append(Middleware(_RouteWatch, hardened=app, shortcuts=shortcuts))
 
     build_stack = app.build_middleware_stack
 
@@ -104,7 +104,7 @@ def harden(
         return _Hardened(
             build_stack(),
             app,
-            verdicts,
+            shortcuts,
             max_body_size=max_body_size,
             body_timeout=body_timeout,
             docs_paths=docs_paths if docs else frozenset(),
@@ -132,14 +132,14 @@ def _install_handlers(app: FastAPI) -> None:
 class _RouteWatch:
     """Innermost: shows the outermost middleware the scope in which the router will leave the route."""
 
-    def __init__(self, app: ASGIApp, hardened: FastAPI, verdicts: Verdicts) -> None:
+    def __init__(self, app: ASGIApp, hardened: FastAPI, shortcuts: Shortcuts) -> None:
         self._app = app
         self._hardened = hardened
-        self._verdicts = verdicts
+        self._shortcuts = shortcuts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"}:
-            self._verdicts.give_way()
+            self._shortcuts.give_way()
             memory = RequestMemory.of(scope)
             memory.routed_scope = scope
             if memory.body is not None:
@@ -166,7 +166,7 @@ class _Hardened:
         self,
         app: ASGIApp,
         hardened: FastAPI,
-        verdicts: Verdicts,
+        shortcuts: Shortcuts,
         *,
         max_body_size: int,
         body_timeout: float,
@@ -175,7 +175,7 @@ class _Hardened:
     ) -> None:
         self._app = app
         self._hardened = hardened
-        self._verdicts = verdicts
+        self._shortcuts = shortcuts
         self._max_body_size = max_body_size
         self._body_timeout = body_timeout
         self._docs_paths = docs_paths
@@ -235,7 +235,7 @@ class _Hardened:
         for guard in guards:
             guard.check()
         _check_buckets([guard for guard in guards if isinstance(guard, RateLimit)])
-        self._verdicts.install()
+        self._shortcuts.install()
         self._checked = True
 
     def _headers_for(self, scope: Scope) -> dict[bytes, bytes]:

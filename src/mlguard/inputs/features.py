@@ -9,6 +9,7 @@ from fastapi import Request
 from numpy.typing import ArrayLike, DTypeLike
 
 from mlguard._guard import Control, Guard
+from mlguard._order import judge_all
 from mlguard.errors import UnsupportedMediaTypeError
 from mlguard.inputs.json_rows import JSONRows
 from mlguard.inputs.row_rules import RowRules, Rows
@@ -100,10 +101,12 @@ class Features(Guard):
             A C-contiguous, writable array of shape ``(rows, columns)`` in the dtype asked for, new for each request.
 
         Raises:
+            MLGuardError: Another guard of the route refuses the request: all are judged first.
             UnsupportedMediaTypeError: The content type is not JSON in UTF-8 (415).
             BodyTooLargeError: The body is larger than ``harden`` allows (413).
             InvalidInputError: A rule is broken (422).
         """
+        await judge_all(request)  # who may not call is not told which content type is read
         _require_json(request.scope["headers"])
         return self._reader.read(await request.body())
 

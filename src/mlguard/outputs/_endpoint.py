@@ -77,10 +77,15 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, truncate: Truncate, decimals:
 
     wrapper.__signature__ = signature  # type: ignore[attr-defined]  # what FastAPI reads first
     wrapper.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)  # names the route
-    setattr(wrapper, _MARK, True)
+    setattr(wrapper, _MARK, wrapper)  # other decorators copy the mark, and are told apart by what it holds
     with contextlib.suppress(AttributeError):  # a bound method or a partial has no room for a mark
         setattr(endpoint, _BARE, True)
     return wrapper
+
+
+def is_truncating(endpoint: Callable[..., Any] | None) -> bool:
+    """Whether an endpoint is the very function that ``truncate_output`` made, which answers with a ``Response``."""
+    return endpoint is not None and getattr(endpoint, _MARK, None) is endpoint
 
 
 def is_bare(endpoint: Callable[..., Any] | None) -> bool:

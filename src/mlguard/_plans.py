@@ -1,0 +1,233 @@
+"""Which guards a route has, and how to call them and its endpoint without FastAPI's solver.
+
+A plan holds the guards that can be judged before the body is read, in the order in which they are. A direct call is
+an endpoint all of whose arguments come from mlguard.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import fastapi.routing
+from fastapi.dependencies.models import Dependant
+from fastapi.security import SecurityScopes
+from starlette.types import Scope
+
+from mlguard import _fastapi
+from mlguard._guard import Control, Guard
+
+
+@dataclass(frozen=True, slots=True)
+class GuardCall:
+    """One use of a guard in a dependency tree: how to call it without FastAPI's solver."""
+
+    guard: Guard
+    connection_name: str
+    scopes_name: str | None
+    scopes: SecurityScopes
+    principals: tuple[tuple[str, "GuardCall"], ...]
+    turns: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+
+    async def __call__(self, conn: Any) -> Any:
+        """Run the guard, after the guards that it depends on."""
+        values: dict[str, Any] = {self.connection_name: conn}
+        for name, call in self.principals:
+            values[name] = await call(conn)
+        if self.scopes_name is not None:
+            values[self.scopes_name] = self.scopes
+        guard: Any = self.guard
+        if self.turns is None:
+            return await guard(**values)
+        async with self.turns():
+            return await guard(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The guards of one route in the order in which they are judged: who is calling, then everything that counts."""
+
+    calls: tuple[GuardCall, ...]
+    suspends: bool
+
+
+# The dependant is kept beside its plan, so that its id cannot be given to another one.
+_plans: dict[int, tuple[Dependant, Plan]] = {}
+_MAX_PLANS = 4096  # routes of one process; more means that they are made on the fly
+
+
+def plan_for(scope: Scope) -> Plan | None:
+    """The guards of the matched route that can run before its body is read; None if there is no route with guards.
+
+    Only trees made wholly of mlguard guards are taken, and none that ``dependency_overrides`` touches: FastAPI's own
+    run of the dependencies stays authoritative, this one only comes earlier.
+    """
+    dependant = getattr(_fastapi.matched_route(scope), "dependant", None)
+    if dependant is None:
+        return None
+    overrides: Mapping[Any, Any] = getattr(scope.get("app"), "dependency_overrides", {})
+    return _make_plan(dependant, overrides) if overrides else plan_of(dependant)
+
+
+def plan_of(dependant: Dependant) -> Plan:
+    """The plan of one dependency tree, the same object each time."""
+    known = _plans.get(id(dependant))
+    if known is None:
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        known = _plans[id(dependant)] = (dependant, _make_plan(dependant, {}))
+    return known[1]
+
+
+def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
+    authentication: dict[tuple[Guard, frozenset[str]], GuardCall] = {}
+    counting: dict[Guard, GuardCall] = {}
+
+    def file(call: GuardCall) -> None:
+        for _, principal in call.principals:
+            file(principal)
+        if call.guard.control is Control.AUTHENTICATION:
+            authentication.setdefault((call.guard, frozenset(call.scopes.scopes)), call)
+        else:
+            counting.setdefault(call.guard, call)
+
+    def walk(node: Dependant) -> None:
+        for child in node.dependencies:
+            if child.call in overrides:
+                continue
+            call = _guard_call(child, overrides)
+            if call is None:
+                walk(child)
+            else:
+                file(call)
+
+    walk(dependant)
+    # Who holds all scopes of one use holds some of them: the lesser use need not be judged.
+    proofs = [
+        call
+        for (guard, scopes), call in authentication.items()
+        if not any(guard is other and scopes < more for other, more in authentication)
+    ]
+    calls = (*proofs, *counting.values())
+    return Plan(calls, suspends=any(_may_wait(call) for call in calls))
+
+
+def _may_wait(call: GuardCall) -> bool:
+    """Whether a call of the guard may wait. What a class of the app's own adds to one of ours is unknown."""
+    own = type(call.guard).__module__.startswith("mlguard.")
+    return call.guard.suspends or not own or call.turns is not None
+
+
+def is_guard_alone(dependant: Dependant) -> bool:
+    """Whether a node is a tree of body-less guards only, and nobody needs its value."""
+    return dependant.name is None and _guard_call(dependant, {}) is not None
+
+
+def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
+    """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
+    guard: Any = dependant.call
+    connection_name = dependant.http_connection_param_name
+    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides:
+        return None
+    if connection_name is None or dependant.request_param_name or _reads_parameters(dependant):
+        return None
+    principals = []
+    for child in dependant.dependencies:
+        call = _guard_call(child, overrides)
+        if call is None or child.name is None:
+            return None
+        principals.append((child.name, call))
+    return GuardCall(
+        guard,
+        connection_name,
+        dependant.security_scopes_param_name,
+        SecurityScopes(_fastapi.scopes_of(dependant)),
+        tuple(principals),
+        _fastapi.turns_of(dependant),
+    )
+
+
+def _reads_parameters(dependant: Dependant) -> bool:
+    """Whether a node takes more than the request and what other nodes return."""
+    return dependant.response_param_name is not None or _needs_solver(dependant)
+
+
+def _needs_solver(dependant: Dependant) -> bool:
+    return bool(
+        dependant.path_params
+        or dependant.query_params
+        or dependant.header_params
+        or dependant.cookie_params
+        or dependant.body_params
+        or dependant.websocket_param_name
+        or dependant.background_tasks_param_name
+    )
+
+
+# Endpoints that can be called without FastAPI's solver --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCall:
+    """How to call an endpoint that takes nothing but what mlguard's guards return, the request and the response.
+
+    Attributes:
+        endpoint: The function.
+        inputs: The guards that read the body or whose value the endpoint takes, in the order listed, and the names
+            under which it takes it.
+        requests: The names under which it takes the request.
+        response: The name under which it takes the response whose headers and status it may set.
+    """
+
+    endpoint: Callable[..., Any]
+    inputs: tuple[tuple[GuardCall, tuple[str, ...]], ...]
+    requests: tuple[str, ...]
+    response: str
+
+
+def direct_call(route: Any) -> DirectCall | None:
+    """How to call a route's endpoint directly, or None where FastAPI has something to do that only it knows."""
+    dependant: Dependant = route.dependant
+    original = getattr(route, "original_route", route)
+    if (
+        dependant.call is None
+        or type(original).get_route_handler is not fastapi.routing.APIRoute.get_route_handler
+        or getattr(route, "max_body_size", None) is not None
+        or dependant.response_param_name is None
+        or dependant.security_scopes_param_name is not None
+        or _needs_solver(dependant)
+        or _fastapi.is_instrumented()
+    ):
+        return None
+    inputs: dict[tuple[Guard, frozenset[str]], tuple[GuardCall, list[str]]] = {}
+    for child in dependant.dependencies:
+        call = _guard_call(child, {}) or _reader_call(child)
+        if call is None:
+            return None
+        if child.name is not None or call.guard.reads_body:
+            names = inputs.setdefault((call.guard, frozenset(call.scopes.scopes)), (call, []))[1]
+            names += [child.name] if child.name is not None else []
+    requests = (dependant.request_param_name, dependant.http_connection_param_name)
+    return DirectCall(
+        dependant.call,
+        tuple((call, tuple(names)) for call, names in inputs.values()),
+        tuple(name for name in requests if name is not None),
+        dependant.response_param_name,
+    )
+
+
+def _reader_call(dependant: Dependant) -> GuardCall | None:
+    """How to call a guard that reads the body and needs nothing else."""
+    guard: Any = dependant.call
+    name = dependant.request_param_name
+    if (
+        not isinstance(guard, Guard)
+        or not guard.reads_body
+        or name is None
+        or dependant.dependencies
+        or dependant.http_connection_param_name
+        or dependant.security_scopes_param_name
+        or _reads_parameters(dependant)
+    ):
+        return None
+    return GuardCall(guard, name, None, SecurityScopes(), (), _fastapi.turns_of(dependant))
