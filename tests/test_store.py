@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -609,3 +610,69 @@ def test_its_clock_is_monotonic() -> None:
     decisions = list(itertools.islice((hit(store, Window(3, 3_600)) for _ in itertools.count()), 4))
     assert [decision.admitted for decision in decisions] == [True, True, True, False]
     assert 3_600 < decisions[-1].retry_after <= 3_600 * 17 / 16
+
+
+# Records --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_kept_until_it_expires() -> None:
+    """What was put is there for its time, no longer, and a later one takes its place."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    assert run(store.get(b"a", b"b")) == (None, None)
+    run(store.put(b"a", b"1", 10))
+    run(store.put(b"b", b"2", 20))
+    assert run(store.get(b"b", b"a")) == (b"2", b"1")
+    clock.now += 10
+    assert run(store.get(b"a", b"b")) == (None, b"2")
+    run(store.put(b"b", b"3", 20))
+    clock.now += 15
+    assert run(store.get(b"b")) == (b"3",)
+
+
+def test_records_are_never_forgotten_to_make_room() -> None:
+    """When there is no room, a new one is refused, with the time until there will be; a known one can be renewed."""
+    clock = Clock()
+    store = MemoryStore(clock=clock, max_records=2)
+    run(store.put(b"a", b"1", 10))
+    run(store.put(b"b", b"1", 30))
+    with pytest.raises(StoreFullError) as refusal:
+        run(store.put(b"c", b"1", 5))
+    assert refusal.value.headers == {"Retry-After": "11"}
+    run(store.put(b"b", b"2", 40))
+    assert run(store.get(b"a", b"b", b"c")) == (b"1", b"2", None)
+    clock.now += 10
+    run(store.put(b"c", b"1", 5))
+    assert run(store.get(b"a", b"c")) == (None, b"1")
+
+
+def test_a_swap_needs_the_value_that_is_there() -> None:
+    """Of two who want to replace the same value, one does."""
+    store = MemoryStore(clock=Clock())
+    assert not run(store.swap(b"a", b"0", b"1", 10))
+    assert run(store.swap(b"a", None, b"1", 10))
+    assert not run(store.swap(b"a", None, b"2", 10))
+    assert run(store.swap(b"a", b"1", b"2", 10))
+    assert run(store.get(b"a")) == (b"2",)
+
+
+def test_threads_that_swap_at_once_do_not_both_succeed() -> None:
+    """The comparison and the change are one step."""
+    store = MemoryStore()
+    run(store.put(b"a", b"0", 60))
+    start = threading.Barrier(8)
+
+    def swap(number: int) -> bool:
+        start.wait()
+        return run(store.swap(b"a", b"0", b"%d" % number, 60))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(swap, range(1, 9))) == 1
+
+
+def test_looking_counts_nothing() -> None:
+    """A hit that costs nothing says what is left, and leaves it."""
+    store = MemoryStore(clock=Clock())
+    assert hit(store, Window(2, 60), cost=0) == Decision(True, 0, (2,), (0,))
+    assert hit(store, Window(2, 60)).remaining == (1,)
+    assert hit(store, Window(2, 60), cost=0).remaining == (1,)

@@ -6,6 +6,7 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 from mlguard._guard import Control, Principal, request_id
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.jwt import JWTAuth
+from mlguard.auth.revocations import Revocations
 from mlguard.auth.signing import SignatureAuth
 from mlguard.auth.timestamp_signature import sign_request, verify_signature
 from mlguard.errors import (
@@ -52,6 +53,7 @@ __all__ = [
     "Principal",
     "RateLimit",
     "RateLimitedError",
+    "Revocations",
     "SignatureAuth",
     "Store",
     "StoreFullError",

@@ -1,4 +1,4 @@
-"""Shared state: rate counters and single-use nonces.
+"""Shared state: rate counters, single-use nonces, and small records such as revocations.
 
 One object serves every guard of an app, so that a nonce is refused everywhere once it was used anywhere.
 """
@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from mlguard._records import DROPS, Records
 from mlguard.errors import ConfigurationError, StoreFullError
 
 #: Parts that a window is cut into. The oldest part is counted whole, so a limit is never exceeded in any true window of
 #: its length, and at most 1/16 of a window too strict.
 PARTS = 16
-
-#: What is out of date is dropped a few entries a call, more than a call adds: nobody waits while a million are.
-_DROPS = 8
 
 
 class Window(NamedTuple):
@@ -62,7 +60,7 @@ class Store(Protocol):
             bucket: Which limit is counted. Many callers in one bucket take no room from another bucket.
             caller: Whose units.
             windows: The same at each hit of one bucket.
-            cost: How many units.
+            cost: How many units; 0 only looks.
 
         Raises:
             ValueError: ``cost`` is negative, which would give units away.
@@ -73,6 +71,23 @@ class Store(Protocol):
 
         Raises:
             StoreFullError: There is no room; a nonce is never forgotten early to make some (503).
+        """
+
+    async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
+        """The values kept under some keys, in the order asked; None where there is none."""
+
+    async def put(self, key: bytes, value: bytes, ttl: float) -> None:
+        """Keep a value for ``ttl`` seconds, in the place of any other.
+
+        Raises:
+            StoreFullError: There is no room; a value is never forgotten early to make some (503).
+        """
+
+    async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
+        """Keep a value for ``ttl`` seconds if ``old`` is kept now (None: nothing), as one step. False if it is not.
+
+        Raises:
+            StoreFullError: There is no room; a value is never forgotten early to make some (503).
         """
 
 
@@ -148,6 +163,7 @@ class MemoryStore:
         max_counters: Callers counted at a time in each bucket. Beyond it, the caller unseen for longest is forgotten.
             One takes about 0.5 to 1 KB.
         max_nonces: Nonces remembered at a time. Beyond it, new ones are refused until old ones expire.
+        max_records: Revocations and the like kept at a time. Beyond it, new ones are refused until old ones expire.
         clock: Seconds, never going backwards.
 
     Raises:
@@ -161,9 +177,14 @@ class MemoryStore:
         *,
         max_counters: int = 100_000,
         max_nonces: int = 1_000_000,
+        max_records: int = 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for setting, value in (("max_counters", max_counters), ("max_nonces", max_nonces)):
+        for setting, value in (
+            ("max_counters", max_counters),
+            ("max_nonces", max_nonces),
+            ("max_records", max_records),
+        ):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(f"MemoryStore({setting}=...) must be a whole number of at least 1")
         self._max_counters = max_counters
@@ -173,6 +194,7 @@ class MemoryStore:
         self._buckets: defaultdict[str, OrderedDict[bytes, _Counters]] = defaultdict(OrderedDict)
         self._nonces: dict[bytes, float] = {}
         self._nonce_expiries: list[tuple[float, bytes]] = []
+        self._records = Records(max_records, clock)
 
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         """Count ``cost`` units of one caller in all windows, or in none of them."""
@@ -189,7 +211,7 @@ class MemoryStore:
                 if counter.total + cost > window.limit:
                     admitted = False  # not by retry_after, which rounding can make 0
                     retry_after = max(retry_after, counter.seconds_until(cost, window, now))
-            if admitted:
+            if admitted and cost:
                 for counter in counters.windows:
                     counter.add(cost)
                 counters.expires = now + max([window.seconds for window in windows]) * (1 + 1 / PARTS)
@@ -202,7 +224,7 @@ class MemoryStore:
         if counters is not None:
             bucket.move_to_end(caller)
             return counters
-        for _ in range(min(_DROPS, len(bucket))):
+        for _ in range(min(DROPS, len(bucket))):
             oldest = next(iter(bucket.values()))
             if len(bucket) < self._max_counters and oldest.expires > now:
                 break
@@ -214,7 +236,7 @@ class MemoryStore:
         """Remember a nonce for ``ttl`` seconds. False if it is remembered already."""
         with self._lock:
             now = self._clock()
-            for _ in range(_DROPS):
+            for _ in range(DROPS):
                 if not self._nonce_expiries or self._nonce_expiries[0][0] > now:
                     break
                 expired, old = heappop(self._nonce_expiries)
@@ -227,6 +249,24 @@ class MemoryStore:
                 raise StoreFullError("the store has no room for another nonce", retry_after=wait)
             self._nonces[key] = now + ttl
             heappush(self._nonce_expiries, (now + ttl, key))
+            return True
+
+    async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
+        """The values kept under some keys, in the order asked; None where there is none."""
+        with self._lock:
+            return tuple([self._records.get(key) for key in keys])
+
+    async def put(self, key: bytes, value: bytes, ttl: float) -> None:
+        """Keep a value for ``ttl`` seconds, in the place of any other."""
+        with self._lock:
+            self._records.put(key, value, ttl)
+
+    async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
+        """Keep a value for ``ttl`` seconds if ``old`` is kept now (None: nothing), as one step."""
+        with self._lock:
+            if self._records.get(key) != old:
+                return False
+            self._records.put(key, new, ttl)
             return True
 
 

@@ -36,7 +36,7 @@ from mlguard.auth.message_signatures import (
 from mlguard.auth.signing import SignatureAuth
 from mlguard.client import HTTPSignature
 from mlguard.errors import ConfigurationError, InsufficientScopeError, NotAuthenticatedError, StoreFullError
-from mlguard.store import Decision, MemoryStore, Window
+from mlguard.store import MemoryStore
 
 NOW = 1_700_000_000
 ALICE = hashlib.sha256(b"of alice").digest()
@@ -752,20 +752,14 @@ def test_the_reader_raises_nothing_else(text: bytes) -> None:
 # Replay ---------------------------------------------------------------------------------------------------------------
 
 
-class SlowStore:
+class SlowStore(MemoryStore):
     """A store that waits on something before it answers, as one over the network does."""
 
     suspends = True
 
-    def __init__(self) -> None:
-        self.memory = MemoryStore()
-
-    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
-        raise NotImplementedError
-
     async def add_nonce(self, key: bytes, ttl: float) -> bool:
         await asyncio.sleep(0)
-        added = await self.memory.add_nonce(key, ttl)
+        added = await super().add_nonce(key, ttl)
         await asyncio.sleep(0)
         return added
 

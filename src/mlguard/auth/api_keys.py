@@ -19,8 +19,10 @@ from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
+from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth.secrets import HASH_NAME, check_strength
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.traffic.rate import RateLimit
 
 _ID = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
@@ -235,6 +237,9 @@ class APIKeyAuth(SecurityBase, Guard):
     Args:
         keys: The live keys, or a function that loads them on first use (and at start-up under ``harden``).
         header: The header that carries the key.
+        failures: A limit on failed credentials, such as ``RateLimit("10/minute", name="failures")``, by address or by a
+            plain function of the connection. Judged before anything else. Only failures count, and a success erases
+            none. Several guards may share one. Default: none.
         scheme_name: Name of the scheme in OpenAPI.
         description: Text of the scheme in OpenAPI.
         clock: Seconds since the epoch, for expiry.
@@ -246,17 +251,18 @@ class APIKeyAuth(SecurityBase, Guard):
         ConfigurationError: The header's name is empty or no token (RFC 9110, section 5.1).
         NotAuthenticatedError: No key, several, or one that is unknown or expired: always the same 401.
         InsufficientScopeError: The key lacks a scope (403).
+        RateLimitedError: Too many failures (429).
     """
 
     control = Control.AUTHENTICATION
     statuses = (401, 403)
-    suspends = False
 
     def __init__(
         self,
         keys: APIKeys | Callable[[], APIKeys],
         *,
         header: str = "X-API-Key",
+        failures: RateLimit | None = None,
         scheme_name: str | None = None,
         description: str | None = None,
         clock: Callable[[], float] = time.time,
@@ -267,7 +273,9 @@ class APIKeyAuth(SecurityBase, Guard):
             raise ConfigurationError("APIKeyAuth takes APIKeys([...]) or APIKeys.from_env()")
         self._keys = keys
         self._header = header.lower().encode()
+        self._failures = checked_failures(failures, where="APIKeyAuth")
         self._clock = clock
+        self.suspends = failures is not None and failures.suspends
         self.header = header
         self.model = APIKeyScheme.model_validate({"in": APIKeyIn.header, "name": header, "description": description})
         self.scheme_name = scheme_name or type(self).__name__
@@ -285,7 +293,9 @@ class APIKeyAuth(SecurityBase, Guard):
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Prove who is calling, and check the scopes."""
-        principal = await once(conn, self, lambda: self._authenticate(conn))
+        principal = await once(
+            conn, self, lambda: with_failures(conn, self._failures, lambda: self._authenticate(conn))
+        )
         principal.require(security_scopes, challenge="APIKey")
         return principal
 

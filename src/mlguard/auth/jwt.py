@@ -23,8 +23,10 @@ from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
+from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth._jwt_keys import Keys
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.traffic.rate import RateLimit
 
 _MAX_LEEWAY = 300.0  # "no more than a few minutes", RFC 7519, section 4.1.4
 _MAX_TOKEN_SIZE = 65_536  # what servers accept of all headers together
@@ -61,6 +63,9 @@ class JWTAuth(SecurityBase, Guard):
             is refused, because it is meant for somebody else (RFC 7519, section 4.1.3).
         leeway: Seconds by which the clocks of issuer and service may differ, at most 300. Default 0.
         max_token_size: Bytes of the longest token that is looked at. Default 8192.
+        failures: A limit on failed credentials, such as ``RateLimit("10/minute", name="failures")``, by address or by a
+            plain function of the connection. Judged before anything else. Only failures count, and a success erases
+            none. Several guards may share one. Default: none.
         scheme_name: The name of the security scheme in OpenAPI. Default: the name of the class.
         description: Its description in OpenAPI.
         clock: Returns the time in seconds since 1970.
@@ -74,11 +79,11 @@ class JWTAuth(SecurityBase, Guard):
             key can use or that is not allowed (such as ``none``), or a setting out of its range.
         NotAuthenticatedError: When called: no token, or one that does not hold. All look the same (401).
         InsufficientScopeError: When called: the token lacks a scope that the route demands (403).
+        RateLimitedError: When called: too many failures (429).
     """
 
     control = Control.AUTHENTICATION
     statuses = (401, 403)
-    suspends = False
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class JWTAuth(SecurityBase, Guard):
         audience: str | Collection[str] | None = None,
         leeway: float = 0,
         max_token_size: int = 8192,
+        failures: RateLimit | None = None,
         scheme_name: str | None = None,
         description: str | None = None,
         clock: Callable[[], float] = time.time,
@@ -102,7 +108,9 @@ class JWTAuth(SecurityBase, Guard):
             raise ConfigurationError(f"max_token_size must be a number of bytes between 1 and {_MAX_TOKEN_SIZE}")
         self._leeway = leeway
         self._max_token_size = max_token_size
+        self._failures = checked_failures(failures, where="JWTAuth")
         self._clock = clock
+        self.suspends = failures is not None and failures.suspends
         self.model = HTTPBearer(bearerFormat="JWT", description=description)
         self.scheme_name = scheme_name or type(self).__name__
 
@@ -111,7 +119,9 @@ class JWTAuth(SecurityBase, Guard):
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Say who carries the token, or refuse (401, 403)."""
-        principal = await once(conn, self, partial(self._authenticate, conn))
+        principal = await once(
+            conn, self, partial(with_failures, conn, self._failures, partial(self._authenticate, conn))
+        )
         principal.require(security_scopes, challenge="Bearer")
         return principal
 

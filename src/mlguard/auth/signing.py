@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory
 from mlguard._order import once
+from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth.message_signatures import (
     REQUIRED_COMPONENTS,
     MalformedSignatureError,
@@ -31,6 +32,7 @@ from mlguard.auth.message_signatures import (
 )
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 from mlguard.store import Store, default_store, store_key
+from mlguard.traffic.rate import RateLimit
 
 _CHALLENGE = "Signature"
 _LONGEST = 86_400  # seconds; a larger number is a mistake, such as milliseconds
@@ -69,6 +71,9 @@ class SignatureAuth(SecurityBase, Guard):
             default, which other worker processes do not see.
         authority: The public ``host[:port]`` of this service. Set it where a proxy rewrites ``Host``, and where one
             secret is used for several services. By default the ``Host`` field is believed.
+        failures: A limit on failed credentials, such as ``RateLimit("10/minute", name="failures")``, by address or by a
+            plain function of the connection. Judged before anything else. Only failures count, and a success erases
+            none. Several guards may share one. Default: none.
         scheme_name: The name of the security scheme in OpenAPI.
         description: Its description in OpenAPI.
         clock: Seconds since 1970; for tests.
@@ -81,6 +86,7 @@ class SignatureAuth(SecurityBase, Guard):
         NotAuthenticatedError: No signature, or one that does not hold, or a replay; the caller cannot tell which (401).
         InsufficientScopeError: The key lacks a scope that the route demands (403).
         StoreFullError: No room to remember another nonce (503).
+        RateLimitedError: Too many failures (429).
     """
 
     control: ClassVar[Control] = Control.AUTHENTICATION
@@ -95,6 +101,7 @@ class SignatureAuth(SecurityBase, Guard):
         max_skew: float = 30,
         store: Store | None = None,
         authority: str | None = None,
+        failures: RateLimit | None = None,
         scheme_name: str | None = None,
         description: str | None = None,
         clock: Callable[[], float] = time.time,
@@ -119,7 +126,8 @@ class SignatureAuth(SecurityBase, Guard):
         self._authority = authority and re.sub(r":(80|443)$", "", authority)
         self._clock = clock
         self._unknown_key = secrets.token_bytes(32)  # signs for unknown key ids, so that they cost the same time
-        self.suspends = self._store.suspends
+        self._failures = checked_failures(failures, where="SignatureAuth")
+        self.suspends = self._store.suspends or (failures is not None and failures.suspends)
         self.scheme_name = scheme_name or type(self).__name__
         self.model = APIKey.model_validate(
             {"in": APIKeyIn.header, "name": "Signature", "description": description or _DESCRIPTION}
@@ -130,7 +138,9 @@ class SignatureAuth(SecurityBase, Guard):
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Prove who is calling, and check the scopes."""
-        principal = await once(conn, self, lambda: self._authenticate(conn))
+        principal = await once(
+            conn, self, lambda: with_failures(conn, self._failures, lambda: self._authenticate(conn))
+        )
         principal.require(security_scopes, challenge=_CHALLENGE)
         return principal
 

@@ -103,19 +103,51 @@ class RateLimit(Guard):
         """Count this request, or refuse it."""
         await once(conn, self, lambda: self._count(conn, who))
 
+    @property
+    def needs_only_connection(self) -> bool:
+        """Whether the connection alone says whose bucket it is."""
+        return self._direct is not None
+
+    async def ensure_room(self, conn: HTTPConnection) -> None:
+        """Refuse if the limit is used up, and count nothing. For limits that need only the connection.
+
+        Raises:
+            RateLimitedError: Not one more unit has room now (429).
+        """
+        caller = self._caller(conn)
+        decision = await self._hit(caller, cost=0)
+        used_up = [reset for left, reset in zip(decision.remaining, decision.reset, strict=True) if left <= 0]
+        if used_up:
+            raise self._refusal(caller, decision, max(used_up))
+
+    async def charge(self, conn: HTTPConnection) -> None:
+        """Count one unit if there is room, and refuse nothing. For limits that need only the connection."""
+        await self._hit(self._caller(conn), cost=1)
+
     async def _count(self, conn: HTTPConnection, who: Any) -> None:
-        caller = self._direct(conn) if self._direct is not None else who
-        decision = await self.store.hit(self._bucket, store_key(*_identity(caller)), self.windows, cost=1)
-        field = self._field(decision)
+        caller = self._caller(conn, who)
+        decision = await self._hit(caller, cost=1)
         if not decision.admitted:
-            retry_after = max(1, math.ceil(decision.retry_after))
-            raise RateLimitedError(
-                f"{self.name}: limit used up{_by(caller)}",
-                headers={"Retry-After": str(retry_after), "RateLimit-Policy": self._policy, "RateLimit": field},
-            )
+            raise self._refusal(caller, decision, decision.retry_after)
         headers = RequestMemory.of(conn.scope).headers
         headers.append(self._policy_header)
-        headers.append((b"ratelimit", field.encode()))
+        headers.append((b"ratelimit", self._field(decision).encode()))
+
+    def _caller(self, conn: HTTPConnection, who: Any = None) -> Any:
+        return who if self._direct is None else self._direct(conn)
+
+    async def _hit(self, caller: Any, cost: int) -> Decision:
+        return await self.store.hit(self._bucket, store_key(*_identity(caller)), self.windows, cost)
+
+    def _refusal(self, caller: Any, decision: Decision, retry_after: float) -> RateLimitedError:
+        return RateLimitedError(
+            f"{self.name}: limit used up{_by(caller)}",
+            headers={
+                "Retry-After": str(max(1, math.ceil(retry_after))),
+                "RateLimit-Policy": self._policy,
+                "RateLimit": self._field(decision),
+            },
+        )
 
     def _field(self, decision: Decision) -> str:
         return ", ".join(

@@ -1,0 +1,87 @@
+"""Tokens that were taken back before they expired, in the shared store."""
+
+import math
+import time
+from collections.abc import Callable
+
+from mlguard.errors import ConfigurationError
+from mlguard.store import Store, default_store, store_key
+
+
+class Revocations:
+    """Which tokens no longer hold, although they have not expired.
+
+    Kept in the shared store, so that a token that was revoked in one process is refused in all that share the store.
+    The store holds digests: no token ids and no names.
+
+    Args:
+        store: Where they are kept. The process's own by default, which other processes do not see.
+        clock: Seconds since 1970; for tests.
+
+    Raises:
+        ConfigurationError: ``store`` is no store.
+    """
+
+    def __init__(self, *, store: Store | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._store = default_store() if store is None else store
+        if not isinstance(self._store, Store):
+            raise ConfigurationError("Revocations(store=...) must be a mlguard store, such as MemoryStore()")
+        self._clock = clock
+        self.suspends = self._store.suspends
+
+    async def revoke(self, jti: str, *, issuer: str | None, expires_at: float) -> None:
+        """Revoke one token, by its ``jti``.
+
+        Args:
+            jti: The token's id.
+            issuer: Its ``iss``.
+            expires_at: Its ``exp``, in seconds since 1970. Until then the revocation is kept.
+
+        Raises:
+            StoreFullError: There is no room to remember it (503).
+        """
+        ttl = expires_at - self._clock()
+        if ttl > 0:
+            await self._store.put(_token_key(jti, issuer), b"", ttl)
+
+    async def revoke_all(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
+        """Revoke all tokens of one subject that were issued up to now.
+
+        Args:
+            subject: The tokens' ``sub``.
+            issuer: Their ``iss``.
+            lifetime: Seconds after which the last of them has expired. For so long the revocation is kept.
+
+        Raises:
+            StoreFullError: There is no room to remember it (503).
+        """
+        await self._store.put(_subject_key(subject, issuer), repr(self._clock()).encode(), lifetime)
+
+    async def covers(self, jti: str | None, *, subject: str, issuer: str | None, issued_at: float | None) -> bool:
+        """Whether a token was revoked. One that does not say when it was issued falls with all of its subject's.
+
+        Args:
+            jti: The token's id, if it has one.
+            subject: Its ``sub``.
+            issuer: Its ``iss``.
+            issued_at: Its ``iat``, in seconds since 1970, if it has one.
+        """
+        keys = [_subject_key(subject, issuer)]
+        if jti is not None:
+            keys.append(_token_key(jti, issuer))
+        all_until, *this = await self._store.get(*keys)
+        if any(revoked is not None for revoked in this):
+            return True
+        return all_until is not None and (-math.inf if issued_at is None else issued_at) <= float(all_until)
+
+
+def _token_key(jti: str, issuer: str | None) -> bytes:
+    return store_key("revoked token", *_issuer_parts(issuer), jti)
+
+
+def _subject_key(subject: str, issuer: str | None) -> bytes:
+    return store_key("revoked subject", *_issuer_parts(issuer), subject)
+
+
+def _issuer_parts(issuer: str | None) -> tuple[str, ...]:
+    return ("no issuer",) if issuer is None else ("issuer", issuer)

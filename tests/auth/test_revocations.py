@@ -1,0 +1,80 @@
+"""Tokens taken back before they expire."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mlguard import ConfigurationError, MemoryStore, Revocations
+
+ISSUER = "https://id.example"
+
+
+class Clock:
+    """Both clocks of a revocation: the calendar's and the store's."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def revocations(clock: Clock) -> Revocations:
+    return Revocations(store=MemoryStore(clock=clock), clock=clock)
+
+
+def covers(revocations: Revocations, jti: str | None = "1", **changed: Any) -> bool:
+    """Whether Alice's token, issued at 990, was revoked."""
+    token = {"subject": "alice", "issuer": ISSUER, "issued_at": 990.0, **changed}
+    return asyncio.run(revocations.covers(jti, **token))
+
+
+def test_a_token_is_revoked_by_its_id_and_issuer(revocations: Revocations, clock: Clock) -> None:
+    """Only that token, until it would have expired."""
+    asyncio.run(revocations.revoke("1", issuer=ISSUER, expires_at=1_060))
+    assert covers(revocations)
+    assert not covers(revocations, "2")
+    assert not covers(revocations, None)
+    assert not covers(revocations, issuer=None)
+    clock.now = 1_060
+    assert not covers(revocations)
+
+
+def test_an_expired_token_needs_no_room(revocations: Revocations) -> None:
+    """What no longer holds anyway is not kept."""
+    asyncio.run(revocations.revoke("1", issuer=ISSUER, expires_at=1_000))
+    assert not covers(revocations)
+
+
+def test_all_tokens_of_a_subject_are_revoked_up_to_now(revocations: Revocations, clock: Clock) -> None:
+    """Those issued before, and none issued later. A token that does not say when it was issued falls too."""
+    asyncio.run(revocations.revoke_all("alice", issuer=ISSUER, lifetime=600))
+    assert covers(revocations)
+    assert covers(revocations, issued_at=1_000.0)
+    assert covers(revocations, None, issued_at=None)
+    assert not covers(revocations, issued_at=1_000.001)
+    assert not covers(revocations, subject="bob")
+    assert not covers(revocations, issuer=None)
+    clock.now = 1_600
+    assert not covers(revocations)
+
+
+def test_processes_that_share_a_store_share_revocations(clock: Clock) -> None:
+    """What one has revoked, the other refuses; another store knows nothing of it."""
+    store = MemoryStore(clock=clock)
+    asyncio.run(Revocations(store=store, clock=clock).revoke("1", issuer=None, expires_at=2_000))
+    assert covers(Revocations(store=store), issuer=None)
+    assert not covers(Revocations(store=MemoryStore()), issuer=None)
+
+
+def test_a_store_must_be_one() -> None:
+    """A URL is not taken for a store."""
+    with pytest.raises(ConfigurationError, match=r"Revocations\(store=...\)"):
+        Revocations(store="redis://")  # type: ignore[arg-type]
