@@ -273,11 +273,17 @@ def test_reference_lists_every_argument_with_its_default(name: str) -> None:
     assert table == arguments
 
 
+def _parameters(method: Any) -> list[str]:
+    """The names of a method's parameters, without self."""
+    parameters = [*inspect.signature(method).parameters.values()][1:]
+    return [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters]
+
+
 def test_reference_has_the_members_of_a_store() -> None:
     """Whoever writes a store finds the methods with their arguments."""
     table = [row[0] for row in rows(section(REFERENCE / "guards.md", "Store"))]
     methods = [(name, member) for name, member in vars(mlguard.Store).items() if inspect.iscoroutinefunction(member)]
-    calls = [f"`async {name}({', '.join([*inspect.signature(member).parameters][1:])})`" for name, member in methods]
+    calls = [f"`async {name}({', '.join(_parameters(member))})`" for name, member in methods]
     assert table == [*(f"`{name}`" for name in inspect.get_annotations(mlguard.Store)), *calls]
 
 
