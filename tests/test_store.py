@@ -267,7 +267,7 @@ def test_callers_do_not_share() -> None:
     assert not any(hit(store, Window(1, 60), key=store_key(str(n))).admitted for n in range(1_000))
 
 
-def test_a_million_callers_stay_bounded() -> None:
+def test_a_flood_of_callers_stays_bounded() -> None:
     """A flood of callers seen once leaves no more than the maximum, and never a caller who keeps calling."""
     clock = Clock()
     store = MemoryStore(max_counters=1_000, clock=clock)
@@ -275,7 +275,7 @@ def test_a_million_callers_stay_bounded() -> None:
     heavy = store_key("heavy")
     assert sum(run(store.hit("bucket", heavy, limits, 1)).admitted for _ in range(9)) == 5
     admitted = largest = 0
-    for number in range(1_000_000):
+    for number in range(100_000):
         run(store.hit("bucket", number.to_bytes(16, "big"), limits, 1))
         if number % 500 == 0:
             admitted += run(store.hit("bucket", heavy, limits, 1)).admitted
