@@ -1,5 +1,6 @@
 """Mistakes in configuration that would open a door, or show a secret, and are refused when the guard is built."""
 
+import asyncio
 import base64
 import json
 import random
@@ -10,8 +11,20 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from fastapi.security import SecurityScopes
+from starlette.requests import Request
 
-from mlguard import APIKey, APIKeys, ConfigurationError, JWTAuth, SignatureAuth, sign_request, verify_signature
+from mlguard import (
+    APIKey,
+    APIKeys,
+    ConfigurationError,
+    JWTAuth,
+    MemoryStore,
+    NotAuthenticatedError,
+    SignatureAuth,
+    sign_request,
+    verify_signature,
+)
 from mlguard.auth.secrets import check_strength
 from mlguard.client import HTTPSignature
 
@@ -19,6 +32,7 @@ SECRET = "Vq3tYxw0ZkLr8HcNfUe5Rj_bPa2GsT7dMi"
 PUBLIC = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
 PEM = PUBLIC.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 DER = PUBLIC.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+DIGEST = "sha256:" + "5e884898da28047151d0e56f8dc62927" * 2
 JWK = json.dumps({"kty": "RSA", "n": "sXchDaQebHnPiGvyDOAT4saGEUetSyo9MKLOoWFsueri", "e": "AQAB"}).encode()
 
 
@@ -71,16 +85,53 @@ def test_place_of_a_key_is_no_secret(text: str) -> None:
         lambda: APIKey.generate("sha256"),
         lambda: APIKey.generate(5),  # type: ignore[arg-type]  # the mistake
         lambda: APIKey("alice", b"x" * 32, expires_at=5),  # type: ignore[arg-type]  # the mistake
+        lambda: APIKey.parse(f"alice={DIGEST};expires={SECRET}"),
+        lambda: APIKey.parse(f"alice={DIGEST};expires={SECRET};expires={SECRET}"),
+        lambda: APIKey.parse(f"alice={DIGEST};[{SECRET}]"),
+        lambda: APIKey.parse(f"[{SECRET}]={DIGEST}"),
+        lambda: APIKeys([f"alice={DIGEST};expires={SECRET}"]),
+        lambda: APIKeys.from_env(SECRET),
+        lambda: APIKeys.from_env(SECRET.encode()),  # type: ignore[arg-type]  # the mistake
+        lambda: sign_request(SECRET, method="GET", target="/", timestamp=SECRET),  # type: ignore[arg-type]
     ],
 )
 def test_swapped_or_wrong_arguments_show_no_secret(build: Callable[[], Any]) -> None:
-    """A secret in the wrong place is named by its place."""
+    """A secret in the wrong place is named by its place, and no error behind the one that is raised holds it."""
     with pytest.raises(ConfigurationError) as refused:
         build()
-    error: BaseException | None = refused.value
-    while error is not None:
-        assert SECRET not in str(error)
-        error = error.__cause__ or error.__context__
+    assert SECRET not in told(refused.value)
+
+
+def told(error: BaseException | None) -> str:
+    """All that an exception and those behind it hold, whether or not a traceback would print them."""
+    if error is None:
+        return ""
+    own = f"{error!r} {vars(error)!r}"
+    return f"{own} {told(error.__cause__)} {told(error.__context__)}"
+
+
+@pytest.mark.parametrize(
+    "entry", ["{}=weak", "weak;{}", f"{DIGEST};expires={{}}", f"alice={DIGEST};{{}}", f"{{}}={DIGEST}"]
+)
+@pytest.mark.parametrize("damage", ["[{}]", "{}é", "{}\0", "2027-{}!", "{}\ud800", "{} {}"])
+def test_no_part_of_a_mistyped_entry_is_kept(entry: str, damage: str) -> None:
+    """Wherever a secret stands in an entry that cannot work, no error holds any eight characters of it."""
+    text = entry.format(damage.format(SECRET, SECRET))
+    with pytest.raises(ConfigurationError) as refused:
+        APIKeys([text])
+    kept = told(refused.value)
+    assert not [at for at in range(len(SECRET) - 7) if SECRET[at : at + 8] in kept]
+
+
+def test_refused_signature_takes_no_parser_along() -> None:
+    """The 401 for a malformed field has no error of the parser behind it, which would hold what was sent."""
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b""}
+    names = (b"host", b"signature-input", b"signature")
+    request = Request({**scope, "headers": [(name, f"({SECRET}".encode()) for name in names]})
+    with pytest.raises(NotAuthenticatedError) as refused:
+        asyncio.run(SignatureAuth({"alice": SECRET}, store=MemoryStore())(request, SecurityScopes()))
+    assert refused.value.__context__ is None
+    assert SECRET not in told(refused.value)
 
 
 @pytest.mark.parametrize(

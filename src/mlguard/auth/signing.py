@@ -5,6 +5,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -135,16 +136,23 @@ class SignatureAuth(SecurityBase, Guard):
         return principal
 
     async def _authenticate(self, conn: HTTPConnection) -> Principal:
+        signature, check_body = self._genuine(conn.scope)
+        await self._use(signature)
+        await _expect(conn, check_body)
+        return Principal(signature.key_id, self._scopes.get(signature.key_id, frozenset()), "signature")
+
+    def _genuine(self, scope: Scope) -> tuple[ReceivedSignature, Callable[[bytes], None]]:
+        """The signature, if it is one of a known key over the head of this request, and what checks the body."""
         try:
-            message = _message(conn.scope, self._authority)
+            message = _message(scope, self._authority)
             signature = read_signature(message.fields)
             check_body = _body_check(message, signature)
             self._verify(message, signature)
         except MalformedSignatureError as error:
-            raise _refusal(str(error)) from None
-        await self._use(signature)
-        await _expect(conn, check_body)
-        return Principal(signature.key_id, self._scopes.get(signature.key_id, frozenset()), "signature")
+            reason = str(error)
+        else:
+            return signature, check_body
+        raise _refusal(reason)  # out here, so that it takes no other error along as its context
 
     def _verify(self, message: Message, signature: ReceivedSignature) -> None:
         missing = [name for name in REQUIRED_COMPONENTS if name not in signature.components]
@@ -235,12 +243,13 @@ async def _expect(conn: HTTPConnection, check: Callable[[bytes], None]) -> None:
         return
     if not isinstance(conn, Request):
         raise ConfigurationError("SignatureAuth cannot reach the body here: call harden(app)")
-    try:
+    received = None
+    with suppress(RuntimeError):  # it was read as a stream
         received = await conn.body()
-    except RuntimeError:
+    if received is None:
         raise ConfigurationError(
             "SignatureAuth on an endpoint that takes a form needs harden(app): here the body is parsed unchecked"
-        ) from None
+        )
     check(received)
 
 

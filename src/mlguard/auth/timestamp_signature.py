@@ -42,8 +42,10 @@ def sign_request(
         The value to send in a header of your choice.
 
     Raises:
-        ConfigurationError: The secret is too weak.
+        ConfigurationError: The secret is too weak, or the timestamp is no number.
     """
+    if timestamp is not None and not isinstance(timestamp, int | float):
+        raise ConfigurationError("sign_request(timestamp=...) must be seconds since 1970")
     key = secret_bytes(secret, where="the secret of sign_request")
     created = str(int(time.time() if timestamp is None else timestamp))
     return f"{created}.{_signature(key, created, method, target, body)}"
