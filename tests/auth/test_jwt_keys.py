@@ -131,6 +131,8 @@ LOOKALIKES = {
     "DER in base64 in hex": base64.b64encode(DER).hex(),
     "DER in base64, URL-encoded": quote(base64.b64encode(DER), safe=""),
     "DER in base64, with escaped line breaks": base64.encodebytes(DER).decode().replace("\n", "\\n"),
+    "DER in base64, in JSON escapes": base64.b64encode(DER).decode().replace("M", "\\u004d"),
+    "JSON of a service account": json.dumps({"type": "service_account", "project_id": "acme-production-4711"}),
     "DER in base64, named": f"PUBLIC_KEY={base64.b64encode(DER).decode()}",
     "DER in base64, cut short": base64.b64encode(DER)[:64],
     "DER in hex with colons": DER.hex(":"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import random
 import uuid
@@ -134,6 +135,92 @@ def test_refused_signature_takes_no_parser_along() -> None:
     assert SECRET not in told(refused.value)
 
 
+PLACEHOLDERS = [
+    "[paste-the-token-of-alice-here]",
+    "[INSERT THE TOKEN OF ALICE (32 CHARACTERS)]",
+    "(the token of alice goes here 99)",
+    "{alice_production_token_value}",
+    "((alice-production-token-value))",
+    "%ALICE_PRODUCTION_TOKEN_VALUE%",
+    "%(ALICE_PRODUCTION_TOKEN_VALUE)s",
+    "@ALICE_PRODUCTION_TOKEN_VALUE@",
+    "#{AliceProductionTokenValue}#",
+    "__ALICE_PRODUCTION_TOKEN_VALUE__",
+    "ALICE_PRODUCTION_TOKEN_VALUE",
+    '"${ALICE_PRODUCTION_TOKEN_VALUE}"',
+    "$[aliceProductionTokenValue9]",
+    "<%= ENV['ALICE_PRODUCTION_TOKEN'] %>",
+    "prefix-$(cat /tokens/alice-9)",
+    "!Ref AliceProductionTokenValue",
+    "the-secret-of-the-billing-service-2026",
+    "AliceProductionTokenValueOfTheGateway",
+    "TODO-put-the-real-key-here-before-golive",
+    "vault_production_alice_token_value",
+]
+REFERENCES = [
+    "awssm://production/alice-token",
+    "gcp-sm://project/alice-token/1",
+    "azurekv://vault/alice-token-99",
+    "doppler://project/prd/ALICE_TOKEN",
+    "ref+awssecrets://production/alice",
+    "Anything9://production/alice-token",
+    "env:ALICE_PRODUCTION_TOKEN",
+    "ENV:alice.production.token.9",
+    "env.ALICE_PRODUCTION_TOKEN",
+    "$env:ALICE_PRODUCTION_TOKEN",
+    "keyring:production/alice-token",
+    "secretsmanager:production/alice",
+    "process.env.ALICE_PRODUCTION_TOKEN",
+    "os.environ['ALICE_PRODUCTION_TOKEN']",
+    "secrets.ALICE_PRODUCTION_TOKEN",
+    "getenv('ALICE_PRODUCTION_TOKEN')",
+    "@Microsoft.KeyVault(SecretUri=alice)",
+    "ENC[AES256_GCM.data:Tr7oQ2m9Zx]",
+    "projects/123/secrets/alice/versions/1",
+    "C:\\secrets\\alice-production-token",
+    "\\\\server\\secrets\\alice-token-99",
+    "certificate-of-alice-production.pem",
+    "vault.acme-corp.com:8200/v1/kv/alice",
+    "alice.production@accounts.acme-gateway.com",
+    "secret/data/alice/production/current",
+    "alice.production.value.of.mlguard",
+    "2027-01-31T00:00:00+00:00",
+    "FileNotFoundError: alice-production",
+]
+HASHES = [
+    "pbkdf2_sha256$600000$c29tZXNhbHQ$Vq3tYxw0ZkLr8HcNfUe5Rj",
+    "pbkdf2:sha256:600000$c29tZXNhbHQ$5e884898da280471",
+    "scrypt:32768:8:1$c29tZXNhbHQ$5e884898da280471",
+    "bcrypt_sha256$$2b$12$EixZaYVK1fsbw1ZfbX3OXe",
+    "argon2$argon2id$v=19$m=102400$c29tZXNhbHQ",
+    "md5$c29tZXNhbHQ$5e884898da28047151d0e56f",
+    "unsalted_md5$$5e884898da28047151d0e56f8dc62927",
+    "crypt$$ab1Zx9Qw3rTy7uIo5pAs",
+    "$pbkdf2-sha256$29000$c29tZXNhbHQ$Vq3tYxw0ZkLr8HcN",
+    "$bcrypt-sha256$v=2.t=2b.r=12$EixZaYVK1fsbw1ZfbX3OXe",
+    "$scrypt$ln=16.r=8.p=1$c29tZXNhbHQ$Vq3tYxw0ZkLr8HcN",
+    "$argon2d$v=19$m=65536$c29tZXNhbHQ$RdescudvJCsgt3ub",
+    "$6$c29tZXNhbHQ$Vq3tYxw0ZkLr8HcNfUe5RjbPa2GsT7dMi",
+    "$y$j9T$c29tZXNhbHQ$Vq3tYxw0ZkLr8HcNfUe5RjbPa2GsT7",
+    "$apr1$c29tZXNh$Vq3tYxw0ZkLr8HcNfUe5R.",
+    "$P$Bc29tZXNhVq3tYxw0ZkLr8HcNfUe5R.",
+    "{SSHA}Vq3tYxw0ZkLr8HcNfUe5RjbPa2GsT7dMi",
+    "{SSHA512}Vq3tYxw0ZkLr8HcNfUe5RjbPa2GsT7dMi",
+    "{SHA256-CRYPT}$5$c29tZXNhbHQ$Vq3tYxw0ZkLr8HcN",
+    "{x-issha}Vq3tYxw0ZkLr8HcNfUe5RjbPa2GsT7dMi",
+    "{bcrypt}$2b$12$EixZaYVK1fsbw1ZfbX3OXe",
+    "{noop}Vq3tYxw0ZkLr8HcNfUe5RjbPa2GsT7dMi",
+    "SCRAM-SHA-256$4096:c29tZXNhbHQ$Vq3tYxw0ZkLr8HcN",
+    "alice:$2y$10$EixZaYVK1fsbw1ZfbX3OXePaWxn96p",
+    "md55e884898da28047151d0e56f8dc62927",
+    "*94BDCEBE19083CE2A1F959FD02F964C7AF4CFC29",
+    "grub.pbkdf2.sha512.10000.5E884898DA280471.51D0E56F",
+    "sha512-256:5e884898da28047151d0e56f8dc62927",
+    "hmac-sha256:5e884898da28047151d0e56f8dc62927",
+    "ripemd160:5e884898da28047151d0e56f8dc62927",
+]
+
+
 @pytest.mark.parametrize(
     "secret",
     [
@@ -150,14 +237,19 @@ def test_refused_signature_takes_no_parser_along() -> None:
         "sha512:" + "5e884898da28047151d0e56f8dc62927" * 4,
         "$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW",
         "$argon2id$v=19$m=65536$c29tZXNhbHQ$RdescudvJCsgt3ub",
+        *PLACEHOLDERS,
+        *REFERENCES,
+        *HASHES,
     ],
 )
 def test_what_stands_for_a_secret_is_none(secret: str) -> None:
     """Templates that nobody filled in, references that nobody read, and hashes."""
     with pytest.raises(ConfigurationError):
         APIKeys([f"alice={secret}"])
-    with pytest.raises(ConfigurationError):
-        check_strength(secret.encode(), where="here")
+    with pytest.raises(ConfigurationError, match=r"^SignatureAuth, key 1: ") as refused:
+        SignatureAuth({"alice": secret})
+    assert secret not in told(refused.value)
+    assert ": pass " in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -212,3 +304,23 @@ def test_default_port_of_a_configured_authority_is_left_out() -> None:
     """Callers leave it out, and a service behind a proxy cannot know which one it is."""
     for authority in ("api.test", "api.test:443", "api.test:80"):
         assert SignatureAuth({"alice": SECRET}, authority=authority)._authority == "api.test"
+
+
+@pytest.mark.parametrize("form", [PEM, PEM.replace(b"\n", b"\\n"), base64.b64encode(DER), DER.hex().encode(), JWK])
+def test_public_key_signs_no_request(form: bytes) -> None:
+    """Whoever knows the public key could sign with it, were it taken for the secret that a caller shares."""
+    for build in (
+        lambda: SignatureAuth({"alice": form}),
+        lambda: HTTPSignature("alice", form),
+        lambda: sign_request(form, method="GET", target="/"),
+    ):
+        with pytest.raises(ConfigurationError, match="public"):
+            build()
+
+
+def test_digest_of_a_common_word_is_no_key() -> None:
+    """An entry that holds the digest of ``password`` would let in everybody who sends ``password``."""
+    with pytest.raises(ConfigurationError, match="common word"):
+        APIKeys(["alice=sha256:" + hashlib.sha256(b"password").hexdigest()])
+    with pytest.raises(ConfigurationError, match="common word"):
+        APIKey("alice", hashlib.sha256(b"").digest())

@@ -20,7 +20,8 @@ from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
-from mlguard.auth.secrets import HASH_NAME, check_strength
+from mlguard.auth._stand_ins import HASH_NAME, is_digest_of_a_common_word
+from mlguard.auth.secrets import check_strength
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 
 _ID = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
@@ -60,6 +61,10 @@ class APIKey:
             )
         if not isinstance(self.digest, bytes) or len(self.digest) != 32:
             raise ConfigurationError("an API key's digest must be the 32 bytes of a SHA-256")
+        if is_digest_of_a_common_word(self.digest):
+            raise ConfigurationError(
+                "an API key's digest is that of a common word, so everybody knows its secret: use APIKey.generate"
+            )
         if isinstance(self.scopes, str) or not isinstance(self.scopes, Collection):
             raise ConfigurationError("an API key's scopes are a set of names, such as {'predict'}, not one text")
         if not all(_matches(_SCOPE, scope) for scope in self.scopes):
