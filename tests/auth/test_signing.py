@@ -756,6 +756,7 @@ class SlowStore:
     """A store that waits on something before it answers, as one over the network does."""
 
     suspends = True
+    forgets_on_restart = False
 
     def __init__(self) -> None:
         self.memory = MemoryStore()
@@ -763,9 +764,9 @@ class SlowStore:
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         raise NotImplementedError
 
-    async def add_nonce(self, key: bytes, ttl: float) -> bool:
+    async def add_nonce(self, key: bytes, ttl: float, *, owner: bytes) -> bool:
         await asyncio.sleep(0)
-        added = await self.memory.add_nonce(key, ttl)
+        added = await self.memory.add_nonce(key, ttl, owner=owner)
         await asyncio.sleep(0)
         return added
 
@@ -813,6 +814,21 @@ def test_no_room_for_a_nonce_is_a_503() -> None:
     accept(auth, signed())
     with pytest.raises(StoreFullError):
         accept(auth, signed(nonce="n-2"))
+
+
+def test_a_caller_that_uses_up_its_room_hinders_nobody_else() -> None:
+    """Alice's flood of genuine signatures is a 503 for her, with the time to wait, and none for Bob."""
+    time = [float(NOW)]
+    clock = lambda: time[0]  # noqa: E731
+    auth = guard(clock=clock, store=MemoryStore(max_nonces=20, clock=clock))
+    assert [accept(auth, signed(nonce=str(n))).id for n in range(2)] == ["alice", "alice"]
+    with pytest.raises(StoreFullError) as full:
+        accept(auth, signed(nonce="2"))
+    assert full.value.headers == {"Retry-After": "332"}  # max_age, max_skew, the second of created, and rounded up
+    assert "replay" in refuse(auth, signed(nonce="0"))
+    assert accept(auth, signed(keyid="bob", key=BOB)).id == "bob"
+    time[0] += 332
+    assert accept(auth, signed(nonce="2", created=NOW + 332)).id == "alice"
 
 
 # In an app ------------------------------------------------------------------------------------------------------------

@@ -57,8 +57,8 @@ class SignatureAuth(SecurityBase, Guard):
     in between must pass path and query on as they came.
 
     A store in memory forgets its nonces when the process ends: for ``max_age`` seconds after a restart, a request that
-    was captured before can be replayed once in each process. The room for nonces (1 000 000 in ``MemoryStore``) is
-    shared: one caller with a key can fill it, and until nonces expire all others get a 503.
+    was captured before can be replayed once in each process. Each key id has its own share of the room for nonces,
+    100 000 in ``MemoryStore()``: a caller that fills it gets a 503 until nonces expire, and nobody else does.
 
     Args:
         keys: The shared secrets by key id, as str (UTF-8) or bytes, at least 128 bits each. To rotate, add the new key
@@ -81,7 +81,7 @@ class SignatureAuth(SecurityBase, Guard):
         ConfigurationError: A key, scope, time or authority that cannot work. When built.
         NotAuthenticatedError: No signature, or one that does not hold, or a replay; the caller cannot tell which (401).
         InsufficientScopeError: The key lacks a scope that the route demands (403).
-        StoreFullError: No room to remember another nonce (503).
+        StoreFullError: No room to remember another nonce of this key id (503).
     """
 
     control: ClassVar[Control] = Control.AUTHENTICATION
@@ -111,7 +111,9 @@ class SignatureAuth(SecurityBase, Guard):
         self._max_skew = _seconds("max_skew", max_skew, positive=False)
         self._store = default_store() if store is None else store
         if not isinstance(self._store, Store):
-            raise ConfigurationError("SignatureAuth(store=...) must be a mlguard store, such as MemoryStore()")
+            raise ConfigurationError(
+                "SignatureAuth(store=...) must be a mlguard store, such as MemoryStore(), with all members of Store"
+            )
         if authority is not None and not (isinstance(authority, str) and _AUTHORITY.fullmatch(authority)):
             raise ConfigurationError(
                 "SignatureAuth(authority=...) must be host or host:port, such as 'api.example.com'"
@@ -175,7 +177,8 @@ class SignatureAuth(SecurityBase, Guard):
             raise _refusal(f"the signature of key id {signature.key_id!r} is too old; compare clocks")
         # Another worker's clock may run behind by the skew: the nonce must outlive the signature there too.
         ttl = signature.created + self._max_age + self._max_skew + 1 - now
-        if not await self._store.add_nonce(store_key("nonce", signature.key_id, signature.nonce), ttl):
+        nonce = store_key("nonce", signature.key_id, signature.nonce)
+        if not await self._store.add_nonce(nonce, ttl, owner=store_key("nonces of", signature.key_id)):
             raise _refusal(f"replay: a nonce of key id {signature.key_id!r} was used before")
 
 
