@@ -5,6 +5,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -649,7 +650,9 @@ def test_caps() -> None:
 )
 def test_time_is_bounded_both_ways(age: float, fits: bool) -> None:
     """A signature holds for max_age seconds after created and max_skew before it, edges included."""
-    auth = guard(clock=lambda: NOW + age)
+    time = [float(NOW)]
+    auth = guard(clock=lambda: time[0])
+    time[0] += age
     if fits:
         assert accept(auth, signed()).id == "alice"
     else:
@@ -831,6 +834,70 @@ def test_a_caller_that_uses_up_its_room_hinders_nobody_else() -> None:
     assert accept(auth, signed(nonce="2", created=NOW + 332)).id == "alice"
 
 
+# Restart --------------------------------------------------------------------------------------------------------------
+
+
+def started_at(time: float, **settings: Any) -> SignatureAuth:
+    """A guard that was built at this time and is called at the same time, with nothing in its store."""
+    return guard(clock=lambda: time, **settings)
+
+
+def test_a_request_from_before_a_restart_is_refused() -> None:
+    """The new process has forgotten the nonces, so what was recorded before it is no good, new nonce or not."""
+    call = signed()
+    assert accept(started_at(NOW), call).id == "alice"
+    after = started_at(NOW + 5)
+    for old in (call, signed(nonce="n-2"), signed(created=NOW - 200)):
+        assert "before this process started" in refuse(after, old)
+    assert accept(after, signed(created=NOW + 5)).id == "alice"
+
+
+@pytest.mark.parametrize(
+    ("start", "grace", "fits"),
+    [
+        (NOW + 0.999, 0, True),  # the same second
+        (NOW + 1, 0, False),
+        (NOW + 1.999, 1, True),
+        (NOW + 2, 1, False),
+        (NOW + 10.5, 10, True),
+        (NOW + 11, 10, False),
+        (NOW - 29, 0, True),  # a clock that runs ahead
+    ],
+)
+def test_callers_whose_clocks_differ_after_a_restart(start: float, grace: float, fits: bool) -> None:
+    """Signed in the second of the start it is good, and for as long before it as the grace lasts."""
+    auth = started_at(start, restart_grace=grace)
+    if fits:
+        assert accept(auth, signed()).id == "alice"
+    else:
+        assert "before this process started" in refuse(auth, signed())
+
+
+def test_a_clock_that_is_a_second_behind_is_no_trouble() -> None:
+    """By default a caller who signs just after the start, by a clock that is a second late, is let in."""
+    assert accept(started_at(NOW + 1.2), signed()).id == "alice"
+
+
+def test_a_store_that_outlives_the_process_knows_what_was_used() -> None:
+    """With it, a request from before the restart is good if it is new, and a replay if it is not."""
+    store = SlowStore()
+    assert accept(started_at(NOW, store=store), signed()).id == "alice"
+    after = started_at(NOW + 100, store=store)
+    assert "replay" in refuse(after, signed())
+    assert accept(after, signed(nonce="n-2")).id == "alice"
+
+
+def test_a_worker_that_is_forked_later_begins_when_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that replaces another is forked from the process that built the guard, long ago, without its nonces."""
+    time = [float(NOW)]
+    auth = guard(clock=lambda: time[0])
+    time[0] += 100
+    assert accept(auth, signed()).id == "alice"
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert "before this process started" in refuse(auth, signed(nonce="n-2"))
+    assert accept(auth, signed(nonce="n-3", created=NOW + 100)).id == "alice"
+
+
 # In an app ------------------------------------------------------------------------------------------------------------
 
 
@@ -988,6 +1055,8 @@ def test_the_docs_show_a_padlock() -> None:
         ({"alice": ALICE}, {"max_age": "300"}, "max_age"),
         ({"alice": ALICE}, {"max_skew": -1}, "max_skew"),
         ({"alice": ALICE}, {"max_skew": float("nan")}, "max_skew"),
+        ({"alice": ALICE}, {"restart_grace": -1}, "restart_grace"),
+        ({"alice": ALICE}, {"restart_grace": None}, "restart_grace"),
         ({"alice": ALICE}, {"scopes": {"mallory": {"predict"}}}, "entry 1"),
         ({"alice": ALICE}, {"scopes": {"alice": "predict"}}, "entry 1"),
         ({"alice": ALICE}, {"scopes": {"alice": ["predict admin"]}}, "entry 1"),
