@@ -119,6 +119,8 @@ LOOKALIKES = {
     "JSON-escaped twice": json.dumps(json.dumps(PEM.decode())),
     "JWK in a JSON string": json.dumps(json.dumps(JWK)),
     "JWK in single quotes": str(dict(JWK)),
+    "JWK in YAML": "".join(f"{name}: {value}\n" for name, value in JWK.items()).encode(),
+    "XML": b"<RSAKeyValue>\n<Modulus>%s</Modulus>\n</RSAKeyValue>" % base64.b64encode(DER[30:280]),
     "PEM without white space": PEM.decode().replace(" ", "").replace("\n", ""),
     "PEM without dashes": PEM.decode().replace("-", ""),
     "PEM in gzip": gzip.compress(PEM),

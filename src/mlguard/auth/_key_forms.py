@@ -25,7 +25,8 @@ _LONGEST = 65_536  # bytes that are unpacked of a compressed text: a key is with
 _ARMOUR = re.compile(rb"---- ?(?:BEGIN|END)|BEGIN.{0,40}(?:KEY|CERTIFICATE)", re.IGNORECASE | re.DOTALL)
 #: In a line of OpenSSH, and behind its length in what the line carries in base64.
 _SSH = re.compile(rb"\A(?:.{4})?(?:sk-)?(?:ssh|ecdsa)-|ssh-(?:rsa|dss|ed25519)|ecdsa-sha2-nistp", re.DOTALL)
-_JWK_MEMBER = re.compile(rb"[\"']kty[\"']")
+#: A member of a JWK, in JSON, Python or YAML, or an XML signature's key.
+_MEMBER = re.compile(rb"[\"']kty[\"']|\bkty:|<(?:RSA|EC)?KeyValue\b")
 #: What names the kind of a key inside DER. It is found in damaged and in nested keys too.
 _OBJECT_IDENTIFIERS = (
     bytes.fromhex("2a864886f70d01"),  # PKCS: RSA, and containers such as PKCS #7
@@ -70,7 +71,7 @@ def attempt(load: Callable[..., T], *args: object) -> T | None:
 
 def _is_bare_key(form: bytes) -> bool:
     text = form.strip()
-    if _ARMOUR.search(text) or _SSH.search(text) or _JWK_MEMBER.search(text):
+    if _ARMOUR.search(text) or _SSH.search(text) or _MEMBER.search(text):
         return True
     if any(identifier in form for identifier in _OBJECT_IDENTIFIERS):
         return True
