@@ -269,11 +269,11 @@ class SlowStore(MemoryStore):
         await self.release.wait()
         return await super().hit(bucket, caller, windows, cost)
 
-    async def add_nonce(self, key: bytes, ttl: float) -> bool:
+    async def add_nonce(self, key: bytes, ttl: float, *, owner: bytes) -> bool:
         self.nonces += 1
         self.asked.set()
         await self.release.wait()
-        return await super().add_nonce(key, ttl)
+        return await super().add_nonce(key, ttl, owner=owner)
 
 
 def test_is_disconnected_does_not_stop_a_guard_half_way() -> None:

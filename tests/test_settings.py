@@ -33,6 +33,7 @@ def test_other_values_stop_everything(value: str, monkeypatch: pytest.MonkeyPatc
         load_settings()
     if len(value) > 12:
         assert value[:12] not in "".join(traceback.format_exception(error.value))
+        assert error.value.__context__ is None
 
 
 def test_error_names_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Shared state: what is admitted, what is remembered, and for how long."""
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import math
@@ -49,8 +50,20 @@ def hit(store: Store, *windows: Window, cost: int = 1, key: bytes = KEY) -> Deci
     return run(store.hit("bucket", key, windows, cost))
 
 
-def add(store: Store, nonce: str, ttl: float = 60.0) -> bool:
-    return run(store.add_nonce(store_key(nonce), ttl))
+def add(store: Store, nonce: str, ttl: float = 60.0, owner: bytes = KEY) -> bool:
+    return run(store.add_nonce(store_key(nonce), ttl, owner=owner))
+
+
+def nonce_store(room: int, clock: Clock, share: int | None = None) -> MemoryStore:
+    """A store in which one owner may fill all the room, unless told otherwise."""
+    return MemoryStore(max_nonces=room, max_nonces_per_owner=share or room, clock=clock)
+
+
+def kept(store: MemoryStore) -> tuple[int, int, int]:
+    """How many owners, nonces and entries about nonces the store holds."""
+    owners = store._nonces.values()
+    entries = len(store._nonce_order) + sum(len(nonces.order) for nonces in owners)
+    return len(owners), sum(len(nonces.expires) for nonces in owners), entries
 
 
 # Sliding windows -----------------------------------------------------------------------------------------------------
@@ -395,8 +408,9 @@ def test_no_thread_gets_between_look_up_and_nonce() -> None:
 
     looked_up: list[bool] = []
     store = MemoryStore(clock=Clock())
+    assert add(store, "the owner has one")
     intruder = Intruder(lambda: add(store, "a"))
-    assert run(store.add_nonce(Watched(store_key("a")), 60.0))
+    assert run(store.add_nonce(Watched(store_key("a")), 60.0, owner=KEY))
     assert not intruder.finish()
 
 
@@ -431,18 +445,18 @@ def test_nonce_lives_to_the_instant() -> None:
 def test_old_nonces_are_dropped_bit_by_bit() -> None:
     """Nonces whose time is over are free at once, and leave a few at each call, so that nobody waits."""
     clock = Clock()
-    store = MemoryStore(max_nonces=100, clock=clock)
+    store = nonce_store(100, clock)
     assert all(add(store, str(n), ttl=10.0) for n in range(100))
     clock.now = 10.0
     assert add(store, "99", ttl=100.0)  # remembered still, and no longer live
-    assert 50 < len(store._nonces) < 100
+    assert 50 < kept(store)[1] < 100
     assert all(add(store, str(n), ttl=0.0) for n in (98, 98))
     assert all(add(store, f"new {n}", ttl=100.0) for n in range(99))
-    assert len(store._nonces) == 100
+    assert kept(store) == (1, 100, 200)
     assert not add(store, "99")
     with pytest.raises(StoreFullError):
         add(store, "one more")
-    assert len(store._nonce_expiries) == 100
+    assert kept(store) == (1, 100, 200)
 
 
 def test_asking_again_does_not_prolong() -> None:
@@ -461,7 +475,7 @@ def test_asking_again_does_not_prolong() -> None:
 def test_full_store_refuses_until_there_is_room() -> None:
     """Full of live nonces, the store refuses new ones with a true Retry-After, forgets none, and recovers."""
     clock = Clock()
-    store = MemoryStore(max_nonces=3, clock=clock)
+    store = nonce_store(3, clock)
     for number, ttl in enumerate((30.5, 10.2, 20.0)):
         assert add(store, str(number), ttl)
     for _ in range(5):
@@ -482,24 +496,89 @@ def test_full_store_refuses_until_there_is_room() -> None:
     assert not add(store, "2")
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(1, 12)), max_size=80))
-def test_nonces_like_a_model(history: list[tuple[int, int, int]]) -> None:
-    """Against the obvious dictionary of expiries, random histories are answered the same."""
+def test_full_share_is_full_for_its_owner_only() -> None:
+    """By default an owner may fill a tenth of the room; then that owner waits for its own nonces, and nobody else."""
     clock = Clock()
-    store = MemoryStore(max_nonces=4, clock=clock)
-    live: dict[str, float] = {}
-    for step, number, ttl in history:
+    store = MemoryStore(max_nonces=100, clock=clock)
+    assert add(store, "short", ttl=5.0, owner=b"bob")
+    assert all(add(store, str(n), ttl=30.5 + n, owner=b"alice") for n in range(10))
+    for nonce in ("new", "newer"):
+        with pytest.raises(StoreFullError) as full:
+            add(store, nonce, owner=b"alice")
+        assert full.value.headers == {"Retry-After": "31"}
+    assert not add(store, "0", owner=b"alice")
+    assert all(add(store, str(n), owner=b"bob") for n in range(9))
+    clock.now = 31.0
+    assert add(store, "new", owner=b"alice")
+    with pytest.raises(StoreFullError):
+        add(store, "newer", owner=b"alice")
+
+
+def test_share_is_not_full_of_what_has_expired() -> None:
+    """An owner whose nonces have expired has room at once, whatever has expired of others and was not dropped yet."""
+    clock = Clock()
+    store = nonce_store(10_000, clock, share=5)
+    assert all(add(store, str(n), ttl=1.0, owner=b"%d" % (n // 5)) for n in range(5_000))
+    assert all(add(store, str(n), ttl=2.0, owner=b"alice") for n in range(5))
+    clock.now = 2.0
+    assert all(add(store, str(n), owner=b"alice") for n in range(5))
+    assert not any(add(store, str(n), owner=b"alice") for n in range(5))
+    with pytest.raises(StoreFullError):
+        add(store, "new", owner=b"alice")
+
+
+def test_two_owners_may_use_one_nonce() -> None:
+    """A nonce is one of its owner: somebody else cannot use it up."""
+    store = MemoryStore(clock=Clock())
+    assert [add(store, "a", owner=name) for name in (b"alice", b"bob", b"alice", b"bob")] == [True, True, False, False]
+
+
+def test_nothing_is_left_of_owners_whose_nonces_expired() -> None:
+    """A crowd of owners, and owners who were refused, leave nothing behind, a few at each call."""
+    clock = Clock()
+    store = nonce_store(1_000, clock, share=10)
+    assert all(add(store, "a", ttl=1.0, owner=b"%d" % n) for n in range(1_000))
+    for n in range(1_000, 2_000):
+        with pytest.raises(StoreFullError):
+            add(store, "a", owner=b"%d" % n)
+    assert kept(store) == (1_000, 1_000, 2_000)
+    clock.now = 1.0
+    for n in range(200):
+        assert add(store, str(n), ttl=0.0)
+    assert kept(store)[0] == 1
+    for _ in range(200):
+        add(store, "a", ttl=0.0)
+    assert kept(store) == (1, 1, 2)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5), st.integers(0, 7), st.integers(1, 12), st.sampled_from([b"alice", b"bob", b"carol"])
+        ),
+        max_size=80,
+    )
+)
+def test_nonces_like_a_model(history: list[tuple[int, int, int, bytes]]) -> None:
+    """Against the obvious dictionary of expiries, random histories of three owners are answered the same."""
+    clock = Clock()
+    store = nonce_store(6, clock, share=3)
+    live: dict[tuple[bytes, str], float] = {}
+    for step, number, ttl, owner in history:
         clock.now += step
         live = {nonce: expires for nonce, expires in live.items() if expires > clock.now}
-        nonce = str(number)
+        own = [expires for (whose, _), expires in live.items() if whose == owner]
+        nonce = (owner, str(number))
         if nonce in live:
-            assert not add(store, nonce, ttl)
-        elif len(live) == 4:
-            with pytest.raises(StoreFullError):
-                add(store, nonce, ttl)
+            assert not add(store, str(number), ttl, owner)
+        elif len(own) == 3 or len(live) == 6:
+            with pytest.raises(StoreFullError) as full:
+                add(store, str(number), ttl, owner)
+            first = min(own if len(own) == 3 else live.values())
+            assert full.value.headers == {"Retry-After": str(int(first - clock.now) + 1)}
         else:
-            assert add(store, nonce, ttl)
+            assert add(store, str(number), ttl, owner)
             live[nonce] = clock.now + ttl
 
 
@@ -515,7 +594,7 @@ def test_one_bucket_never_pushes_out_another() -> None:
 
 def test_counters_never_push_out_nonces() -> None:
     """Flooding rate-limit keys forgets no nonce."""
-    store = MemoryStore(max_counters=10, max_nonces=100, clock=Clock())
+    store = MemoryStore(max_counters=10, max_nonces=100, max_nonces_per_owner=100, clock=Clock())
     assert all(add(store, str(n)) for n in range(100))
     for number in range(5_000):
         hit(store, Window(1, 60), key=store_key(str(number)))
@@ -524,7 +603,7 @@ def test_counters_never_push_out_nonces() -> None:
 
 def test_nonces_never_push_out_counters() -> None:
     """Flooding nonces frees no quota."""
-    store = MemoryStore(max_counters=10, max_nonces=100, clock=Clock())
+    store = MemoryStore(max_counters=10, max_nonces=100, max_nonces_per_owner=100, clock=Clock())
     assert hit(store, Window(1, 60)).admitted
     outcomes: Counter[bool | None] = Counter()
     for number in range(500):
@@ -549,6 +628,26 @@ def test_threads_racing_one_nonce() -> None:
 
     _in_threads(8, work)
     assert [sum(each) for each in zip(*outcomes, strict=True)] == [1] * 500
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_threads_racing_for_a_share() -> None:
+    """However many ask at once, an owner gets its share of nonces and not one more."""
+    store = MemoryStore(max_nonces=400, max_nonces_per_owner=100)
+    added: list[bytes] = []
+    barrier = threading.Barrier(8)
+    numbers = itertools.count()
+
+    def work() -> None:
+        barrier.wait()
+        for number in itertools.islice(numbers, 100):
+            owner = b"alice" if number % 2 else b"bob"
+            with contextlib.suppress(StoreFullError):
+                if add(store, str(number), ttl=3_600.0, owner=owner):
+                    added.append(owner)
+
+    _in_threads(8, work)
+    assert Counter(added) == {b"alice": 100, b"bob": 100}
 
 
 # Keys and settings ---------------------------------------------------------------------------------------------------
@@ -583,12 +682,19 @@ def test_keys_hold_no_names() -> None:
     assert len(store_key("x" * 100_000)) == 16
 
 
-@pytest.mark.parametrize("setting", ["max_counters", "max_nonces"])
-@pytest.mark.parametrize("value", [0, -1, True, False, 1.5, math.nan, math.inf, "10", None])
+@pytest.mark.parametrize("setting", ["max_counters", "max_nonces", "max_nonces_per_owner"])
+@pytest.mark.parametrize("value", [0, -1, True, False, 1.5, math.nan, math.inf, "10", []])
 def test_maxima_that_cannot_work(setting: str, value: Any) -> None:
     """A maximum that is no whole number of at least 1 is refused, and the text names it."""
     with pytest.raises(ConfigurationError, match=setting):
         MemoryStore(**{setting: value})
+
+
+@pytest.mark.parametrize(("room", "share"), [(1_000_000, 1_000_001), (10, 11)])
+def test_share_of_one_owner_is_no_more_than_there_is(room: int, share: int) -> None:
+    """A share that is larger than the whole would be no share, and is refused."""
+    with pytest.raises(ConfigurationError, match="max_nonces_per_owner"):
+        MemoryStore(max_nonces=room, max_nonces_per_owner=share)
 
 
 def test_smallest_store_still_limits() -> None:

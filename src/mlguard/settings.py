@@ -30,4 +30,5 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = ", ".join(f"MLGUARD_{'_'.join(map(str, one['loc'])).upper()} ({one['msg']})" for one in error.errors())
-        raise ConfigurationError(f"the environment cannot be used: {wrong}") from None
+    # Raised out here, because that error holds the value and would come along as the context.
+    raise ConfigurationError(f"the environment cannot be used: {wrong}")

@@ -2,8 +2,11 @@
 
 import base64
 import datetime
+import gzip
 import json
+import zlib
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from cryptography import x509
@@ -24,6 +27,7 @@ from mlguard.errors import ConfigurationError
 
 SECRET = bytes.fromhex("8f1d6a0b7c93e5421f60ad47b8ce3950d27764ab91f3c80e5d16e2a97f4b3c08")
 RSA = rsa.generate_private_key(65537, 2048)
+ED25519 = ed25519.Ed25519PrivateKey.generate().public_key()
 P256 = ec.generate_private_key(ec.SECP256R1())
 SPKI = PublicFormat.SubjectPublicKeyInfo
 PEM = RSA.public_key().public_bytes(Encoding.PEM, SPKI)
@@ -106,6 +110,38 @@ LOOKALIKES = {
     "SSH2": b"---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2EAAAADAQABAAABAQ\n---- END SSH2 PUBLIC KEY ----",
     "public key in an oct JWK": {"kty": "oct", "k": base64.urlsafe_b64encode(DER).rstrip(b"=").decode()},
     "PEM in an OctKey": OctKey(PEM, PEM),
+    "URL-encoded PEM": quote(PEM),
+    "URL-encoded PEM, lower case": quote(PEM).replace("%2B", "%2b").replace("%0A", "%0a"),
+    "URL-encoded form": quote_plus(PEM),
+    "URL-encoded twice": quote(quote(PEM)).replace("-", "%2D"),
+    "JSON string": json.dumps(PEM.decode()),
+    "JSON-escaped dashes": PEM.decode().replace("-", "\\u002d").replace("\n", "\\n"),
+    "JSON-escaped twice": json.dumps(json.dumps(PEM.decode())),
+    "JWK in a JSON string": json.dumps(json.dumps(JWK)),
+    "JWK in single quotes": str(dict(JWK)),
+    "JWK in YAML": "".join(f"{name}: {value}\n" for name, value in JWK.items()).encode(),
+    "XML": b"<RSAKeyValue>\n<Modulus>%s</Modulus>\n</RSAKeyValue>" % base64.b64encode(DER[30:280]),
+    "PEM without white space": PEM.decode().replace(" ", "").replace("\n", ""),
+    "PEM without dashes": PEM.decode().replace("-", ""),
+    "PEM in gzip": gzip.compress(PEM),
+    "DER in zlib": zlib.compress(DER),
+    "PEM in gzip in base64": base64.b64encode(gzip.compress(PEM)),
+    "DER in gzip in hex": gzip.compress(DER).hex(),
+    "PEM in base64": base64.b64encode(PEM),
+    "PEM in base64 in base64": base64.b64encode(base64.b64encode(PEM)),
+    "DER in base64 in base64": base64.b64encode(base64.b64encode(DER)).decode().rstrip("="),
+    "DER in base64 in hex": base64.b64encode(DER).hex(),
+    "DER in base64, URL-encoded": quote(base64.b64encode(DER), safe=""),
+    "DER in base64, with escaped line breaks": base64.encodebytes(DER).decode().replace("\n", "\\n"),
+    "DER in base64, in JSON escapes": base64.b64encode(DER).decode().replace("M", "\\u004d"),
+    "JSON of a service account": json.dumps({"type": "service_account", "project_id": "acme-production-4711"}),
+    "DER in base64, named": f"PUBLIC_KEY={base64.b64encode(DER).decode()}",
+    "DER in base64, cut short": base64.b64encode(DER)[:64],
+    "DER in hex with colons": DER.hex(":"),
+    "JWK in gzip in base64 in base64": base64.b64encode(base64.b64encode(gzip.compress(json.dumps(JWK).encode()))),
+    "Ed25519 in base64": base64.b64encode(ED25519.public_bytes(Encoding.DER, SPKI)),
+    "PKCS #1": base64.b64encode(RSA.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)),
+    "OpenSSH with an option": b"restrict " + ED25519.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
 }
 
 

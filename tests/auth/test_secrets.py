@@ -1,8 +1,11 @@
 """Weak, patterned and published secrets are refused; random ones are not."""
 
 import base64
+import hashlib
+import random
 import secrets
 import string
+import uuid
 
 import pytest
 from hypothesis import given, settings
@@ -91,7 +94,12 @@ def test_pattern_is_refused(secret: bytes) -> None:
         b"2b7e151628aed2a6abf7158809cf4f3c",
         b"a-string-secret-at-least-256-bits-long",
         b"your-256-bit-secret-for-this-service",
-        b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        b"SecretStr('**********')-Xq3tYxw0Zk",
+        b"123e4567-e89b-12d3-a456-426614174000",
+        b"PlaceholderForTheKeyOfAlice99",
+        base64.b64encode(b"please-replace-me-before-production-42"),
+        b"please-replace-me-before-production-42".hex().encode(),
+        base64.b64encode(base64.b64encode(b"your-256-bit-secret-for-this-service")),
         b"uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==",
         base64.b64decode("uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ=="),
         bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c"),
@@ -104,6 +112,65 @@ def test_pattern_is_refused(secret: bytes) -> None:
 def test_published_is_refused(secret: bytes) -> None:
     """Placeholders and secrets printed in documentation are refused in any case."""
     assert "documentation" in _refused(secret)
+
+
+@pytest.mark.parametrize("word", ["password", "secret", "changeme", "admin", "test", "123456", "", "hello", "mlguard"])
+@pytest.mark.parametrize("name", ["md5", "sha1", "sha256", "sha512"])
+def test_digest_of_a_common_word_is_refused(name: str, word: str) -> None:
+    """What ``echo secret | sha256sum`` prints is in every table of digests, in whatever case and spelling."""
+    for text in (word, word.upper(), word.capitalize(), word + "\n"):
+        digest = hashlib.new(name, text.encode()).digest()
+        for secret in (digest, digest.hex().encode(), digest.hex().upper().encode(), base64.b64encode(digest)):
+            assert "common word" in _refused(secret)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"my secret words",
+        b"a1b2c3d4" * 4,
+        b"${ALICE_PRODUCTION_TOKEN_VALUE}",
+        b"awssm://production/alice",
+        b"$2b$12$EixZaYVK1fsbw1ZfbX3OXePaWxn96p36WQoeG6Lruj3vjPGga31lW",
+        bytes(range(32)),
+    ],
+)
+def test_spelling_makes_no_secret(text: bytes) -> None:
+    """Hex and base64 add nothing to what is in them, base64 of base64 neither."""
+    for secret in (text.hex().encode(), base64.b64encode(text), base64.b64encode(base64.b64encode(text))):
+        with pytest.raises(ConfigurationError):
+            check_strength(secret, where="here")
+
+
+def test_random_secrets_stand_for_nothing() -> None:
+    """Of 10 000 random secrets of each usual kind, none is taken for a placeholder, a reference or a hash."""
+    make = random.Random("mlguard").randbytes
+    for _ in range(10_000):
+        data = make(32)
+        for secret in (
+            base64.urlsafe_b64encode(data).rstrip(b"="),  # token_urlsafe(32)
+            data.hex().encode(),  # token_hex(32)
+            base64.b64encode(data),
+            uuid.UUID(bytes=data[:16], version=4).hex.encode(),
+        ):
+            check_strength(secret, where="here")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "{8f1d6a0b-7c93-4e54-81f6-0ad47b8ce395}",  # though {token} is a placeholder
+        "token_" + "".join(random.Random(7).choices(string.ascii_lowercase, k=40)),
+        "secret_" + random.Random(7).randbytes(20).hex(),
+        "base64:" + base64.b64encode(random.Random(7).randbytes(32)).decode(),
+        "willow-copper-lantern-meadow-thistle-harbor-pebble-saffron-velvet-ember",
+        "a/b+c" + base64.b64encode(random.Random(7).randbytes(32)).decode(),
+        "/" + base64.b64encode(random.Random(7).randbytes(32)).decode(),
+    ],
+)
+def test_secret_that_looks_a_little_like_a_name_is_accepted(secret: str) -> None:
+    """A random text behind a prefix or in braces, and a passphrase, are secrets."""
+    check_strength(secret.encode(), where="here")
 
 
 @settings(deadline=None)

@@ -4,12 +4,9 @@ A public key that is taken for a shared secret lets anybody sign (RFC 8725, sect
 algorithms it may be used with, and never what a token says.
 """
 
-import base64
-import json
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -18,20 +15,16 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_der_private_key,
-    load_der_public_key,
     load_pem_private_key,
     load_pem_public_key,
 )
-from cryptography.x509 import load_der_x509_certificate
 from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import Key, OctKey, import_key
 from joserfc.jws import JWSRegistry
 
+from mlguard.auth._key_forms import attempt, is_key
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
-
-T = TypeVar("T")
 
 #: A secret, or a public key.
 _Material = bytes | PublicKeyTypes
@@ -56,12 +49,6 @@ _NEEDS: dict[str, int | str] = {
 }
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 _KEY_TYPES: dict[str, Literal["RSA", "EC", "OKP"]] = {"RSA": "RSA", "P-256": "EC", "P-384": "EC", "Ed25519": "OKP"}
-_SSH_PREFIXES = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
-_DER_LOADERS: tuple[Callable[[bytes], object], ...] = (
-    load_der_public_key,
-    load_der_x509_certificate,
-    lambda form: load_der_private_key(form, None),
-)
 _MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
 
@@ -167,10 +154,10 @@ def _material(key: object, where: str) -> tuple[_Material, str | None]:
     """The secret or the public key, and the algorithm that a JWK says it is for."""
     designed = None
     if isinstance(key, Mapping):
-        key = _attempt(import_key, dict(key))
+        key = attempt(import_key, dict(key))
     if isinstance(key, str | bytes):
         material = _from_text(key, where)
-    elif isinstance(key, Key) and _attempt(key.as_dict) is not None:  # on a curve that joserfc does not know it fails
+    elif isinstance(key, Key) and attempt(key.as_dict) is not None:  # on a curve that joserfc does not know it fails
         designed = key.alg
         uses = key.get("key_ops", ["verify"])
         if key.get("use", "sig") != "sig" or {"verify", "sign"}.isdisjoint(uses or ()):
@@ -189,52 +176,15 @@ def _material(key: object, where: str) -> tuple[_Material, str | None]:
 def _from_text(text: str | bytes, where: str) -> _Material:
     """The public key if there is one in it, else the secret that it is. A key in another form is not taken for one."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    public_key = _attempt(load_pem_public_key, data)
+    public_key = attempt(load_pem_public_key, data)
     if public_key is None:
-        private_key = _attempt(load_pem_private_key, data, None)
+        private_key = attempt(load_pem_private_key, data, None)
         public_key = private_key.public_key() if private_key is not None else None
     if public_key is not None:
         return public_key
-    if _is_key_in_another_form(data):
+    if is_key(data):
         raise ConfigurationError(
             f"{where} looks like a key that is no secret and no readable PEM: "
             "pass a public key as PEM with its line breaks (of a certificate: openssl x509 -pubkey), a JWK as a dict"
         )
     return secret_bytes(text, where=where)
-
-
-def _is_key_in_another_form(data: bytes) -> bool:
-    """Whether it is a public key, a certificate or a JWK all the same, as it is or as variables carry it.
-
-    The bare bytes of an Ed25519 key or of a point on a curve look as random as a secret: they cannot be told.
-    """
-    return any(_is_key(form) for form in _decodings(data))
-
-
-def _decodings(data: bytes) -> list[bytes]:
-    """The data as it is, from UTF-16, from base64 in either alphabet with or without padding, and from hex."""
-    text = b"".join(data.split()).strip(b"\"'").rstrip(b"=")
-    return [
-        data,
-        data.replace(b"\0", b""),
-        _attempt(base64.urlsafe_b64decode, text + b"=" * (-len(text) % 4)) or b"",
-        _attempt(bytes.fromhex, text.decode("latin-1")) or b"",
-    ]
-
-
-def _is_key(form: bytes) -> bool:
-    text = form.strip()
-    if b"--BEGIN " in text or b"-- BEGIN " in text:
-        return True
-    if text.startswith(_SSH_PREFIXES) or text[4:].startswith(_SSH_PREFIXES):  # after its length, as base64 carries it
-        return True
-    return isinstance(_attempt(json.loads, text), dict | list) or any(
-        _attempt(load, form) is not None for load in _DER_LOADERS
-    )
-
-
-def _attempt(load: Callable[..., T], *args: object) -> T | None:
-    """What a loader returns, or None: its own exception could quote the key."""
-    with suppress(Exception):
-        return load(*args)
-    return None

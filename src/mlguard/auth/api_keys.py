@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -20,7 +21,8 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
 from mlguard.auth._failures import checked_failures, with_failures
-from mlguard.auth.secrets import HASH_NAME, check_strength
+from mlguard.auth._stand_ins import HASH_NAME, is_digest_of_a_common_word
+from mlguard.auth.secrets import check_strength
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 from mlguard.traffic.rate import RateLimit
 
@@ -28,6 +30,7 @@ _ID = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9._:/-]{1,64}", re.ASCII)
 _SECRET = re.compile(r"[!-+\--:<-~]{1,512}", re.ASCII)  # visible ASCII but "," and ";", which separate entries
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)
 _NO_DIGEST = bytes(32)
 
 
@@ -60,6 +63,10 @@ class APIKey:
             )
         if not isinstance(self.digest, bytes) or len(self.digest) != 32:
             raise ConfigurationError("an API key's digest must be the 32 bytes of a SHA-256")
+        if is_digest_of_a_common_word(self.digest):
+            raise ConfigurationError(
+                "an API key's digest is that of a common word, so everybody knows its secret: use APIKey.generate"
+            )
         if isinstance(self.scopes, str) or not isinstance(self.scopes, Collection):
             raise ConfigurationError("an API key's scopes are a set of names, such as {'predict'}, not one text")
         if not all(_matches(_SCOPE, scope) for scope in self.scopes):
@@ -127,14 +134,15 @@ class APIKey:
         dates = [option.removeprefix("expires=") for option in options if option.startswith("expires=")]
         if len(dates) > 1:
             raise ConfigurationError(f"{where}: an entry has one expires= at most")
-        try:
-            expires_at = datetime.fromisoformat(dates[0]) if dates else None
-        except ValueError:
-            raise ConfigurationError(f"{where}: expires= takes an ISO 8601 date and time with a zone") from None
+        expires_at = _date(dates[0]) if dates else None
+        if dates and expires_at is None:
+            raise ConfigurationError(f"{where}: expires= takes an ISO 8601 date and time with a zone")
         try:
             return cls(_anonymous_id(digest) if name is None else name, digest, scopes, expires_at)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: {error}") from None
+            fault = str(error)
+        # Raised out here: what is raised above would come along as its context.
+        raise ConfigurationError(f"{where}: {fault}")
 
     @property
     def entry(self) -> str:
@@ -149,6 +157,12 @@ def _split(credential: str) -> tuple[str | None, str]:
     """The id and the secret of ``id=secret``; None for a secret alone."""
     name, equals, rest = credential.partition("=")
     return (name, rest) if equals else (None, credential)
+
+
+def _date(text: str) -> datetime | None:
+    with suppress(ValueError):  # which quotes the text, and that can be a secret in the wrong place
+        return datetime.fromisoformat(text)
+    return None
 
 
 def _matches(form: re.Pattern[str], value: object) -> bool:
@@ -200,10 +214,12 @@ class APIKeys:
         Raises:
             ConfigurationError: The variable is unset or empty, or an entry cannot work. No value is quoted.
         """
-        text = os.environ.get(name, "")
+        text = os.environ.get(name, "") if isinstance(name, str) and name.isascii() else ""
         if not text.strip():
+            # from_env(os.environ[...]) passes the keys in the place of the name.
+            called = name if _matches(_VARIABLE, name) else "the variable with the name that APIKeys.from_env was given"
             raise ConfigurationError(
-                f"{name} is not set; give it one or more keys separated by commas, for example the output of: "
+                f"{called} is not set; give it one or more keys separated by commas, for example the output of: "
                 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
         entries = [entry.strip() for entry in text.split(",")]

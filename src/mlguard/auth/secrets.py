@@ -4,7 +4,10 @@ import base64
 import math
 import re
 import string
+from collections.abc import Iterator
 
+from mlguard.auth._key_forms import attempt, is_key
+from mlguard.auth._stand_ins import is_digest_of_a_common_word, is_hash, is_published, is_reference
 from mlguard.errors import ConfigurationError
 
 #: Below this, a secret can be guessed (NIST SP 800-131A asks for at least 112 bits; 128 leaves a margin).
@@ -16,41 +19,10 @@ _CLASSES = tuple(
     for group in (string.ascii_lowercase, string.ascii_uppercase, string.digits, string.punctuation + " ")
 )
 
-# Placeholders that people leave in, and secrets printed in documentation that people copy.
-_PLACEHOLDERS = (
-    b"changeme", b"change-me", b"change_me", b"changethis", b"change-this", b"replace-me", b"replaceme", b"password",
-    b"passw0rd", b"your-", b"your_", b"yoursecret", b"example", b"insecure", b"secret-key", b"secret_key", b"secretkey",
-    b"supersecret", b"super-secret", b"super_secret", b"not-a-secret", b"correcthorse", b"test-shared-secret",
-)  # fmt: skip
-_SHORT_PLACEHOLDERS = frozenset({b"your-", b"your_"})
-_VISIBLE = re.compile(rb"[ -~]+")
-_PUBLISHED = frozenset(
-    {
-        b"09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # FastAPI's OAuth2 tutorial
-        b"192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",  # Flask's quickstart
-        b"2b7e151628aed2a6abf7158809cf4f3c",  # FIPS 197, appendix A
-        b"a-string-secret-at-least-256-bits-long",  # jwt.io
-        b"d41d8cd98f00b204e9800998ecf8427e",  # MD5 of nothing
-        b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",  # SHA-256 of nothing
-        b"uzvjfb4u3n0jy4t7nz75mdvcr8zstinedjtkgcu46yw4xbyznjjxbdtjukdjpbtbmhhidi6pcl8jsasjltmtdq==",  # RFC 9421, B.1.5
-    }
-)
-
-
-# What a template, a shell or a secret store should have replaced by the secret.
-_REFERENCE = re.compile(
-    rb"\$(?:\w+$|[({])|<.*>$|\.{1,2}/|~/|/(?:app|data|etc|home|mnt|opt|root|run|secrets|srv|tmp|usr|var|vault)/"
-    rb"|(?:https?|op|vault|secret)://|(?:arn|vault|file):",
-    re.IGNORECASE,
-)
-#: The names of hashes, as they stand before a digest.
-HASH_NAME = re.compile(r"s?sha-?[0-9]*|s?md5|blake[23][bs]?|bcrypt|scrypt|argon2(?:id|i|d)?|pbkdf2", re.IGNORECASE)
-_HASHED = re.compile(
-    rf"\{{?(?:{HASH_NAME.pattern})[:=$}}]|sha-?(?:256|384|512)|\$(?:2[abxy]?|[1567y]|{HASH_NAME.pattern})\$".encode(),
-    re.IGNORECASE,
-)
-_TEMPLATE = re.compile(rb"\$\{[A-Za-z_]\w*[^{}]*\}|\{\{[^{}]+\}\}")
-_LONGEST_TEMPLATE = 256  # bytes; in more random text than that, one comes about by chance
+_FIX = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
+_PRINTABLE = re.compile(rb"[ -~\s]+")
+_LEAST_TEXT = 12  # bytes; fewer are printable by chance
 
 
 def secret_bytes(secret: object, *, where: str) -> bytes:
@@ -82,43 +54,54 @@ def check_strength(secret: bytes, *, where: str) -> None:
 
     Raises:
         ConfigurationError: The secret is under 128 bits (length times log2 of the alphabet it uses), made of a repeated
-            pattern, known from documentation, a hash, or the name or place of a secret (``${TOKEN}``, ``/run/token``).
+            pattern, known from documentation, a hash, the hash of a common word, a public key, or the name or place of
+            a secret (``${TOKEN}``, ``awssm://token``, ``/run/token``), as it is or in hex or base64.
     """
-    fix = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
-    folded = secret.lower()
-    spellings = {folded, secret.hex().encode(), base64.b64encode(secret).lower()}
-    if _is_reference(secret):
-        raise ConfigurationError(
-            f"{where}: the secret is only the name or the place of one, which nothing here fills in or reads: "
-            f"pass what it stands for; {fix}"
+    fault = next(filter(None, map(_fault, _readings(secret))), None)
+    if fault is None and is_key(secret):
+        fault = f"is a public or private key, a certificate, a JWK or a token, which is no shared secret; {_FIX}"
+    if fault is not None:
+        raise ConfigurationError(f"{where}: the secret {fault}")
+
+
+def _readings(secret: bytes) -> Iterator[bytes]:
+    """The secret, and what it is the hex or base64 of. Of text that too, because it is no more random than the text."""
+    yield secret
+    for decoded in (attempt(bytes.fromhex, secret.decode("latin-1")), _from_base64(secret)):
+        if decoded is not None and len(decoded) >= _LEAST_TEXT and _PRINTABLE.fullmatch(decoded):
+            yield from _readings(decoded)
+        elif decoded is not None and 8 * len(decoded) >= MIN_BITS:
+            yield decoded
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    if not _BASE64.fullmatch(text):
+        return None
+    text = text.rstrip(b"=")
+    return attempt(base64.urlsafe_b64decode, text + b"=" * (-len(text) % 4))
+
+
+def _fault(secret: bytes) -> str | None:
+    """What is wrong with it, in words that do not quote it."""
+    if is_published(secret):
+        return f"is a placeholder or known from documentation; {_FIX}"
+    if is_reference(secret):
+        return (
+            "is only the name or the place of one, which nothing here fills in or reads: "
+            f"pass what it stands for; {_FIX}"
         )
-    if _HASHED.match(secret):
-        raise ConfigurationError(
-            f"{where}: the secret is a hash, and whoever reads it could send it: pass the secret itself "
+    if is_hash(secret):
+        return (
+            "is a hash, and whoever reads it could send it: pass the secret itself "
             "(API keys also take its digest, as id=sha256:<64 lower-case hex digits>)"
         )
-    if spellings & _PUBLISHED or _is_placeholder(secret):
-        raise ConfigurationError(f"{where}: the secret is a placeholder or known from documentation; {fix}")
+    if is_digest_of_a_common_word(secret):
+        return f"is the hash of a common word, which anybody can make; {_FIX}"
     if _bits(secret) < MIN_BITS:
-        raise ConfigurationError(f"{where}: the secret is shorter than {MIN_BITS} bits; {fix}")
+        return f"is shorter than {MIN_BITS} bits; {_FIX}"
     if _is_patterned(secret):
-        raise ConfigurationError(f"{where}: the secret is made of a repeated pattern; {fix}")
-
-
-def _is_reference(secret: bytes) -> bool:
-    if not _VISIBLE.fullmatch(secret):
-        return False
-    # Every 64th base64 secret starts with "/". Those have capitals, unlike most paths.
-    path = secret.startswith(b"/") and secret == secret.lower()
-    template = len(secret) <= _LONGEST_TEMPLATE and _TEMPLATE.search(secret)
-    return path or bool(template or _REFERENCE.match(secret))
-
-
-def _is_placeholder(secret: bytes) -> bool:
-    folded = secret.lower()
-    one_case = secret in {folded, secret.upper()}
-    # The short ones happen by chance in base64.
-    return any(word in folded and (one_case or word not in _SHORT_PLACEHOLDERS) for word in _PLACEHOLDERS)
+        return f"is made of a repeated pattern; {_FIX}"
+    return None
 
 
 def _bits(secret: bytes) -> float:

@@ -1,10 +1,13 @@
 """Requests signed with a shared secret: RFC 9421 HTTP message signatures, each good for one use."""
 
 import hmac
+import math
+import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -57,9 +60,14 @@ class SignatureAuth(SecurityBase, Guard):
     It does not hide anything: use TLS. Whoever holds the secret can sign as the caller, the service included. A proxy
     in between must pass path and query on as they came.
 
-    A store in memory forgets its nonces when the process ends: for ``max_age`` seconds after a restart, a request that
-    was captured before can be replayed once in each process. The room for nonces (1 000 000 in ``MemoryStore``) is
-    shared: one caller with a key can fill it, and until nonces expire all others get a 503.
+    A store in memory forgets its nonces when the process ends. With such a store, a signature that was created more
+    than ``restart_grace`` before the guard was built is refused, because it may have been used. What is left: after a
+    restart, a request captured in the last ``restart_grace`` and one second before it can be replayed once in each
+    process, and one of a caller whose clock runs ahead also that much earlier (``max_skew`` at most). Refusing these
+    too would refuse every caller for ``max_skew`` after each start; a store that outlives the process leaves nothing.
+
+    Each key id has its own share of the room for nonces, 100 000 in ``MemoryStore()``: a caller that fills it gets a
+    503 until nonces expire, and nobody else does.
 
     Args:
         keys: The shared secrets by key id, as str (UTF-8) or bytes, at least 128 bits each. To rotate, add the new key
@@ -67,6 +75,10 @@ class SignatureAuth(SecurityBase, Guard):
         scopes: What each key id may do, for ``Security(caller, scopes=[...])``. None by default.
         max_age: Seconds after ``created`` during which a signature holds, 300 by default, at most a day.
         max_skew: Seconds by which ``created`` may lie in the future, because clocks differ, 30 by default.
+        restart_grace: Seconds before the guard was built in which a signature may have been created, 1 by default. A
+            caller whose clock is behind by more is refused for that long after each start, and each second of grace is
+            one more in which a captured request can be replayed. It has no effect with a store that outlives the
+            process.
         store: Where used nonces are kept; one store refuses a replay everywhere it is used. The process's own by
             default, which other worker processes do not see.
         authority: The public ``host[:port]`` of this service. Set it where a proxy rewrites ``Host``, and where one
@@ -85,7 +97,7 @@ class SignatureAuth(SecurityBase, Guard):
         ConfigurationError: A key, scope, time or authority that cannot work. When built.
         NotAuthenticatedError: No signature, or one that does not hold, or a replay; the caller cannot tell which (401).
         InsufficientScopeError: The key lacks a scope that the route demands (403).
-        StoreFullError: No room to remember another nonce (503).
+        StoreFullError: No room to remember another nonce of this key id (503).
         RateLimitedError: Too many failures (429).
     """
 
@@ -99,6 +111,7 @@ class SignatureAuth(SecurityBase, Guard):
         scopes: Mapping[str, Collection[str]] | None = None,
         max_age: float = 300,
         max_skew: float = 30,
+        restart_grace: float = 1,
         store: Store | None = None,
         authority: str | None = None,
         failures: RateLimit | None = None,
@@ -115,9 +128,12 @@ class SignatureAuth(SecurityBase, Guard):
         self._scopes = _checked_scopes(scopes or {}, self._keys)
         self._max_age = _seconds("max_age", max_age, positive=True)
         self._max_skew = _seconds("max_skew", max_skew, positive=False)
+        self._restart_grace = _seconds("restart_grace", restart_grace, positive=False)
         self._store = default_store() if store is None else store
         if not isinstance(self._store, Store):
-            raise ConfigurationError("SignatureAuth(store=...) must be a mlguard store, such as MemoryStore()")
+            raise ConfigurationError(
+                "SignatureAuth(store=...) must be a mlguard store, such as MemoryStore(), with all members of Store"
+            )
         if authority is not None and not (isinstance(authority, str) and _AUTHORITY.fullmatch(authority)):
             raise ConfigurationError(
                 "SignatureAuth(authority=...) must be host or host:port, such as 'api.example.com'"
@@ -125,6 +141,7 @@ class SignatureAuth(SecurityBase, Guard):
         # Callers leave the default port out. Which one that is, the service behind a proxy cannot know.
         self._authority = authority and re.sub(r":(80|443)$", "", authority)
         self._clock = clock
+        self._begin()
         self._unknown_key = secrets.token_bytes(32)  # signs for unknown key ids, so that they cost the same time
         self._failures = checked_failures(failures, where="SignatureAuth")
         self.suspends = self._store.suspends or (failures is not None and failures.suspends)
@@ -136,6 +153,13 @@ class SignatureAuth(SecurityBase, Guard):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key ids: {', '.join(map(repr, self._keys))})"
 
+    def _begin(self) -> None:
+        """Note from when on a signature cannot have been used in a process before this one."""
+        self._process = os.getpid()
+        # The second as a whole, because that is how signers count.
+        started = math.floor(self._clock()) if self._store.forgets_on_restart else -math.inf
+        self._not_before = started - self._restart_grace
+
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Prove who is calling, and check the scopes."""
         principal = await once(
@@ -145,16 +169,23 @@ class SignatureAuth(SecurityBase, Guard):
         return principal
 
     async def _authenticate(self, conn: HTTPConnection) -> Principal:
+        signature, check_body = self._genuine(conn.scope)
+        await self._use(signature)
+        await _expect(conn, check_body)
+        return Principal(signature.key_id, self._scopes.get(signature.key_id, frozenset()), "signature")
+
+    def _genuine(self, scope: Scope) -> tuple[ReceivedSignature, Callable[[bytes], None]]:
+        """The signature, if it is one of a known key over the head of this request, and what checks the body."""
         try:
-            message = _message(conn.scope, self._authority)
+            message = _message(scope, self._authority)
             signature = read_signature(message.fields)
             check_body = _body_check(message, signature)
             self._verify(message, signature)
         except MalformedSignatureError as error:
-            raise _refusal(str(error)) from None
-        await self._use(signature)
-        await _expect(conn, check_body)
-        return Principal(signature.key_id, self._scopes.get(signature.key_id, frozenset()), "signature")
+            reason = str(error)
+        else:
+            return signature, check_body
+        raise _refusal(reason)  # out here, so that it takes no other error along as its context
 
     def _verify(self, message: Message, signature: ReceivedSignature) -> None:
         missing = [name for name in REQUIRED_COMPONENTS if name not in signature.components]
@@ -175,9 +206,17 @@ class SignatureAuth(SecurityBase, Guard):
             raise _refusal(f"the signature of key id {signature.key_id!r} was created in the future; compare clocks")
         if signature.created < now - self._max_age or (signature.expires is not None and signature.expires < now):
             raise _refusal(f"the signature of key id {signature.key_id!r} is too old; compare clocks")
+        if self._process != os.getpid():  # a worker forked from the process that built the guard, and not the first one
+            self._begin()
+        if signature.created < self._not_before:
+            raise _refusal(
+                f"the signature of key id {signature.key_id!r} is from before this process started, "
+                "and may have been used then; sign again, or compare clocks"
+            )
         # Another worker's clock may run behind by the skew: the nonce must outlive the signature there too.
         ttl = signature.created + self._max_age + self._max_skew + 1 - now
-        if not await self._store.add_nonce(store_key("nonce", signature.key_id, signature.nonce), ttl):
+        nonce = store_key("nonce", signature.key_id, signature.nonce)
+        if not await self._store.add_nonce(nonce, ttl, owner=store_key("nonces of", signature.key_id)):
             raise _refusal(f"replay: a nonce of key id {signature.key_id!r} was used before")
 
 
@@ -245,12 +284,13 @@ async def _expect(conn: HTTPConnection, check: Callable[[bytes], None]) -> None:
         return
     if not isinstance(conn, Request):
         raise ConfigurationError("SignatureAuth cannot reach the body here: call harden(app)")
-    try:
+    received = None
+    with suppress(RuntimeError):  # it was read as a stream
         received = await conn.body()
-    except RuntimeError:
+    if received is None:
         raise ConfigurationError(
             "SignatureAuth on an endpoint that takes a form needs harden(app): here the body is parsed unchecked"
-        ) from None
+        )
     check(received)
 
 

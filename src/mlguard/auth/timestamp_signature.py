@@ -5,10 +5,12 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 
+_WHERE = "a secret of verify_signature"
 _HEADER = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})")
 
 
@@ -42,8 +44,10 @@ def sign_request(
         The value to send in a header of your choice.
 
     Raises:
-        ConfigurationError: The secret is too weak.
+        ConfigurationError: The secret is too weak, or the timestamp is no number.
     """
+    if timestamp is not None and not isinstance(timestamp, int | float):
+        raise ConfigurationError("sign_request(timestamp=...) must be seconds since 1970")
     key = secret_bytes(secret, where="the secret of sign_request")
     created = str(int(time.time() if timestamp is None else timestamp))
     return f"{created}.{_signature(key, created, method, target, body)}"
@@ -81,7 +85,7 @@ def verify_signature(
         ConfigurationError: There is no secret, or one that is too weak, or a time that cannot work.
     """
     listed = [secret] if isinstance(secret, str | bytes) else list(secret)
-    keys = [secret_bytes(each, where="a secret of verify_signature") for each in listed]
+    keys = [_checked(each) if isinstance(each, str | bytes) else secret_bytes(each, where=_WHERE) for each in listed]
     if not keys:
         raise ConfigurationError("verify_signature needs at least one secret")
     if not 0 < max_age < float("inf") or not 0 <= max_skew < float("inf"):
@@ -96,6 +100,11 @@ def verify_signature(
         raise _refusal("the timestamp signature does not match")
     if not -max_skew <= clock() - int(created) <= max_age:
         raise _refusal("the timestamp signature is too old or from the future; compare clocks")
+
+
+@lru_cache(maxsize=16)  # or each request would pay for looking at the same secret again
+def _checked(secret: str | bytes) -> bytes:
+    return secret_bytes(secret, where=_WHERE)
 
 
 def _refusal(reason: str) -> NotAuthenticatedError:
