@@ -14,11 +14,7 @@ with warnings.catch_warnings():
         from jose import jwk
         from jose.constants import ALGORITHMS
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] != "jose":
-            raise
-        raise ModuleNotFoundError(
-            'mlguard.compat.jose needs python-jose: pip install "mlguard[jose]"', name="jose"
-        ) from None
+        raise ModuleNotFoundError('mlguard.compat.jose needs python-jose: pip install "mlguard[jose]"') from missing
 
 
 def jose_engine(algorithm: str, key: bytes) -> Callable[[bytes, bytes], bool]:
