@@ -174,11 +174,11 @@ def test_weaker_argon2_is_replaced() -> None:
     assert "m=64,t=2,p=1" in new
 
 
-def test_new_hashes_are_argon2id_with_the_parameters_of_rfc_9106() -> None:
-    """By default; with passlib's bcrypt as what is left behind."""
+def test_new_hashes_are_argon2id_with_the_parameters_of_owasp() -> None:
+    """By default."""
     hashes = PasslibHashes(CryptContext(["bcrypt"]))
     new = hashes.hash(PASSWORD)
-    assert new.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert new.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert hashes.verify_and_update(PASSWORD, new) == (True, None)
 
 
@@ -212,8 +212,11 @@ UNREADABLE: list[Any] = [
     "$2b$",
     "$2b$04$short",
     "$2b$99$" + "a" * 53,
-    "$2$04$" + "a" * 53,
-    "$2x$04$" + "a" * 53,
+    "$2b$04$" + "." * 21 + "a" * 32,
+    "$2b$04$" + "+" * 53,
+    "$2b$32$" + "." * 53,
+    "$2$04$" + "." * 53,
+    "$2x$04$" + "." * 53,
     "$bcrypt-sha256$v=3,t=2b,r=4$" + "a" * 22 + "$" + "a" * 31,
     "$bcrypt-sha256$v=2,t=2b,r=4$" + "a" * 21 + "O",
     "$argon2id$v=19$m=8,t=1,p=1$broken",
@@ -318,6 +321,8 @@ def test_pwdlib_alone_does_it_for_bcrypt() -> None:
     for password in ("wrong", "\ud800", "a\0"):
         assert hashes.verify_and_update(password, bcrypt_hash("a")) == (False, None)
     assert hashes.verify_and_update(b"a", bcrypt_hash("a").encode())[0]
+    for stored in ("", "$2b$04$short", "$2x$04$" + "." * 53, "a" * 60, bcrypt_hash("a") + "\n"):
+        assert not PasslibBcrypt().verify("a", stored)
 
 
 def test_hasher_of_pwdlib_shuts_out_long_passwords() -> None:

@@ -1,5 +1,7 @@
 """The bcrypt hashes that passlib made, without passlib."""
 
+import re
+
 try:
     import bcrypt
     from pwdlib.hashers.bcrypt import BcryptHasher
@@ -8,6 +10,8 @@ except ModuleNotFoundError as missing:
 
 #: What bcrypt looks at of a password.
 _MAX_BYTES = 72
+# Before version 5, bcrypt panics on some hashes of another form, and a panic is no Exception.
+_FORM = re.compile(rb"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 
 
 class PasslibBcrypt(BcryptHasher):
@@ -26,5 +30,6 @@ class PasslibBcrypt(BcryptHasher):
         # Half a surrogate pair matches nothing; an error about it would quote the password.
         secret = password.encode("utf-8", "surrogatepass") if isinstance(password, str) else password
         stored = hash.encode() if isinstance(hash, str) else hash
-        # passlib hashes none with a zero byte, at which other implementations of bcrypt end.
-        return b"\0" not in secret and bcrypt.checkpw(secret[:_MAX_BYTES], stored)
+        if _FORM.fullmatch(stored) is None or b"\0" in secret:  # at which other implementations of bcrypt end
+            return False
+        return bcrypt.checkpw(secret[:_MAX_BYTES], stored)

@@ -39,8 +39,8 @@ class PasslibHashes:
     Where all hashes are of bcrypt and argon2, pwdlib alone does it, with
     :class:`~mlguard.compat.bcrypt.PasslibBcrypt`.
 
-    A hash that cannot be read lets nobody in, and is logged without the hash. Calls take as long as the hash makes
-    them: keep them off the event loop.
+    A hash that cannot be read lets nobody in. It crashes no login, which would tell that the account exists; the log
+    says of which kind the error was. Calls take as long as the hash makes them: keep them off the event loop.
 
     Of passwords longer than 72 bytes, a bcrypt hash vouches for the first 72 only. The new hash is of the password as
     it was typed at that login.
@@ -48,8 +48,8 @@ class PasslibHashes:
     Args:
         context: The context that made the hashes. Its schemes say which hashes are read; its policy on what is
             deprecated does not count, because everything is replaced.
-        upgrade_to: pwdlib's ``PasswordHash`` whose first hasher makes the new hashes. Default: argon2id with 64 MiB, 3
-            passes and 4 lanes (the second recommended option of RFC 9106).
+        upgrade_to: pwdlib's ``PasswordHash`` whose first hasher makes the new hashes. Default: argon2id with 19 MiB, 2
+            passes and 1 lane, as the OWASP Password Storage Cheat Sheet has it.
 
     Raises:
         ConfigurationError: Not a ``CryptContext`` or a ``PasswordHash``, or a scheme that cannot work: without its
@@ -64,7 +64,7 @@ class PasslibHashes:
         for scheme in context.schemes():
             _check_scheme(context, scheme)
         self._context = context
-        self._new = PasswordHash((Argon2Hasher(),)) if upgrade_to is None else upgrade_to
+        self._new = _argon2id() if upgrade_to is None else upgrade_to
         self._bcrypt = PasslibBcrypt()
 
     def __repr__(self) -> str:
@@ -104,6 +104,10 @@ class PasslibHashes:
         else:
             holds = bool(self._context.verify(secret, stored))
         return holds, self._new.hash(secret) if holds else None
+
+
+def _argon2id() -> PasswordHash:
+    return PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19 * 1024, parallelism=1),))
 
 
 def _encoded(password: str | bytes) -> bytes | None:
