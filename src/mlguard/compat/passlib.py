@@ -42,8 +42,8 @@ class PasslibHashes:
     A hash that cannot be read lets nobody in. It crashes no login, which would tell that the account exists; the log
     says of which kind the error was. Calls take as long as the hash makes them: keep them off the event loop.
 
-    Of passwords longer than 72 bytes, a bcrypt hash vouches for the first 72 only. The new hash is of the password as
-    it was typed at that login.
+    Some schemes look at the beginning of a password only, bcrypt at 72 bytes and des_crypt at 8. The new hash is of the
+    whole password as it was typed at that login.
 
     Args:
         context: The context that made the hashes. Its schemes say which hashes are read; its policy on what is
