@@ -3,7 +3,7 @@
 Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies cannot do. Everything public is here.
 """
 
-from mlguard._guard import Control, Principal, request_id
+from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.revocations import Revocations
@@ -61,6 +61,7 @@ __all__ = [
     "UnsupportedMediaTypeError",
     "Window",
     "harden",
+    "principal_of",
     "request_id",
     "require_api_key",
     "sign_request",

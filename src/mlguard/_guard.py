@@ -11,7 +11,7 @@ from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from mlguard.errors import InsufficientScopeError
+from mlguard.errors import ConfigurationError, InsufficientScopeError
 
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
@@ -195,3 +195,28 @@ def request_id(conn: HTTPConnection) -> str:
         16 hexadecimal digits, or ``""`` where ``harden`` is not installed.
     """
     return RequestMemory.of(conn.scope).request_id
+
+
+def principal_of(conn: HTTPConnection, guard: Guard) -> Principal:
+    """Who a guard has said is calling, for code that is handed the request and not the principal.
+
+    Args:
+        conn: The request or WebSocket.
+        guard: The guard, which the route uses. It is not asked, and its scopes are not judged: only what it has said
+            already is read.
+
+    Returns:
+        The principal.
+
+    Raises:
+        ConfigurationError: The guard has not judged this request, or does not say who is calling.
+        MLGuardError: The refusal that the guard gave.
+    """
+    memory = RequestMemory.of(conn.scope)
+    decision = memory.recall(guard) if guard in memory.decisions else None
+    if not isinstance(decision, Principal):
+        raise ConfigurationError(
+            f"principal_of: {type(guard).__name__} has not said who sent this request; "
+            "use it on the route, as Depends(...) or Security(...), and ask after it has run"
+        )
+    return decision

@@ -5,8 +5,8 @@ algorithms it may be used with, and never what a token says.
 """
 
 import warnings
-from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import Key, OctKey, import_key
 from joserfc.jws import JWSRegistry
 
@@ -29,8 +28,35 @@ from mlguard.errors import ConfigurationError
 #: A secret, or a public key.
 _Material = bytes | PublicKeyTypes
 
+#: Another library in the place of joserfc. Given an algorithm and a key (the bytes of a secret, or a public key in
+#: PEM), it returns what says whether a signature holds: ``(signing_input, signature) -> bool``.
+Engine = Callable[[str, bytes], Callable[[bytes, bytes], bool]]
+
+
+class _Model(Protocol):
+    """What is needed of joserfc's model of an algorithm."""
+
+    def verify(self, msg: bytes, sig: bytes, key: Any, /) -> bool: ...
+
+
+class _EngineModel:
+    """One algorithm and one key of an engine, in the place of joserfc's model."""
+
+    def __init__(self, engine: Engine, algorithm: str, key: bytes, where: str) -> None:
+        verify = attempt(engine, algorithm, key)
+        if not callable(verify):
+            raise ConfigurationError(
+                f"{where}: the engine cannot check {algorithm}; take it out of algorithms, or leave engine out"
+            )
+        self._verify = verify
+
+    def verify(self, msg: bytes, sig: bytes, key: object, /) -> bool:  # noqa: ARG002  # the engine has its key
+        """Whether the signature holds. Nothing but a plain yes is one."""
+        return attempt(self._verify, msg, sig) is True
+
+
 #: How one key checks signatures, by the name of the algorithm.
-Verifiers = Mapping[str, tuple[JWSAlgModel, Key]]
+Verifiers = Mapping[str, tuple[_Model, Key]]
 
 #: What a key must be for each algorithm that may be used: the least bytes of a secret (RFC 7518, section 3.2), or the
 #: kind of a public key.
@@ -59,7 +85,9 @@ class Keys:
         ConfigurationError: A key that cannot be read, is weak or fits no algorithm; an algorithm that no key fits.
     """
 
-    def __init__(self, key: object, algorithms: object) -> None:
+    def __init__(self, key: object, algorithms: object, engine: Engine | None = None) -> None:
+        if engine is not None and not callable(engine):
+            raise ConfigurationError("engine must be a function, such as mlguard.compat.jose.jose_engine, or left out")
         self._algorithms = _checked_algorithms(algorithms)
         self._named: dict[str, Verifiers] = {}
         if isinstance(key, Mapping) and "kty" not in key:
@@ -67,10 +95,10 @@ class Keys:
                 if not isinstance(kid, str) or not kid:
                     raise ConfigurationError("key as a mapping must be {kid: key}, each kid a string that is not empty")
                 # Named by its place, not by its kid: the two may have been swapped.
-                self._named[kid] = _bind(one, self._algorithms, f"entry {number} of the key mapping")
+                self._named[kid] = _bind(one, self._algorithms, f"entry {number} of the key mapping", engine)
             loaded = list(self._named.values())
         else:
-            loaded = [_bind(key, self._algorithms, "key")]
+            loaded = [_bind(key, self._algorithms, "key", engine)]
         #: For tokens that name no key.
         self._only = loaded[0] if len(loaded) == 1 else None
         unused = [name for name in self._algorithms if not any(name in verifiers for verifiers in loaded)]
@@ -109,7 +137,7 @@ def _describe_need(algorithm: str) -> str:
     return f"{algorithm} ({wanted})"
 
 
-def _bind(key: object, algorithms: Collection[str], where: str) -> Verifiers:
+def _bind(key: object, algorithms: Collection[str], where: str, engine: Engine | None) -> Verifiers:
     """Bind a key to those of the algorithms that fit it."""
     with warnings.catch_warnings():
         # What joserfc and cryptography warn of is refused here, in words that name the setting.
@@ -123,6 +151,9 @@ def _bind(key: object, algorithms: Collection[str], where: str) -> Verifiers:
                 f"which fits none of algorithms: {', '.join(map(_describe_need, algorithms))}"
             )
         loaded = _for_joserfc(material)
+        if engine is not None:
+            data = material if isinstance(material, bytes) else _pem(material)
+            return {name: (_EngineModel(engine, name, data, where), loaded) for name in fitting}
     # joserfc 1.4 knows Ed25519 by its older name only.
     models = {name: JWSRegistry.algorithms["EdDSA" if name == "Ed25519" else name] for name in fitting}
     return {name: (model, loaded) for name, model in models.items()}
@@ -146,8 +177,11 @@ def _kind(public_key: PublicKeyTypes) -> str:
 def _for_joserfc(material: _Material) -> Key:
     if isinstance(material, bytes):
         return OctKey.import_key(material)
-    pem = material.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return import_key(pem, _KEY_TYPES[_kind(material)])
+    return import_key(_pem(material), _KEY_TYPES[_kind(material)])
+
+
+def _pem(public_key: PublicKeyTypes) -> bytes:
+    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _material(key: object, where: str) -> tuple[_Material, str | None]:

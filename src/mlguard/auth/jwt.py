@@ -24,7 +24,7 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
 from mlguard.auth._failures import checked_failures, with_failures
-from mlguard.auth._jwt_keys import Keys
+from mlguard.auth._jwt_keys import Engine, Keys
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 from mlguard.traffic.rate import RateLimit
 
@@ -66,6 +66,9 @@ class JWTAuth(SecurityBase, Guard):
         failures: A limit on failed credentials, such as ``RateLimit("10/minute", name="failures")``, by address or by a
             plain function of the connection. Judged before anything else. Only failures count, and a success erases
             none. Several guards may share one. Default: none.
+        engine: What checks signatures in the place of joserfc, such as ``mlguard.compat.jose.jose_engine``: given an
+            algorithm and a key (the bytes of a secret, or a public key in PEM), it returns a function that takes the
+            signing input and the signature, and returns True if it holds. All other checks stay as they are.
         scheme_name: The name of the security scheme in OpenAPI. Default: the name of the class.
         description: Its description in OpenAPI.
         clock: Returns the time in seconds since 1970.
@@ -76,7 +79,8 @@ class JWTAuth(SecurityBase, Guard):
 
     Raises:
         ConfigurationError: At construction: a key that fits none of the algorithms or is too weak, an algorithm that no
-            key can use or that is not allowed (such as ``none``), or a setting out of its range.
+            key can use or that is not allowed (such as ``none``) or that the engine cannot check, or a setting out of
+            its range.
         NotAuthenticatedError: When called: no token, or one that does not hold. All look the same (401).
         InsufficientScopeError: When called: the token lacks a scope that the route demands (403).
         RateLimitedError: When called: too many failures (429).
@@ -95,11 +99,12 @@ class JWTAuth(SecurityBase, Guard):
         leeway: float = 0,
         max_token_size: int = 8192,
         failures: RateLimit | None = None,
+        engine: Engine | None = None,
         scheme_name: str | None = None,
         description: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = Keys(key, algorithms)
+        self._keys = Keys(key, algorithms, engine)
         self._issuer = None if issuer is None else _checked_name("issuer", issuer)
         self._audience = None if audience is None else _checked_audience(audience)
         if not _is_number(leeway) or not 0 <= leeway <= _MAX_LEEWAY:

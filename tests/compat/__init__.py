@@ -1,0 +1,1 @@
+"""Tests of where people come from, against the real packages."""
