@@ -47,7 +47,9 @@ class IssuerKeys:
         if not isinstance(algorithm, str):
             raise ConfigurationError('TokenIssuer(algorithm=...) is one algorithm, such as "ES256"')
         keys = Keys(key, [algorithm])
-        named: Mapping[str | None, Any] = {**key} if isinstance(key, Mapping) and "kty" not in key else {None: key}
+        named: dict[str | None, Any] = {None: key}
+        if isinstance(key, Mapping) and "kty" not in key:
+            named = dict(key.items())
         self.algorithm = algorithm
         self._verifiers: dict[str, _Verifier] = {}
         for kid in named:

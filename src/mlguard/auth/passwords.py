@@ -34,7 +34,7 @@ class PasswordHasher(Protocol):
     def hash(self, password: str, /) -> str:
         """Hash a password with a fresh salt."""
 
-    def verify_and_update(self, password: str, hash: str, /) -> tuple[bool, str | None]:  # noqa: A002  # theirs
+    def verify_and_update(self, password: str, stored: str, /) -> tuple[bool, str | None]:
         """Whether it is the password, and a new hash if the old one is out of date."""
 
 

@@ -144,6 +144,18 @@ class _Endpoints:
         asked = _oauth.requested_scopes(form)
         await self._brakes.look_up(request, name)
         await self._brakes.ensure_room(request)
+        began, user, upgraded_hash = await self._recognise(request, name, password)
+        await self._brakes.remember(request)
+        if upgraded_hash is not None:
+            await self._upgrade(user, upgraded_hash)
+        scopes = frozenset(user.scopes)
+        granted = scopes if asked is None else scopes & asked
+        if asked and not granted:
+            raise InvalidScopeError(f"user {user.id!r} has none of the scopes that were asked for")
+        return await self._issuer.open_session(user.id, scopes=granted, authenticated_at=began, amr=("pwd",))
+
+    async def _recognise(self, request: Request, name: str, password: str) -> tuple[float, User, str | None]:
+        """When the account was looked up, the account, and its new hash if the one it has is out of date."""
         async with self._passwords.turn() as turn:
             # Once more: those who waited together were let in by the same count. And all that follows is done while
             # the place is held, so that no more than those who hold one can be beyond the limit.
@@ -151,17 +163,10 @@ class _Endpoints:
             began = self._issuer.clock()  # before the look-up: what is revoked from now on must not be outlived
             user = await self._users.find(name)
             check = await turn.verify(password, None if user is None else user.password_hash)
-            if user is None or user.disabled or not check.valid:
-                await self._brakes.charge(request)
-                raise InvalidGrantError(_why(user, valid=check.valid))
-        await self._brakes.remember(request)
-        if check.upgraded_hash is not None:
-            await self._upgrade(user, check.upgraded_hash)
-        scopes = frozenset(user.scopes)
-        granted = scopes if asked is None else scopes & asked
-        if asked and not granted:
-            raise InvalidScopeError(f"user {user.id!r} has none of the scopes that were asked for")
-        return await self._issuer.open_session(user.id, scopes=granted, authenticated_at=began, amr=("pwd",))
+            if user is not None and not user.disabled and check.valid:
+                return began, user, check.upgraded_hash
+            await self._brakes.charge(request)
+            raise InvalidGrantError(_why(user, valid=check.valid))
 
     async def _upgrade(self, user: User, new_hash: str) -> None:
         update: Callable[[User, str], Awaitable[None]] | None = getattr(self._users, "update_hash", None)
