@@ -86,7 +86,8 @@ class IssuerKeys:
         signed = f"{head}.{payload}".encode()
         # A signature of the wrong form makes some of joserfc's algorithms raise.
         with suppress(Exception):
-            if verifier.model.verify(signed, _decoded(signature), verifier.key):
+            given = _decoded(signature)
+            if _encoded(given) == signature and verifier.model.verify(signed, given, verifier.key):
                 return verifier.kind, json.loads(_decoded(payload))
         return None
 

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -95,7 +94,7 @@ class Passwords:
         seconds_each = (time.perf_counter() - started) / 2
         self._retry_after = max(1, math.ceil(seconds_each * max_waiting / self._concurrency))
         self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="mlguard-passwords")
-        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
+        self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
         self._lock = threading.Lock()
 
     def accepts(self, password: str) -> bool:
@@ -156,6 +155,8 @@ class Passwords:
         with self._lock:
             line = self._lines.get(loop)
             if line is None:
+                for ended in [other for other in self._lines if other.is_closed()]:
+                    del self._lines[ended]
                 line = self._lines[loop] = _Line(self._concurrency, self._max_waiting, self._retry_after)
             return line
 
