@@ -1,4 +1,4 @@
-"""``python -m bench [--short] [predict] [answer] [refusal]``: measure, and print what the issue asks for beside it.
+"""``python -m bench [--short] [bench ...]``: measure, and print what the issues ask for beside it.
 
 The exit status says whether every answer was right, not whether a target was met: times differ between machines.
 """
@@ -9,9 +9,14 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, predict, refusal
+from bench import answer, passwords, predict, refusal
 
-_BENCHES = {"predict": predict.measure, "answer": answer.measure, "refusal": refusal.measure}
+_BENCHES = {
+    "predict": predict.measure,
+    "answer": answer.measure,
+    "refusal": refusal.measure,
+    "passwords": passwords.measure,
+}
 
 
 def main() -> None:

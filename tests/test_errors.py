@@ -14,19 +14,21 @@ from mlguard.errors import (
     InvalidInputError,
     MLGuardError,
     NotAuthenticatedError,
+    OverloadedError,
     StoreFullError,
     UnsafeOutputError,
 )
 
-REFUSALS: list[type[MLGuardError]] = MLGuardError.__subclasses__()
+# Those that everybody may meet; a module may have some of its own, as the token endpoints have for RFC 6749.
+REFUSALS = [kind for kind in MLGuardError.__subclasses__() if kind.__module__ == errors.__name__]
 REASON = "key of 'alice' expired"
 
 
 def make(kind: type[MLGuardError]) -> MLGuardError:
     if kind is NotAuthenticatedError:
         return NotAuthenticatedError(REASON, challenge="APIKey")
-    if kind is StoreFullError:
-        return StoreFullError(REASON, retry_after=7)
+    if kind is StoreFullError or kind is OverloadedError:
+        return kind(REASON, retry_after=7)
     return kind(REASON)
 
 

@@ -169,6 +169,27 @@ def test_service_starts_by_the_command_that_it_names() -> None:
         assert [len(row) for row in answer.json()["probabilities"]] == [3, 3]
 
 
+@pytest.mark.parametrize("database", ["memory", "file"])
+def test_login_with_users_in_a_table(database: str, tmp_path: Path) -> None:
+    """Log in, predict, refresh, log out; a wrong password and a wrong name look the same; the log names nobody."""
+    secret, password = secrets.token_urlsafe(32), secrets.token_urlsafe(12)
+    environment = {"TOKEN_SECRET": secret, "ALICE_PASSWORD": password}
+    if database == "file":
+        environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'users.db'}"
+    with started("login_sqlalchemy", **environment) as running, client(running.url()) as http:
+        first = http.post("/token", data={"username": "alice", "password": password}).json()
+        second = http.post("/token/refresh", data={"refresh_token": first["refresh_token"]}).json()
+        http.headers["Authorization"] = f"Bearer {second['access_token']}"
+        assert http.post("/predict", json={"features": SETOSA}).json() == {"label": 0}
+        assert http.post("/token/revoke", data={"token": second["refresh_token"]}).status_code == 200
+        assert http.post("/predict", json={"features": SETOSA}).status_code == 401
+        guesses = [{"username": "alice", "password": "wrong"}, {"username": "mallory", "password": password}]
+        refusals = [http.post("/token", data=guess) for guess in guesses]
+        assert [refusal.status_code for refusal in refusals] == [400, 400]
+        assert {refusal.json()["error"] for refusal in refusals} == {"invalid_grant"}
+        assert not [text for text in (secret, password, "alice", "mallory") if text in running.output]
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_examples_use_public_names_only(path: Path) -> None:
     """An example imports from ``mlguard`` itself, or from the module for callers, ``mlguard.client``."""

@@ -592,6 +592,16 @@ def test_one_bucket_never_pushes_out_another() -> None:
     assert not run(store.hit("by key", b"alice", day, 1)).admitted
 
 
+def test_who_only_looks_takes_nobodys_place() -> None:
+    """Or looks that cost nothing would let a guesser's count be forgotten."""
+    store = MemoryStore(max_counters=10, clock=Clock())
+    window = Window(1, 60)
+    assert hit(store, window).admitted
+    for number in range(1_000):
+        assert hit(store, window, cost=0, key=store_key(str(number))) == Decision(True, 0.0, (1,), (0.0,))
+    assert not hit(store, window).admitted
+
+
 def test_counters_never_push_out_nonces() -> None:
     """Flooding rate-limit keys forgets no nonce."""
     store = MemoryStore(max_counters=10, max_nonces=100, max_nonces_per_owner=100, clock=Clock())

@@ -5,10 +5,14 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
+from mlguard.auth.issuer import TokenIssuer, Tokens
 from mlguard.auth.jwt import JWTAuth
+from mlguard.auth.passwords import PasswordCheck, PasswordHasher, Passwords
 from mlguard.auth.revocations import Revocations
 from mlguard.auth.signing import SignatureAuth
 from mlguard.auth.timestamp_signature import sign_request, verify_signature
+from mlguard.auth.token_router import token_router
+from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -18,6 +22,7 @@ from mlguard.errors import (
     InvalidInputError,
     MLGuardError,
     NotAuthenticatedError,
+    OverloadedError,
     RateLimitedError,
     StoreFullError,
     UnsafeOutputError,
@@ -50,6 +55,10 @@ __all__ = [
     "MLGuardError",
     "MemoryStore",
     "NotAuthenticatedError",
+    "OverloadedError",
+    "PasswordCheck",
+    "PasswordHasher",
+    "Passwords",
     "Principal",
     "RateLimit",
     "RateLimitedError",
@@ -57,14 +66,20 @@ __all__ = [
     "SignatureAuth",
     "Store",
     "StoreFullError",
+    "TokenIssuer",
+    "Tokens",
     "UnsafeOutputError",
     "UnsupportedMediaTypeError",
+    "User",
+    "UserDirectory",
+    "Users",
     "Window",
     "harden",
     "principal_of",
     "request_id",
     "require_api_key",
     "sign_request",
+    "token_router",
     "truncate_output",
     "verify_signature",
 ]

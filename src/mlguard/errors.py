@@ -13,6 +13,7 @@ loudly, so they are not answers::
     ├── InvalidInputError        422   the body breaks a rule of the model's input
     ├── RateLimitedError         429   a limit is used up
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
+    ├── OverloadedError          503   too many wait for something costly already
     └── StoreFullError           503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     UnsafeOutputError (ValueError)     the endpoint returned something that may not leave (NaN, a ready Response)
@@ -130,6 +131,18 @@ class GuardFailedError(MLGuardError):
     rule = "internal-error"
     title = "Internal Server Error"
     default_detail = "The service could not answer this request."
+
+
+class OverloadedError(MLGuardError):
+    """Too many wait for something costly already, such as a password hash (503)."""
+
+    status = 503
+    rule = "overloaded"
+    title = "Service unavailable"
+    default_detail = "The service has too much to do at the moment."
+
+    def __init__(self, reason: str = "", *, retry_after: int) -> None:
+        super().__init__(reason, headers={"Retry-After": str(retry_after)})
 
 
 class StoreFullError(MLGuardError):

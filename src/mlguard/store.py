@@ -236,7 +236,7 @@ class MemoryStore:
             raise ValueError("the cost of a hit is negative")
         with self._lock:
             now = self._clock()
-            counters = self._counters_of(self._buckets[bucket], caller, len(windows), now)
+            counters = self._counters_of(self._buckets[bucket], caller, len(windows), now, keep=cost > 0)
             pairs = [*zip(counters.windows, windows, strict=True)]
             admitted = True
             retry_after = 0.0
@@ -253,11 +253,15 @@ class MemoryStore:
             reset = [counter.seconds_until_reset(window, now) for counter, window in pairs]
             return Decision(admitted, retry_after, tuple(remaining), tuple(reset))
 
-    def _counters_of(self, bucket: OrderedDict[bytes, _Counters], caller: bytes, number: int, now: float) -> _Counters:
+    def _counters_of(
+        self, bucket: OrderedDict[bytes, _Counters], caller: bytes, number: int, now: float, *, keep: bool
+    ) -> _Counters:
         counters = bucket.get(caller)
         if counters is not None:
             bucket.move_to_end(caller)
             return counters
+        if not keep:  # who only looks takes nobody's place
+            return _Counters(number)
         for _ in range(min(DROPS, len(bucket))):
             oldest = next(iter(bucket.values()))
             if len(bucket) < self._max_counters and oldest.expires > now:

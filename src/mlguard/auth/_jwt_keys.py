@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
+from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import Key, OctKey, import_key
 from joserfc.jws import JWSRegistry
 
@@ -33,7 +34,7 @@ _Material = bytes | PublicKeyTypes
 Engine = Callable[[str, bytes], Callable[[bytes, bytes], bool]]
 
 
-class _Model(Protocol):
+class Model(Protocol):
     """What is needed of joserfc's model of an algorithm."""
 
     def verify(self, msg: bytes, sig: bytes, key: Any, /) -> bool: ...
@@ -56,7 +57,7 @@ class _EngineModel:
 
 
 #: How one key checks signatures, by the name of the algorithm.
-Verifiers = Mapping[str, tuple[_Model, Key]]
+Verifiers = Mapping[str, tuple[Model, Key]]
 
 #: What a key must be for each algorithm that may be used: the least bytes of a secret (RFC 7518, section 3.2), or the
 #: kind of a public key.
@@ -154,9 +155,13 @@ def _bind(key: object, algorithms: Collection[str], where: str, engine: Engine |
         if engine is not None:
             data = material if isinstance(material, bytes) else _pem(material)
             return {name: (_EngineModel(engine, name, data, where), loaded) for name in fitting}
+    return {name: (model_of(name), loaded) for name in fitting}
+
+
+def model_of(algorithm: str) -> JWSAlgModel:
+    """Joserfc's own model of an algorithm."""
     # joserfc 1.4 knows Ed25519 by its older name only.
-    models = {name: JWSRegistry.algorithms["EdDSA" if name == "Ed25519" else name] for name in fitting}
-    return {name: (model, loaded) for name, model in models.items()}
+    return JWSRegistry.algorithms["EdDSA" if algorithm == "Ed25519" else algorithm]
 
 
 def _fits(material: _Material, algorithm: str) -> bool:

@@ -30,10 +30,11 @@ class Revocations:
         self.suspends = self._store.suspends
 
     async def revoke(self, jti: str, *, issuer: str | None, expires_at: float) -> None:
-        """Revoke one token, by its ``jti``.
+        """Revoke one token, by its ``jti``, or a whole family of tokens.
 
         Args:
-            jti: The token's id.
+            jti: The token's id. Of an id such as ``"family.token"``, the part before the dot revokes the whole family:
+                those tokens of one session that a ``TokenIssuer`` has minted.
             issuer: Its ``iss``.
             expires_at: Its ``exp``, in seconds since 1970. Until then the revocation is kept.
 
@@ -69,6 +70,9 @@ class Revocations:
         keys = [_subject_key(subject, issuer)]
         if jti is not None:
             keys.append(_token_key(jti, issuer))
+            family, dot, _ = jti.partition(".")
+            if dot:
+                keys.append(_token_key(family, issuer))
         all_until, *this = await self._store.get(*keys)
         if any(revoked is not None for revoked in this):
             return True

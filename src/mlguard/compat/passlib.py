@@ -11,8 +11,8 @@ import logging
 import warnings
 
 from pwdlib import PasswordHash
-from pwdlib.hashers.argon2 import Argon2Hasher
 
+from mlguard.auth.passwords import owasp_argon2id
 from mlguard.compat.bcrypt import PasslibBcrypt
 from mlguard.errors import ConfigurationError
 
@@ -64,7 +64,7 @@ class PasslibHashes:
         for scheme in context.schemes():
             _check_scheme(context, scheme)
         self._context = context
-        self._new = _argon2id() if upgrade_to is None else upgrade_to
+        self._new = owasp_argon2id() if upgrade_to is None else upgrade_to
         self._bcrypt = PasslibBcrypt()
 
     def __repr__(self) -> str:
@@ -104,10 +104,6 @@ class PasslibHashes:
         else:
             holds = bool(self._context.verify(secret, stored))
         return holds, self._new.hash(secret) if holds else None
-
-
-def _argon2id() -> PasswordHash:
-    return PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19 * 1024, parallelism=1),))
 
 
 def _encoded(password: str | bytes) -> bytes | None:
