@@ -84,6 +84,7 @@ class Page:
         self.text(selector)
         self.evaluate(f"(e => {{ e.focus(); e.select() }})(document.querySelector({json.dumps(selector)}))")
         self._do("Input.insertText", text=text)
+        self.evaluate("document.activeElement.blur()")  # some fields tell of a change only when they are left
 
     def screenshot(self) -> bytes:
         """What a person would see, as PNG."""

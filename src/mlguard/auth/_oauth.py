@@ -129,10 +129,16 @@ def requested_scopes(form: dict[str, str]) -> frozenset[str] | None:
     return frozenset(names) or None
 
 
-def describe_form(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
+def describe_form(*names: str, grants: tuple[str, ...] = (), required: tuple[str, ...] = ()) -> dict[str, Any]:
     """The form for OpenAPI: FastAPI cannot see it, because it is read by hand."""
     secret = {"password", "refresh_token", "token", "client_secret"}
-    properties = {name: {"type": "string", **({"format": "password"} if name in secret else {})} for name in names}
+    properties: dict[str, Any] = {}
+    if grants:
+        properties["grant_type"] = {"type": "string", "enum": [*grants], "default": grants[0]}
+    for name in names:
+        properties[name] = {"type": "string", **({"format": "password"} if name in secret else {})}
+        if name not in required:
+            properties[name]["default"] = ""  # left out; without it the documentation page fills in "string"
     schema = {"type": "object", "properties": properties, **({"required": [*required]} if required else {})}
     return {"requestBody": {"required": True, "content": {FORM: {"schema": schema}}}}
 

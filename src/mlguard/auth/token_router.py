@@ -79,14 +79,16 @@ def token_router(
         (
             "/token",
             endpoints.token,
-            _oauth.describe_form("grant_type", "username", "password", "refresh_token", *clients),
+            _oauth.describe_form(
+                "username", "password", "refresh_token", *clients, grants=("password", "refresh_token")
+            ),
             _TOKENS,
             [Depends(brakes.guard)],
         ),
         (
             "/token/refresh",
             endpoints.refresh,
-            _oauth.describe_form("grant_type", "refresh_token", *clients, required=("refresh_token",)),
+            _oauth.describe_form("refresh_token", *clients, grants=("refresh_token",), required=("refresh_token",)),
             _TOKENS,
             [],
         ),
