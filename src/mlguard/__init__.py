@@ -4,6 +4,7 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 """
 
 from mlguard._guard import Control, Principal, request_id
+from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.revocations import Revocations
@@ -16,6 +17,8 @@ from mlguard.errors import (
     GuardFailedError,
     InsufficientScopeError,
     InvalidInputError,
+    KeysUnavailableError,
+    LoginTooWeakError,
     MLGuardError,
     NotAuthenticatedError,
     RateLimitedError,
@@ -34,6 +37,7 @@ __all__ = [
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
+    "AnyAuth",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "ConfigurationError",
@@ -47,6 +51,8 @@ __all__ = [
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
+    "KeysUnavailableError",
+    "LoginTooWeakError",
     "MLGuardError",
     "MemoryStore",
     "NotAuthenticatedError",

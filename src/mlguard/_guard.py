@@ -86,7 +86,7 @@ class Guard:
     """
 
     control: ClassVar[Control]
-    statuses: ClassVar[tuple[int, ...]] = ()
+    statuses: tuple[int, ...] = ()
     reads_body: ClassVar[bool] = False
     suspends: bool = True
 

@@ -66,13 +66,20 @@ class Revocations:
             issuer: Its ``iss``.
             issued_at: Its ``iat``, in seconds since 1970, if it has one.
         """
-        keys = [_subject_key(subject, issuer)]
-        if jti is not None:
-            keys.append(_token_key(jti, issuer))
+        return await self.cover_any(revocation_keys(jti, subject=subject, issuer=issuer), issued_at)
+
+    async def cover_any(self, keys: tuple[bytes, ...], issued_at: float | None) -> bool:
+        """The same, for one who asks about a token again and again: with the keys of :func:`revocation_keys`."""
         all_until, *this = await self._store.get(*keys)
         if any(revoked is not None for revoked in this):
             return True
         return all_until is not None and (-math.inf if issued_at is None else issued_at) <= float(all_until)
+
+
+def revocation_keys(jti: str | None, *, subject: str, issuer: str | None) -> tuple[bytes, ...]:
+    """Under which keys of the store a token may have been revoked: its subject's, and its own if it has an id."""
+    subject_key = _subject_key(subject, issuer)
+    return (subject_key,) if jti is None else (subject_key, _token_key(jti, issuer))
 
 
 def _token_key(jti: str, issuer: str | None) -> bytes:
