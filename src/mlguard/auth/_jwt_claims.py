@@ -72,13 +72,14 @@ class ClaimRules:
             refuse("another issuer, or none")
         self._check_audience(claims)
         issued_at = _date(claims, "iat") if "iat" in claims else None
-        starts = max([0, *(_date(claims, name) for name in ("iat", "nbf") if name in claims)])
+        logged_in_at = _date(claims, "auth_time") if self._needs_login_time and "auth_time" in claims else None
+        not_before = _date(claims, "nbf") if "nbf" in claims else 0
         return VerifiedToken(
             principal=Principal(subject, self._scopes(claims), "jwt", issuer, MappingProxyType(claims)),
             expires=_date(claims, "exp"),
-            starts=starts,
+            starts=max(not_before, issued_at or 0, logged_in_at or 0),
             issued_at=issued_at,
-            logged_in_at=_date(claims, "auth_time") if self._needs_login_time and "auth_time" in claims else None,
+            logged_in_at=logged_in_at,
             has_factors=self._has_factors(claims),
             revocation_keys=self._revocation_keys(claims, subject, issuer) if self._revocable else (),
         )

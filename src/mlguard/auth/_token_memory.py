@@ -16,7 +16,7 @@ class VerifiedToken:
     Attributes:
         principal: Whom it proves.
         expires: Its ``exp``.
-        starts: The later one of its ``iat`` and ``nbf``.
+        starts: The latest of its ``iat``, ``nbf`` and ``auth_time``: none of them may lie in the future.
         issued_at: Its ``iat``, if it has one.
         logged_in_at: Its ``auth_time``, if it has one and it matters.
         has_factors: Whether its ``amr`` holds what is demanded.

@@ -162,6 +162,7 @@ class JWTAuth(SecurityBase, Guard):
         self._leeway = leeway
         self._max_token_size = max_token_size
         self._max_auth_age = max_auth_age
+        self._demands_login = amr is not None or max_auth_age is not None
         self._revocations = revocations
         self._memory = TokenMemory(remember)
         self._failures = checked_failures(failures, where="JWTAuth")
@@ -289,14 +290,23 @@ class JWTAuth(SecurityBase, Guard):
 
     async def _authenticate(self, conn: HTTPConnection) -> Principal:
         try:
-            token = await self._verified(self._token(conn))
+            token = self._token(conn)
+            digest = sha256(token).digest()
+            keys = self._keys.fresh()
+            proof = None if keys is None else self._memory.find(digest, keys)
+            now = self._clock()
+            if proof is None:
+                proof = await self._verify(token, digest, keys)
+            else:
+                self._check_times(proof, now)
             if self._revocations is not None:
-                await self._refuse_revoked(token, self._revocations)
+                await self._refuse_revoked(proof, self._revocations, now)
         except RefusedError as refusal:
             reason = str(refusal)
         else:
-            self._check_login(token)
-            return token.principal
+            if self._demands_login:
+                self._check_login(proof)
+            return proof.principal
         # Raised out here, so that no context of the exception keeps the token.
         raise NotAuthenticatedError(f"bearer token: {reason}", challenge=self.challenge)
 
@@ -304,53 +314,45 @@ class JWTAuth(SecurityBase, Guard):
         values = [value for name, value in conn.scope["headers"] if name == b"authorization"]
         if len(values) != 1:
             refuse("several Authorization headers" if values else "no Authorization header")
-        scheme, _, token = values[0].partition(b" ")
-        if scheme.lower() != b"bearer":
+        value: bytes = values[0]
+        if value[:7].lower() != b"bearer ":
             refuse("another scheme than Bearer")
-        if len(token) > self._max_token_size:
+        if len(value) > self._max_token_size + 7:
             refuse("longer than max_token_size")
-        return bytes(token.lstrip(b" "))
+        return value[7:].lstrip(b" ")
 
-    async def _verified(self, token: bytes) -> VerifiedToken:
-        """What the token proves now, verified or remembered."""
-        keys = self._keys.fresh()
+    async def _verify(self, token: bytes, digest: bytes, keys: Keys | None) -> VerifiedToken:
+        """What a token proves that is not remembered."""
+        signed = read_token(token)  # before anything is waited for: what is malformed waits for no keys
         if keys is None:
-            read_token(token)  # what is malformed waits for no keys
             keys = await self._keys.newer_than(None)
-        digest = sha256(token).digest()
-        known = self._memory.find(digest, keys)
-        if known is not None:
-            self._check_times(known, self._clock())
-            return known
-        signed = read_token(token)
+            proof = self._memory.find(digest, keys)
+            if proof is not None:
+                self._check_times(proof, self._clock())
+                return proof
         verifiers = keys.find(signed.header)
         if verifiers is None and isinstance(signed.header.get("kid"), str):
             keys = await self._keys.newer_than(keys)
             verifiers = keys.find(signed.header)
         if verifiers is None:
             refuse("no key for its kid")
-        verified = self._rules.judge(verified_claims(signed, verifiers))
+        proof = self._rules.judge(verified_claims(signed, verifiers))
         now = self._clock()
-        self._check_times(verified, now)
-        self._memory.keep(digest, keys, verified, now=now)
-        return verified
+        self._check_times(proof, now)
+        self._memory.keep(digest, keys, proof, now=now)
+        return proof
 
     def _check_times(self, token: VerifiedToken, now: float) -> None:
-        if not now < token.expires + self._leeway:
-            refuse("expired")
-        if token.starts > now + self._leeway:
-            refuse("iat or nbf is in the future")
-        if token.logged_in_at is not None and token.logged_in_at > now + self._leeway:
-            refuse("auth_time is in the future")
+        if not token.starts - self._leeway <= now < token.expires + self._leeway:
+            refuse("expired, or of the future: compare clocks")
 
-    async def _refuse_revoked(self, token: VerifiedToken, revocations: Revocations) -> None:
-        asked_at = self._clock()
-        # The memory of this process is asked each time. 0 <=: not if the clock was put back.
-        if revocations.suspends and 0 <= asked_at - token.unrevoked_at < _REVOCATION_LAG:
+    async def _refuse_revoked(self, token: VerifiedToken, revocations: Revocations, now: float) -> None:
+        # What this process remembers is asked each time. 0 <=: not if the clock was put back since.
+        if revocations.suspends and 0 <= now - token.unrevoked_at < _REVOCATION_LAG:
             return
         if await revocations.cover_any(token.revocation_keys, token.issued_at):
             refuse("revoked")
-        token.unrevoked_at = asked_at
+        token.unrevoked_at = now
 
     def _check_login(self, token: VerifiedToken) -> None:
         """Demand the login that the settings demand (RFC 9470). The token is genuine, so its bearer may know why."""

@@ -70,7 +70,10 @@ class Revocations:
 
     async def cover_any(self, keys: tuple[bytes, ...], issued_at: float | None) -> bool:
         """The same, for one who asks about a token again and again: with the keys of :func:`revocation_keys`."""
-        all_until, *this = await self._store.get(*keys)
+        found = await self._store.get(*keys)
+        if found.count(None) == len(found):  # nearly always
+            return False
+        all_until, *this = found
         if any(revoked is not None for revoked in this):
             return True
         return all_until is not None and (-math.inf if issued_at is None else issued_at) <= float(all_until)
