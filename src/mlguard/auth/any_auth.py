@@ -17,29 +17,37 @@ from mlguard.errors import ConfigurationError, NotAuthenticatedError
 
 @runtime_checkable
 class Authenticator(Protocol):
-    """What ``AnyAuth`` needs to know of a guard, besides calling it.
+    """What ``AnyAuth`` needs to know of a guard, besides calling it."""
 
-    Attributes:
-        challenge: Its authentication scheme for ``WWW-Authenticate``.
-        credential: The header that carries its credential, in lower case, and how its value begins, in lower case.
-        scheme_name: Its name in OpenAPI.
-        model: Its security scheme in OpenAPI.
-        suspends: As in :class:`~mlguard._guard.Guard`.
-        statuses: As there.
-    """
+    @property
+    def challenge(self) -> str:
+        """Its authentication scheme for ``WWW-Authenticate``."""
 
-    challenge: str
-    credential: tuple[bytes, bytes]
-    scheme_name: str
-    model: SecurityModel
-    suspends: bool
-    statuses: tuple[int, ...]
+    @property
+    def credential(self) -> tuple[bytes, bytes]:
+        """The header that carries its credential, and how its value begins, both in lower case."""
+
+    @property
+    def scheme_name(self) -> str:
+        """Its name in OpenAPI."""
+
+    @property
+    def model(self) -> SecurityModel:
+        """Its security scheme in OpenAPI."""
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        """The refusals it can give, for OpenAPI."""
+
+    @property
+    def suspends(self) -> bool:
+        """Whether a call may wait for something."""
+
+    def check(self) -> None:
+        """Check at start-up what could not be checked before."""
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Say who is calling."""
-
-    def check(self) -> None:
-        """As in :class:`~mlguard._guard.Guard`."""
 
 
 class AnyAuth(Guard):

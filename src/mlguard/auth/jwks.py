@@ -147,7 +147,7 @@ class PublishedKeys:
         keys, now = self._keys, self._clock()
         if keys is None or now >= self._loaded_at + self._max_stale:
             raise KeysUnavailableError(
-                f"no usable keys of {self._source}", retry_after=max(1, math.ceil(min(self._due_at - now, _DAY)))
+                f"no usable keys of {self._source}", retry_after=math.ceil(max(1, min(self._due_at - now, _DAY)))
             )
         return keys
 

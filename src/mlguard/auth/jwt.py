@@ -4,6 +4,7 @@ The form is judged first, because it costs nothing; then the signature, by joser
 were bound to each other when the keys were loaded; the claims only after that.
 """
 
+import math
 import os
 import re
 import time
@@ -351,6 +352,7 @@ class JWTAuth(SecurityBase, Guard):
         if revocations.suspends and 0 <= now - token.unrevoked_at < _REVOCATION_LAG:
             return
         if await revocations.cover_any(token.revocation_keys, token.issued_at):
+            token.unrevoked_at = -math.inf
             refuse("revoked")
         token.unrevoked_at = now
 
