@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, Security
-from starlette.testclient import TestClient
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.types import Message
+from starlette.websockets import WebSocket
 
 from mlguard import (
     AnyAuth,
@@ -24,7 +24,7 @@ from mlguard import (
     harden,
 )
 from mlguard.client import HTTPSignature
-from tests.asgi import Answer, acall, call
+from tests.asgi import Answer, acall, call, make_scope
 from tests.auth.jwt_attacks import NOW, SECRET, mint, resigned
 from tests.servers import serving
 
@@ -206,12 +206,24 @@ def test_a_websocket_is_let_in_by_either() -> None:
         await websocket.close()
 
     harden(app)
-    client = TestClient(app)
-    for (name, value), who in ((WITH_KEY, "robot"), (WITH_TOKEN, "alice")):
-        with client.websocket_connect("/ws", headers={name.decode(): value.decode()}) as socket:
-            assert socket.receive_text() == who
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws"):
-        pass
+
+    def connect(*headers: tuple[bytes, bytes]) -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = make_scope("GET", "/ws", headers, type="websocket", subprotocols=[], extensions={})
+        asyncio.run(app(scope, receive, send))
+        return sent
+
+    for header, who in ((WITH_KEY, "robot"), (WITH_TOKEN, "alice")):
+        assert connect(header)[1]["text"] == who
+    for header in (WRONG_KEY, WRONG_TOKEN):
+        assert [message["type"] for message in connect(header)] == ["websocket.close"]
 
 
 def test_a_test_can_put_another_caller_in_its_place() -> None:
@@ -298,5 +310,5 @@ def test_it_names_its_guards() -> None:
 def test_settings_are_checked_at_start_up() -> None:
     """A guard of which the environment lacks the keys stops the start, inside too."""
     app = service(AnyAuth(APIKeyAuth(APIKeys.from_env), token_auth()))
-    with pytest.raises(ConfigurationError, match="MLGUARD_API_KEYS"), TestClient(app):
-        pass
+    with pytest.raises(ConfigurationError, match="MLGUARD_API_KEYS"):  # a server without lifespan: the first request
+        ask(app)

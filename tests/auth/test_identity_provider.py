@@ -5,12 +5,13 @@ import builtins
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from starlette.testclient import TestClient
 
 from mlguard import AnyAuth, APIKey, APIKeyAuth, APIKeys, ConfigurationError, JWTAuth, harden
 from mlguard.auth._key_sources import KeyURL, OpenIDProvider
@@ -18,7 +19,7 @@ from mlguard.auth.jwks import PublishedKeys
 from tests.asgi import acall, call
 from tests.auth.jwt_attacks import NOW
 from tests.auth.provider import WELL_KNOWN, Answer, Provider, answer, jwks, provider, token
-from tests.servers import wait_until
+from tests.servers import serving, wait_until
 
 ISSUER = "https://login.example"
 
@@ -136,14 +137,36 @@ def test_keys_that_nobody_asked_for_are_looked_after_first(idp: Provider) -> Non
 
 
 def test_threads_and_event_loops_share_one_guard(idp: Provider) -> None:
-    """Each asyncio.run is a loop of its own, and TestClient has one in another thread."""
+    """Each asyncio.run is a loop of its own, and a served app has one in another thread."""
     app = service(auth_of(idp), hardened=True)
     headers = {"authorization": f"Bearer {token('one').decode()}"}
-    with TestClient(app) as one:
-        assert one.get("/me", headers=headers).status_code == 200
-    assert ask(app, token("one")) == 200
-    assert TestClient(app).get("/me", headers=headers).status_code == 200
+    for _ in range(2):
+        with serving(app) as url:
+            assert httpx.get(url + "/me", headers=headers).status_code == 200
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda number: ask(app, token("one", sub=str(number))), range(20))) == {200}
     assert idp.asked == ["/keys"]
+
+
+def test_keys_are_there_when_the_server_has_started(idp: Provider) -> None:
+    """Under harden the start waits for them, and the first caller does not."""
+    auth = auth_of(idp)
+    with serving(service(auth, hardened=True)):
+        assert auth.health.keys == 1
+    auth.check()
+    assert idp.asked == ["/keys"], "they are there"
+
+
+def test_who_waited_for_others_uses_what_they_got(idp: Provider) -> None:
+    """Keys that came while a request was on its way are looked into before any are fetched."""
+    keys = auth_of(idp)._keys
+    assert isinstance(keys, PublishedKeys)
+    seen = asyncio.run(keys.newer_than(None))
+    idp.publishes("one", "two")
+    newer = asyncio.run(keys.newer_than(seen))
+    assert (len(seen), len(newer)) == (1, 2)
+    assert asyncio.run(keys.newer_than(seen)) is newer
+    assert idp.asked == ["/keys"] * 2
 
 
 # A provider in trouble ----------------------------------------------------------------------------------------------
@@ -202,9 +225,11 @@ def test_keys_of_before_are_kept_while_the_provider_is_in_trouble(
 ) -> None:
     """Tokens go on being let in, the log says it once, health says it too; then the provider recovers."""
     clock = Clock()
-    auth = auth_of(idp, clock, timeout=0.2)
+    auth = auth_of(idp, clock)
     app = service(auth)
     assert ask(app, token("one")) == 200
+    if trouble in {drip, drip_body}:
+        auth._keys._timeout = 0.4  # type: ignore[union-attr]  # what these two wait for
     idp.answers["/keys"] = trouble
     idp.answers["/elsewhere"] = answer(jwks("two"))
     caplog.set_level(logging.INFO, "mlguard")
@@ -217,6 +242,7 @@ def test_keys_of_before_are_kept_while_the_provider_is_in_trouble(
     assert ask(app, token("two")) == 401
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     wait_until(lambda: auth._keys._loading is None)  # type: ignore[union-attr]
+    auth._keys._timeout = 5  # type: ignore[union-attr]
     idp.publishes("two")
     clock.now += 60
     assert ask(app, token("two")) == 200
@@ -291,8 +317,8 @@ def test_another_issuer_stops_the_start(idp: Provider) -> None:
     with pytest.raises(ConfigurationError, match=f"calls itself '{idp.url}/'"):
         auth.check()
     assert ask(service(auth), token("one", iss=idp.url)) == 503
-    with pytest.raises(ConfigurationError, match="calls itself"), TestClient(service(auth_like(idp), hardened=True)):
-        pass
+    with pytest.raises(ConfigurationError, match="calls itself"):  # without lifespan: at the first request
+        ask(service(auth_like(idp), hardened=True), token("one"))
     assert idp.asked == [WELL_KNOWN] * 2
 
 

@@ -279,6 +279,20 @@ def test_a_load_that_crashes_is_a_failed_load() -> None:
     assert keys.health == (0, None, "ZeroDivisionError")
 
 
+def test_a_source_that_is_a_mistake_stops_the_start() -> None:
+    """What no provider will ever mend is told at once."""
+
+    class Source:
+        def read(self, timeout: float) -> bytes:
+            raise ConfigurationError("another issuer")
+
+    keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock())
+    with pytest.raises(ConfigurationError, match="another issuer"):
+        keys.check()
+    with pytest.raises(ConfigurationError, match="another issuer"):
+        keys.load_now()
+
+
 def test_no_thread_to_load_in_is_a_failed_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The request is answered with 503, and another attempt is made later."""
     path = tmp_path / "keys.json"

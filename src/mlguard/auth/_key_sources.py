@@ -142,18 +142,16 @@ class Web:
         Raises:
             KeySetError: The answer is not a 200, is too large, is compressed, or does not come in time.
         """
-        tls = self._tls
+        return asyncio.run(self._exchange(url, then, timeout, self._tls))
 
-        async def exchange() -> bytes:
+    async def _exchange(self, url: str, then: Any, seconds: float, tls: ssl.SSLContext) -> bytes:
+        try:
             async with (
-                asyncio.timeout(timeout),
-                self._httpx.AsyncClient(verify=tls, follow_redirects=False, timeout=timeout) as client,
+                asyncio.timeout(seconds),
+                self._httpx.AsyncClient(verify=tls, follow_redirects=False, timeout=seconds) as client,
             ):
                 answer = await self._get(client, url)
                 return answer if then is None else await self._get(client, then(answer))
-
-        try:
-            return asyncio.run(exchange())
         except (KeySetError, ConfigurationError):
             raise
         except Exception as error:
