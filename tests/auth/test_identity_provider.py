@@ -14,6 +14,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from mlguard import AnyAuth, APIKey, APIKeyAuth, APIKeys, ConfigurationError, JWTAuth, harden
+from mlguard.auth._jwt_keys import KeyHealth
 from mlguard.auth._key_sources import KeyURL, OpenIDProvider
 from mlguard.auth.jwks import PublishedKeys
 from tests.asgi import acall, call
@@ -246,7 +247,7 @@ def test_keys_of_before_are_kept_while_the_provider_is_in_trouble(
     idp.publishes("two")
     clock.now += 60
     assert ask(app, token("two")) == 200
-    assert auth.health == (1, 0.0, None)
+    assert auth.health == KeyHealth(1, 0.0, None)
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 

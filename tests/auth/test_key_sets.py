@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from mlguard import ConfigurationError, JWTAuth
+from mlguard.auth._jwt_keys import KeyHealth
 from mlguard.auth._key_sets import KeySetError, read_key_set
 from mlguard.auth._key_sources import KeyFile
 from mlguard.auth.jwks import PublishedKeys
@@ -242,7 +243,7 @@ def test_a_file_of_a_provider_works_as_it_is(tmp_path: Path) -> None:
     auth = JWTAuth.from_jwks(os.fspath(path), algorithms=["RS256"], issuer="i", audience="api")
     assert repr(auth) == "JWTAuth(keys of file 'keys.json' for RS256, issuer='i')"
     assert auth.health.keys == 1
-    assert JWTAuth(jwk("one"), algorithms=["RS256"]).health == (1, None, None)
+    assert JWTAuth(jwk("one"), algorithms=["RS256"]).health == KeyHealth(1, None, None)
 
 
 def test_a_weak_key_on_the_web_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -276,7 +277,7 @@ def test_a_load_that_crashes_is_a_failed_load() -> None:
 
     keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock())
     keys.check()
-    assert keys.health == (0, None, "ZeroDivisionError")
+    assert keys.health == KeyHealth(0, None, "ZeroDivisionError")
 
 
 def test_a_source_that_is_a_mistake_stops_the_start() -> None:

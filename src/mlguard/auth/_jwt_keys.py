@@ -9,7 +9,8 @@ import json
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -65,7 +66,8 @@ _DER_LOADERS: tuple[Callable[[bytes], object], ...] = (
 _MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
 
-class KeyHealth(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class KeyHealth:
     """Whether tokens can be verified at the moment, and with what.
 
     Attributes:
