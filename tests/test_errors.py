@@ -12,6 +12,8 @@ from mlguard.errors import (
     ConfigurationError,
     InsufficientScopeError,
     InvalidInputError,
+    KeysUnavailableError,
+    LoginTooWeakError,
     MLGuardError,
     NotAuthenticatedError,
     StoreFullError,
@@ -25,8 +27,10 @@ REASON = "key of 'alice' expired"
 def make(kind: type[MLGuardError]) -> MLGuardError:
     if kind is NotAuthenticatedError:
         return NotAuthenticatedError(REASON, challenge="APIKey")
-    if kind is StoreFullError:
-        return StoreFullError(REASON, retry_after=7)
+    if kind is LoginTooWeakError:
+        return LoginTooWeakError(REASON, challenge="Bearer")
+    if kind is StoreFullError or kind is KeysUnavailableError:
+        return kind(REASON, retry_after=7)
     return kind(REASON)
 
 

@@ -150,7 +150,7 @@ class KeysUnavailableError(MLGuardError):
     """There are no keys that tokens could be verified with, so nobody can be admitted (503)."""
 
     status = 503
-    rule = "unavailable"
+    rule = "verification-unavailable"
     title = "Service unavailable"
     default_detail = "The service cannot take this request at the moment."
 

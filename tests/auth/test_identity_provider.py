@@ -258,7 +258,7 @@ def test_no_keys_means_503_until_there_are_some(idp: Provider, caplog: pytest.Lo
     auth = auth_of(idp, clock)
     app = service(auth, hardened=True)
     refused = call(app, "/me", method="GET", headers=[(b"authorization", b"Bearer " + token("one"))])
-    assert (refused.status, refused.json["type"]) == (503, "urn:mlguard:problem:unavailable")
+    assert (refused.status, refused.json["type"]) == (503, "urn:mlguard:problem:verification-unavailable")
     assert 1 <= int(refused.headers["retry-after"]) <= 5
     assert ask(app, b"a.b.c") == 401, "what is malformed is told so all the same"
     assert auth.health.keys == 0
