@@ -12,6 +12,8 @@ from mlguard.errors import (
     ConfigurationError,
     InsufficientScopeError,
     InvalidInputError,
+    KeysUnavailableError,
+    LoginTooWeakError,
     MLGuardError,
     NotAuthenticatedError,
     OverloadedError,
@@ -27,7 +29,9 @@ REASON = "key of 'alice' expired"
 def make(kind: type[MLGuardError]) -> MLGuardError:
     if kind is NotAuthenticatedError:
         return NotAuthenticatedError(REASON, challenge="APIKey")
-    if kind is StoreFullError or kind is OverloadedError:
+    if kind is LoginTooWeakError:
+        return LoginTooWeakError(REASON, challenge="Bearer")
+    if kind is StoreFullError or kind is KeysUnavailableError or kind is OverloadedError:
         return kind(REASON, retry_after=7)
     return kind(REASON)
 

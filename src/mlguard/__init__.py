@@ -4,6 +4,7 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 """
 
 from mlguard._guard import Control, Principal, principal_of, request_id
+from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
 from mlguard.auth.jwt import JWTAuth
@@ -20,6 +21,8 @@ from mlguard.errors import (
     GuardFailedError,
     InsufficientScopeError,
     InvalidInputError,
+    KeysUnavailableError,
+    LoginTooWeakError,
     MLGuardError,
     NotAuthenticatedError,
     OverloadedError,
@@ -39,6 +42,7 @@ __all__ = [
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
+    "AnyAuth",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "ConfigurationError",
@@ -52,6 +56,8 @@ __all__ = [
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
+    "KeysUnavailableError",
+    "LoginTooWeakError",
     "MLGuardError",
     "MemoryStore",
     "NotAuthenticatedError",

@@ -69,7 +69,7 @@ class Principal:
             raise InsufficientScopeError(
                 f"{self.method} principal {self.id!r} lacks scope {' '.join(missing)!r}",
                 headers={
-                    "WWW-Authenticate": f'{challenge}, error="insufficient_scope", scope="{security_scopes.scope_str}"'
+                    "WWW-Authenticate": f'{challenge} error="insufficient_scope", scope="{security_scopes.scope_str}"'
                 },
             )
 
@@ -86,7 +86,7 @@ class Guard:
     """
 
     control: ClassVar[Control]
-    statuses: ClassVar[tuple[int, ...]] = ()
+    statuses: tuple[int, ...] = ()
     reads_body: ClassVar[bool] = False
     suspends: bool = True
 

@@ -27,8 +27,8 @@ class Records:
 
     def get(self, key: bytes) -> bytes | None:
         """The value, if there is one that has not expired."""
-        value, expiry = self._values.get(key, (None, 0.0))
-        return value if expiry > self._clock() else None
+        entry = self._values.get(key)
+        return entry[0] if entry is not None and entry[1] > self._clock() else None
 
     def put(self, key: bytes, value: bytes, ttl: float) -> None:
         """Keep a value for ``ttl`` seconds, in the place of any other.

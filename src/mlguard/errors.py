@@ -6,6 +6,7 @@ loudly, so they are not answers::
 
     MLGuardError (HTTPException)       a request was refused
     ├── NotAuthenticatedError    401   no credential, or one that does not hold
+    ├── LoginTooWeakError        401   a valid token of a login that is too old, or lacks a factor
     ├── InsufficientScopeError   403   a valid credential without the scope that the route demands
     ├── BodyTimeoutError         408   the body did not arrive in time
     ├── BodyTooLargeError        413   the body is larger than ``max_body_size``
@@ -14,6 +15,7 @@ loudly, so they are not answers::
     ├── RateLimitedError         429   a limit is used up
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
     ├── OverloadedError          503   too many wait for something costly already
+    ├── KeysUnavailableError     503   no keys to verify tokens with, so nobody can be admitted
     └── StoreFullError           503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     UnsafeOutputError (ValueError)     the endpoint returned something that may not leave (NaN, a ready Response)
@@ -62,6 +64,18 @@ class NotAuthenticatedError(MLGuardError):
     rule = "not-authenticated"
     title = "Not authenticated"
     default_detail = "A valid credential is required."
+
+    def __init__(self, reason: str = "", *, challenge: str) -> None:
+        super().__init__(reason, headers={"WWW-Authenticate": challenge})
+
+
+class LoginTooWeakError(MLGuardError):
+    """The token is valid, and the login behind it is too old or lacks a factor: log in again (401, RFC 9470)."""
+
+    status = 401
+    rule = "insufficient-user-authentication"
+    title = "Insufficient user authentication"
+    default_detail = "This request needs a more recent or a stronger login."
 
     def __init__(self, reason: str = "", *, challenge: str) -> None:
         super().__init__(reason, headers={"WWW-Authenticate": challenge})
@@ -140,6 +154,18 @@ class OverloadedError(MLGuardError):
     rule = "overloaded"
     title = "Service unavailable"
     default_detail = "The service has too much to do at the moment."
+
+    def __init__(self, reason: str = "", *, retry_after: int) -> None:
+        super().__init__(reason, headers={"Retry-After": str(retry_after)})
+
+
+class KeysUnavailableError(MLGuardError):
+    """There are no keys that tokens could be verified with, so nobody can be admitted (503)."""
+
+    status = 503
+    rule = "verification-unavailable"
+    title = "Service unavailable"
+    default_detail = "The service cannot take this request at the moment."
 
     def __init__(self, reason: str = "", *, retry_after: int) -> None:
         super().__init__(reason, headers={"Retry-After": str(retry_after)})

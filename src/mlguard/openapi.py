@@ -1,11 +1,13 @@
 """Guards in the OpenAPI document, so that a person who opens ``/docs`` can authorise and try the call."""
 
+import itertools
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 
 from mlguard import _fastapi
+from mlguard.auth.any_auth import Alternative, scheme_names
 from mlguard.errors import (
     BodyTooLargeError,
     InsufficientScopeError,
@@ -71,6 +73,7 @@ def _describe(app: FastAPI, schema: dict[str, Any]) -> None:
 
 
 def _describe_operation(operation: dict[str, Any], route: _fastapi.RouteInfo) -> None:
+    _describe_security(operation, route)
     responses = operation.setdefault("responses", {})
     for guard in route.guards:
         body = guard.openapi_body()
@@ -82,6 +85,24 @@ def _describe_operation(operation: dict[str, Any], route: _fastapi.RouteInfo) ->
         responses.setdefault("413", _problem_response(413))
     if "HTTPValidationError" in str(responses.get("422")):
         responses["422"] = _problem_response(422)
+
+
+def _describe_security(operation: dict[str, Any], route: _fastapi.RouteInfo) -> None:
+    """Say which schemes are needed together, and which are alternatives: FastAPI lists all as alternatives."""
+    scopes: dict[str, list[str]] = {}
+    for entry in operation.get("security", ()):
+        for name, demanded in entry.items():
+            scopes[name] = list(dict.fromkeys([*scopes.get(name, []), *demanded]))
+    if not scopes:
+        return
+    sets = [scheme_names(guard) for guard in route.guards if not isinstance(guard, Alternative)]
+    if {name for names in sets for name in names} != scopes.keys():  # somebody else's schemes: only FastAPI knows
+        return
+    together = {frozenset(choice) for choice in itertools.product(*filter(None, sets))}
+    fewest = [choice for choice in together if not any(other < choice for other in together)]
+    order = [*scopes]
+    listed = sorted(sorted(order.index(name) for name in choice) for choice in fewest)
+    operation["security"] = [{order[at]: scopes[order[at]] for at in choice} for choice in listed]
 
 
 def _problem_response(status: int) -> dict[str, Any]:

@@ -451,7 +451,7 @@ def test_scopes(hardened: bool) -> None:
     assert call(app, key_header(ALICE)).status_code == 200
     answer = call(app, key_header(BOB))
     assert answer.status_code == 403
-    assert answer.headers["WWW-Authenticate"] == 'APIKey, error="insufficient_scope", scope="predict explain"'
+    assert answer.headers["WWW-Authenticate"] == 'APIKey error="insufficient_scope", scope="predict explain"'
     assert call(app).status_code == 401
 
 

@@ -159,7 +159,7 @@ def test_a_missing_scope_is_a_403() -> None:
     token = mint({**CLAIMS, "scope": "read"})
     response = ask(guard(), token, scopes=["read", "predict"])
     assert response.status_code == 403
-    assert response.headers["WWW-Authenticate"] == 'Bearer, error="insufficient_scope", scope="read predict"'
+    assert response.headers["WWW-Authenticate"] == 'Bearer error="insufficient_scope", scope="read predict"'
     assert ask(guard(), token, scopes=["read"]).status_code == 200
 
 

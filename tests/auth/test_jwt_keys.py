@@ -79,7 +79,9 @@ def test_keys_are_taken_in_every_usual_form(key: Any, algorithm: str) -> None:
 )
 def test_of_a_private_key_only_the_public_part_is_kept(key: Any) -> None:
     """A service that only verifies holds nothing that could sign."""
-    found = JWTAuth(key, algorithms=["RS256"])._keys.find({})
+    keys = JWTAuth(key, algorithms=["RS256"])._keys.fresh()
+    assert keys is not None
+    found = keys.find({})
     assert found is not None
     assert not found["RS256"][1].is_private
 

@@ -291,7 +291,7 @@ def test_a_missing_scope_is_a_403() -> None:
     with pytest.raises(InsufficientScopeError) as caught:
         accept(guard(scopes={"alice": {"predict"}}), signed(), "admin")
     assert caught.value.headers is not None
-    assert caught.value.headers["WWW-Authenticate"].startswith("Signature, error=")
+    assert caught.value.headers["WWW-Authenticate"].startswith("Signature error=")
 
 
 def test_keys_are_rotated_by_key_id() -> None:

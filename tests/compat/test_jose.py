@@ -115,7 +115,9 @@ def test_scopes_of_the_tutorial_are_read(claims: dict[str, Any], scopes: set[str
     assert who(guard(engine=engine), encode(soon(**claims))).scopes == scopes
 
 
-@pytest.mark.parametrize("expires", [time.time() + 60, int(time.time()) + 60, datetime.now(UTC) + timedelta(minutes=1)])
+@pytest.mark.parametrize(
+    "expires", [time.time() + 9_000, int(time.time()) + 9_000, datetime.now(UTC) + timedelta(hours=3)]
+)
 def test_every_way_to_write_a_date_verifies(expires: Any) -> None:
     """A float, an int or a datetime, for exp, iat and nbf."""
     past = type(expires)(0) if not isinstance(expires, datetime) else datetime.now(UTC) - timedelta(minutes=1)
@@ -142,10 +144,10 @@ def test_kid_in_the_header_chooses_the_key() -> None:
 @pytest.mark.parametrize(
     ("claims", "options", "told"),
     [
-        ({"sub": "alice"}, {}, "no exp, or expired"),
+        ({"sub": "alice"}, {}, "no exp"),
         ({"exp": datetime.now(UTC) + timedelta(minutes=30)}, {}, "sub is not a name"),
         (soon(aud="api"), {}, "meant for an audience, and none is configured"),
-        (soon(iat=datetime.now(UTC) + timedelta(minutes=1)), {}, "iat is in the future"),
+        (soon(exp=time.time() + 9_000, iat=time.time() + 9_000), {}, "expired, or of the future: compare clocks"),
         (soon(), {"headers": {"typ": "my+jwt"}}, "another typ than JWT or at+jwt"),
         (soon(), {"headers": {"crit": ["exp"]}}, "the header has a member that is not accepted"),
         (soon(scope="a", scopes=["b"]), {}, "the scope claims disagree"),

@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi.openapi.models import OAuth2, OAuthFlowPassword, OAuthFlows
-from starlette.requests import HTTPConnection
 
-from mlguard._guard import Principal
 from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.revocations import Revocations
-from mlguard.errors import NotAuthenticatedError
 
 
 class IssuedTokenAuth(JWTAuth):
@@ -38,19 +35,8 @@ class IssuedTokenAuth(JWTAuth):
     ) -> None:
         if scheme_name is None and token_url is not None:
             scheme_name = "OAuth2PasswordBearer"  # as FastAPI's own
-        super().__init__(key, scheme_name=scheme_name, description=description, **settings)
-        self._revocations = revocations
-        self.suspends = self.suspends or revocations.suspends
+        super().__init__(key, revocations=revocations, scheme_name=scheme_name, description=description, **settings)
         if token_url is not None:
             offered = dict(offered_scopes or {})
             flow = OAuthFlowPassword(tokenUrl=token_url, refreshUrl=f"{token_url}/refresh", scopes=offered)
             self.model = OAuth2(flows=OAuthFlows(password=flow), description=description)
-
-    async def _authenticate(self, conn: HTTPConnection) -> Principal:
-        principal = await super()._authenticate(conn)
-        claims = principal.claims
-        if await self._revocations.covers(
-            claims.get("jti"), subject=principal.id, issuer=principal.issuer, issued_at=claims.get("iat")
-        ):
-            raise NotAuthenticatedError("bearer token: revoked", challenge="Bearer")
-        return principal

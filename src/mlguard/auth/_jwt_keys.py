@@ -6,7 +6,8 @@ algorithms it may be used with, and never what a token says.
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -79,6 +80,21 @@ _KEY_TYPES: dict[str, Literal["RSA", "EC", "OKP"]] = {"RSA": "RSA", "P-256": "EC
 _MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
 
+@dataclass(frozen=True, slots=True)
+class KeyHealth:
+    """Whether tokens can be verified at the moment, and with what.
+
+    Attributes:
+        keys: How many keys there are; 0 if no token can be verified.
+        age: Seconds since they were loaded; None for keys that were never loaded, or are no file and no URL.
+        failure: Why they could not be loaded the last time; None if they could.
+    """
+
+    keys: int
+    age: float | None
+    failure: str | None
+
+
 class Keys:
     """The keys of one guard, by key id or a single one without.
 
@@ -89,7 +105,7 @@ class Keys:
     def __init__(self, key: object, algorithms: object, engine: Engine | None = None) -> None:
         if engine is not None and not callable(engine):
             raise ConfigurationError("engine must be a function, such as mlguard.compat.jose.jose_engine, or left out")
-        self._algorithms = _checked_algorithms(algorithms)
+        self._algorithms = checked_algorithms(algorithms)
         self._named: dict[str, Verifiers] = {}
         if isinstance(key, Mapping) and "kty" not in key:
             for number, (kid, one) in enumerate(key.items(), 1):
@@ -109,8 +125,45 @@ class Keys:
                 "add such a key, or take it out of algorithms"
             )
 
+    @classmethod
+    def from_set(
+        cls, named: Mapping[str, Verifiers], unnamed: Collection[Verifiers], algorithms: tuple[str, ...]
+    ) -> Self:
+        """The keys of a JWK Set, each bound already.
+
+        Args:
+            named: Those with a key id.
+            unnamed: Those without. One can serve only if it is the only key.
+            algorithms: Which are used.
+        """
+        keys = cls.__new__(cls)
+        keys._algorithms = algorithms
+        keys._named = {**named}
+        loaded = [*named.values(), *unnamed]
+        keys._only = loaded[0] if len(loaded) == 1 else None
+        return keys
+
+    def __len__(self) -> int:
+        return len(self._named) or 1
+
     def __repr__(self) -> str:
-        return f"{len(self._named) or 1} keys for {', '.join(self._algorithms)}"
+        return f"{len(self)} keys for {', '.join(self._algorithms)}"
+
+    @property
+    def health(self) -> KeyHealth:
+        """Keys from the configuration are always there."""
+        return KeyHealth(len(self), None, None)
+
+    def check(self) -> None:
+        """There is nothing left to check."""
+
+    def fresh(self) -> Self:
+        """These keys never change."""
+        return self
+
+    async def newer_than(self, seen: object) -> Self:  # noqa: ARG002  # as keys that do change
+        """There are no newer ones."""
+        return self
 
     def find(self, header: Mapping[str, Any]) -> Verifiers | None:
         """The key for a token with this header. Its ``kid`` is compared, and used for nothing else."""
@@ -122,7 +175,12 @@ class Keys:
         return self._named.get(kid) if self._named else self._only
 
 
-def _checked_algorithms(algorithms: object) -> tuple[str, ...]:
+def checked_algorithms(algorithms: object) -> tuple[str, ...]:
+    """The algorithms, each once.
+
+    Raises:
+        ConfigurationError: None at all, or one that is not allowed.
+    """
     if isinstance(algorithms, str) or not isinstance(algorithms, Collection) or not algorithms:
         raise ConfigurationError('algorithms must list at least one algorithm, such as algorithms=["RS256"]')
     for number, name in enumerate(algorithms, 1):
@@ -144,17 +202,37 @@ def _bind(key: object, algorithms: Collection[str], where: str, engine: Engine |
         # What joserfc and cryptography warn of is refused here, in words that name the setting.
         warnings.simplefilter("ignore")
         material, designed = _material(key, where)
-        fitting = [name for name in algorithms if _fits(material, name) and designed in {None, name}]
-        if not fitting:
-            kind = f"a secret of {len(material)} bytes" if isinstance(material, bytes) else f"a {_kind(material)} key"
-            raise ConfigurationError(
-                f"{where} is {kind}{f' made for {designed}' if designed in _NEEDS else ''}, "
-                f"which fits none of algorithms: {', '.join(map(_describe_need, algorithms))}"
-            )
-        loaded = _for_joserfc(material)
-        if engine is not None:
-            data = material if isinstance(material, bytes) else _pem(material)
-            return {name: (_EngineModel(engine, name, data, where), loaded) for name in fitting}
+        verifiers = _bound(material, designed, algorithms, engine, where)
+    if not verifiers:
+        kind = f"a secret of {len(material)} bytes" if isinstance(material, bytes) else f"a {_kind(material)} key"
+        raise ConfigurationError(
+            f"{where} is {kind}{f' made for {designed}' if designed in _NEEDS else ''}, "
+            f"which fits none of algorithms: {', '.join(map(_describe_need, algorithms))}"
+        )
+    return verifiers
+
+
+def bind_jwk(jwk: Mapping[str, Any], algorithms: Collection[str], where: str) -> Verifiers:
+    """Bind a public key of a JWK Set to those of the algorithms that fit it, perhaps to none.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is weak.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        return _bound(*_material(jwk, where), algorithms, None, where)
+
+
+def _bound(
+    material: _Material, designed: str | None, algorithms: Collection[str], engine: Engine | None, where: str
+) -> Verifiers:
+    fitting = [name for name in algorithms if _fits(material, name) and designed in {None, name}]
+    if not fitting:
+        return {}
+    loaded = _for_joserfc(material)
+    if engine is not None:
+        data = material if isinstance(material, bytes) else _pem(material)
+        return {name: (_EngineModel(engine, name, data, where), loaded) for name in fitting}
     return {name: (model_of(name), loaded) for name in fitting}
 
 

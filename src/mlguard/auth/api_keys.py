@@ -272,6 +272,7 @@ class APIKeyAuth(SecurityBase, Guard):
 
     control = Control.AUTHENTICATION
     statuses = (401, 403)
+    challenge = "APIKey"
 
     def __init__(
         self,
@@ -289,6 +290,8 @@ class APIKeyAuth(SecurityBase, Guard):
             raise ConfigurationError("APIKeyAuth takes APIKeys([...]) or APIKeys.from_env()")
         self._keys = keys
         self._header = header.lower().encode()
+        #: The header that carries the credential, and how it begins. For ``AnyAuth``.
+        self.credential = (self._header, b"")
         self._failures = checked_failures(failures, where="APIKeyAuth")
         self._clock = clock
         self.suspends = failures is not None and failures.suspends

@@ -1,19 +1,18 @@
 """Bearer tokens: JSON Web Tokens whose form, signature and claims all hold (RFC 7519, with the advice of RFC 8725).
 
 The form is judged first, because it costs nothing; then the signature, by joserfc, with a key and an algorithm that
-were bound to each other when the guard was built; the claims only after that.
+were bound to each other when the keys were loaded; the claims only after that.
 """
 
-import base64
-import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NoReturn
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security import SecurityScopes
@@ -24,18 +23,37 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
 from mlguard.auth._failures import checked_failures, with_failures
-from mlguard.auth._jwt_keys import Engine, Keys
-from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.auth._jwt_claims import ClaimRules, is_number
+from mlguard.auth._jwt_form import RefusedError, read_token, refuse, verified_claims
+from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys
+from mlguard.auth._key_sources import KeyFile, KeyURL, OpenIDProvider
+from mlguard.auth._token_memory import TokenMemory, VerifiedToken
+from mlguard.auth.jwks import PublishedKeys
+from mlguard.auth.revocations import Revocations
+from mlguard.errors import ConfigurationError, LoginTooWeakError, NotAuthenticatedError
 from mlguard.traffic.rate import RateLimit
 
 _MAX_LEEWAY = 300.0  # "no more than a few minutes", RFC 7519, section 4.1.4
 _MAX_TOKEN_SIZE = 65_536  # what servers accept of all headers together
-_LAST_DATE = 253_402_300_799  # 9999-12-31T23:59:59Z; also refuses dates in milliseconds, which would never expire
-_MAX_DEPTH = 32
+_MAX_REMEMBERED = 1_000_000
+_REVOCATION_LAG = 1.0  # seconds for which a remote store's "not revoked" is believed
 
 
-class _RefusedError(Exception):
-    """Why a token does not hold, in words of ours only: nothing of the token is in it."""
+class JWTOptions(TypedDict, total=False):
+    """The settings of ``JWTAuth`` that do not depend on where its keys come from."""
+
+    leeway: float
+    max_token_size: int
+    roles: Mapping[str, Collection[str]] | None
+    roles_claim: str | tuple[str, ...]
+    amr: Collection[str] | None
+    max_auth_age: float | None
+    revocations: Revocations | None
+    remember: int
+    failures: RateLimit | None
+    scheme_name: str | None
+    description: str | None
+    clock: Callable[[], float]
 
 
 class JWTAuth(SecurityBase, Guard):
@@ -45,7 +63,7 @@ class JWTAuth(SecurityBase, Guard):
     token must have the three parts of a signed JWT in canonical base64url, an ``alg`` that its key is pinned to, a
     ``typ`` of ``JWT``, ``at+jwt`` or none, unique members, no header that changes how it is read or where its key is
     (``crit``, ``b64``, ``zip``, ``jwk``, ``jku``, ``x5u``, ``x5c``), an ``exp`` in the future, and a ``sub``. It does
-    not see that a token was stolen or revoked: keep ``exp`` short.
+    not see that a token was stolen: keep ``exp`` short.
 
     Scopes are read from ``scope`` (a string separated by spaces, RFC 8693) or from ``scp`` or ``scopes`` (such a
     string, or a list). Where several of them are present, they must agree.
@@ -55,7 +73,8 @@ class JWTAuth(SecurityBase, Guard):
             least; a public key in PEM for the others; a JWK as a ``dict``; a joserfc ``Key``; or, to rotate keys,
             ``{kid: any of these}``. Of a private key only the public part is kept. The bare bytes of a public key
             cannot be told from a secret: never pass them. Two guards with different keys whose tokens have no ``iss``
-            share their identities: the same ``sub`` is the same principal to rate limits.
+            share their identities: the same ``sub`` is the same principal to rate limits. For keys that somebody
+            publishes, see :meth:`from_oidc` and :meth:`from_jwks`.
         algorithms: Which of HS256, HS384, HS512, RS256, RS384, RS512, PS256, ES256, ES384, EdDSA and Ed25519 are used.
             Each key is pinned to those that fit it, so a public key can never serve as a secret.
         issuer: What ``iss`` must be, exactly. Default: not checked.
@@ -63,6 +82,17 @@ class JWTAuth(SecurityBase, Guard):
             is refused, because it is meant for somebody else (RFC 7519, section 4.1.3).
         leeway: Seconds by which the clocks of issuer and service may differ, at most 300. Default 0.
         max_token_size: Bytes of the longest token that is looked at. Default 8192.
+        roles: What each role may do, such as ``{"analyst": ["predict"]}``: its scopes are added to those that the token
+            has itself. Roles that are not listed give nothing. Default: roles are not read.
+        roles_claim: Where the roles are: a claim, or a path such as ``("realm_access", "roles")``. A list of names, or
+            one name.
+        amr: How the user must have logged in, such as ``{"otp"}``: all of these values must be in ``amr`` (RFC 8176).
+            Default: in any way.
+        max_auth_age: Seconds since the login (``auth_time``), at most. Default: any.
+        revocations: Where revoked tokens are looked up. A revocation in a store outside this process is seen within one
+            second, one in its memory at once. Default: none are.
+        remember: How many verified tokens are remembered until they expire, by a digest, so that their signature is not
+            computed again; 0 for none. Times and revocations are judged each time. Default 4096.
         failures: A limit on failed credentials, such as ``RateLimit("10/minute", name="failures")``, by address or by a
             plain function of the connection. Judged before anything else. Only failures count, and a success erases
             none. Several guards may share one. Default: none.
@@ -82,244 +112,272 @@ class JWTAuth(SecurityBase, Guard):
             key can use or that is not allowed (such as ``none``) or that the engine cannot check, or a setting out of
             its range.
         NotAuthenticatedError: When called: no token, or one that does not hold. All look the same (401).
+        LoginTooWeakError: When called: the token holds, and its login lacks a factor or is too old (401, RFC 9470). No
+            failure in the sense of ``failures``.
         InsufficientScopeError: When called: the token lacks a scope that the route demands (403).
         RateLimitedError: When called: too many failures (429).
+        KeysUnavailableError: When called: published keys could not be loaded (503).
     """
 
     control = Control.AUTHENTICATION
-    statuses = (401, 403)
+    statuses: tuple[int, ...] = (401, 403)
+    challenge: ClassVar[str] = "Bearer"
+    #: The header that carries the credential, and how it begins. For ``AnyAuth``.
+    credential = (b"authorization", b"bearer ")
 
     def __init__(
         self,
-        key: str | bytes | Key | Mapping[str, Any],
+        key: str | bytes | Key | Mapping[str, Any] | PublishedKeys,
         *,
         algorithms: Collection[str],
         issuer: str | None = None,
         audience: str | Collection[str] | None = None,
         leeway: float = 0,
         max_token_size: int = 8192,
+        roles: Mapping[str, Collection[str]] | None = None,
+        roles_claim: str | tuple[str, ...] = "roles",
+        amr: Collection[str] | None = None,
+        max_auth_age: float | None = None,
+        revocations: Revocations | None = None,
+        remember: int = 4096,
         failures: RateLimit | None = None,
         engine: Engine | None = None,
         scheme_name: str | None = None,
         description: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = Keys(key, algorithms, engine)
-        self._issuer = None if issuer is None else _checked_name("issuer", issuer)
-        self._audience = None if audience is None else _checked_audience(audience)
-        if not _is_number(leeway) or not 0 <= leeway <= _MAX_LEEWAY:
+        published = isinstance(key, PublishedKeys)
+        self._keys = key if isinstance(key, PublishedKeys) else Keys(key, algorithms, engine)
+        if published and engine is not None:
+            raise ConfigurationError("engine works with keys that are given here; leave it out for published ones")
+        if revocations is not None and not isinstance(revocations, Revocations):
+            raise ConfigurationError("revocations must be Revocations(), with the store that they are kept in")
+        self._rules = ClaimRules(
+            issuer=issuer,
+            audience=audience,
+            roles=roles,
+            roles_claim=roles_claim,
+            amr=amr,
+            max_auth_age=max_auth_age,
+            revocable=revocations is not None,
+        )
+        if not is_number(leeway) or not 0 <= leeway <= _MAX_LEEWAY:
             raise ConfigurationError(f"leeway must be a number of seconds between 0 and {_MAX_LEEWAY:.0f}")
         if type(max_token_size) is not int or not 1 <= max_token_size <= _MAX_TOKEN_SIZE:
             raise ConfigurationError(f"max_token_size must be a number of bytes between 1 and {_MAX_TOKEN_SIZE}")
+        if type(remember) is not int or not 0 <= remember <= _MAX_REMEMBERED:
+            raise ConfigurationError(f"remember must be a number of tokens between 0 and {_MAX_REMEMBERED}")
         self._leeway = leeway
         self._max_token_size = max_token_size
+        self._max_auth_age = max_auth_age
+        self._demands_login = amr is not None or max_auth_age is not None
+        self._revocations = revocations
+        self._memory = TokenMemory(remember)
         self._failures = checked_failures(failures, where="JWTAuth")
         self._clock = clock
-        self.suspends = failures is not None and failures.suspends
+        self.suspends = published or any(part is not None and part.suspends for part in (failures, revocations))
+        if published:
+            self.statuses = (401, 403, 503)
         self.model = HTTPBearer(bearerFormat="JWT", description=description)
         self.scheme_name = scheme_name or type(self).__name__
 
+    @classmethod
+    def from_jwks(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        algorithms: Collection[str],
+        issuer: str,
+        audience: str | Collection[str] | None,
+        refresh_every: float | None = None,
+        max_stale: float = 86_400,
+        timeout: float = 5,
+        **options: Unpack[JWTOptions],
+    ) -> Self:
+        """Verify with the keys of a JWK Set, in a file or at a URL, and follow it as it changes.
+
+        A URL is loaded in a thread: at start-up under ``harden``, else on first use, and then in the background as long
+        as there are requests. A token whose ``kid`` is unknown has the set loaded again, at most once in 30 seconds,
+        and waits for that, so that the first token of a new key is let in. When loading fails, the keys of before are
+        used for up to ``max_stale`` seconds, and the log says so once. A key that has left the set verifies nothing
+        more, remembered or not.
+
+        Args:
+            source: An https URL (http for this machine only), or the path of a file.
+            algorithms: Which are used, none of them symmetric. Keys for others are left out.
+            issuer: What ``iss`` must be, exactly.
+            audience: What ``aud`` must name. None refuses every token that names one.
+            refresh_every: Seconds between two loads. None is 300 for a URL, and 1 for a file.
+            max_stale: Seconds for which keys are used that can no longer be loaded. Default a day.
+            timeout: Seconds that loading may take, and that a request may wait for it.
+            **options: As for the class.
+
+        Raises:
+            ConfigurationError: A setting that cannot work; a URL that is not https; httpx is not installed
+                (``pip install 'mlguard[oidc]'``); a file that cannot be read, that has no usable key, or that has a
+                weak, private or symmetric one. In a set from a URL such keys are left out, and logged.
+        """
+        if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+            keys = PublishedKeys(
+                KeyURL(source),
+                algorithms,
+                refresh_every=300 if refresh_every is None else refresh_every,
+                max_stale=max_stale,
+                timeout=timeout,
+            )
+        elif isinstance(source, str | os.PathLike) and os.fspath(source):
+            keys = PublishedKeys(
+                KeyFile(Path(source)),
+                algorithms,
+                refresh_every=1 if refresh_every is None else refresh_every,
+                max_stale=max_stale,
+                timeout=timeout,
+                strict=True,
+            )
+            keys.load_now()
+        else:
+            raise ConfigurationError("JWTAuth.from_jwks takes an https URL or the path of a file")
+        return cls(keys, algorithms=algorithms, issuer=_demanded(issuer), audience=audience, **options)
+
+    @classmethod
+    def from_oidc(
+        cls,
+        issuer: str,
+        *,
+        audience: str | Collection[str] | None,
+        algorithms: Collection[str] = ("RS256",),
+        refresh_every: float = 300,
+        max_stale: float = 86_400,
+        timeout: float = 5,
+        **options: Unpack[JWTOptions],
+    ) -> Self:
+        """Verify tokens of an OpenID provider, with the keys that its discovery document points to.
+
+        As :meth:`from_jwks`, with the URL of the set taken from ``issuer`` + ``/.well-known/openid-configuration``
+        (OpenID Connect Discovery 1.0). The document must name the very same issuer.
+
+        Args:
+            issuer: The provider: an https URL, spelled as in the ``iss`` of its tokens, with or without a slash at its
+                end.
+            audience: What ``aud`` must name. None refuses every token that names one.
+            algorithms: Which are used, whatever the document says. Default RS256, which every provider has.
+            refresh_every: Seconds between two loads.
+            max_stale: Seconds for which keys are used that can no longer be loaded. Default a day.
+            timeout: Seconds that loading may take, and that a request may wait for it.
+            **options: As for the class.
+
+        Raises:
+            ConfigurationError: A setting that cannot work; httpx is not installed (``pip install 'mlguard[oidc]'``). At
+                start-up under ``harden``: the provider calls itself something else.
+        """
+        keys = PublishedKeys(
+            OpenIDProvider(issuer), algorithms, refresh_every=refresh_every, max_stale=max_stale, timeout=timeout
+        )
+        return cls(keys, algorithms=algorithms, issuer=issuer, audience=audience, **options)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._keys}, issuer={self._issuer!r})"
+        return f"{type(self).__name__}({self._keys}, issuer={self._rules.issuer!r})"
+
+    @property
+    def health(self) -> KeyHealth:
+        """Whether tokens can be verified at the moment: the keys there are, their age, and why loading failed."""
+        return self._keys.health
+
+    def check(self) -> None:
+        """Load published keys now, so that the first caller finds them there."""
+        self._keys.check()
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Say who carries the token, or refuse (401, 403)."""
-        principal = await once(
-            conn, self, partial(with_failures, conn, self._failures, partial(self._authenticate, conn))
-        )
-        principal.require(security_scopes, challenge="Bearer")
+        authenticate = partial(self._authenticate, conn)
+        if self._failures is not None:
+            authenticate = partial(with_failures, conn, self._failures, authenticate)
+        principal = await once(conn, self, authenticate)
+        principal.require(security_scopes, challenge=self.challenge)
         return principal
 
     async def _authenticate(self, conn: HTTPConnection) -> Principal:
         try:
-            return self._principal(_verified_payload(self._token(conn), self._keys))
-        except _RefusedError as refusal:
+            token = self._token(conn)
+            digest = sha256(token).digest()
+            keys = self._keys.fresh()
+            proof = None if keys is None else self._memory.find(digest, keys)
+            now = self._clock()
+            if proof is None:
+                proof = await self._verify(token, digest, keys)
+            else:
+                self._check_times(proof, now)
+            if self._revocations is not None:
+                await self._refuse_revoked(proof, self._revocations, now)
+        except RefusedError as refusal:
             reason = str(refusal)
+        else:
+            if self._demands_login:
+                self._check_login(proof)
+            return proof.principal
         # Raised out here, so that no context of the exception keeps the token.
-        raise NotAuthenticatedError(f"bearer token: {reason}", challenge="Bearer")
+        raise NotAuthenticatedError(f"bearer token: {reason}", challenge=self.challenge)
 
     def _token(self, conn: HTTPConnection) -> bytes:
         values = [value for name, value in conn.scope["headers"] if name == b"authorization"]
         if len(values) != 1:
-            _refuse("several Authorization headers" if values else "no Authorization header")
-        scheme, _, token = values[0].partition(b" ")
-        if scheme.lower() != b"bearer":
-            _refuse("another scheme than Bearer")
-        if len(token) > self._max_token_size:
-            _refuse("longer than max_token_size")
-        return bytes(token.lstrip(b" "))
+            refuse("several Authorization headers" if values else "no Authorization header")
+        value: bytes = values[0]
+        if value[:7].lower() != b"bearer ":
+            refuse("another scheme than Bearer")
+        if len(value) > self._max_token_size + 7:
+            refuse("longer than max_token_size")
+        return value[7:].lstrip(b" ")
 
-    def _principal(self, claims: dict[str, Any]) -> Principal:
-        """Judge the claims of a token whose signature holds."""
+    async def _verify(self, token: bytes, digest: bytes, keys: Keys | None) -> VerifiedToken:
+        """What a token proves that is not remembered."""
+        signed = read_token(token)  # before anything is waited for: what is malformed waits for no keys
+        if keys is None:
+            keys = await self._keys.newer_than(None)
+            proof = self._memory.find(digest, keys)
+            if proof is not None:
+                self._check_times(proof, self._clock())
+                return proof
+        verifiers = keys.find(signed.header)
+        if verifiers is None and isinstance(signed.header.get("kid"), str):
+            keys = await self._keys.newer_than(keys)
+            verifiers = keys.find(signed.header)
+        if verifiers is None:
+            refuse("no key for its kid")
+        proof = self._rules.judge(verified_claims(signed, verifiers))
         now = self._clock()
-        if "exp" not in claims or not now < _date(claims, "exp") + self._leeway:
-            _refuse("no exp, or expired")
-        for name in ("iat", "nbf"):
-            if name in claims and not _date(claims, name) <= now + self._leeway:
-                _refuse(f"{name} is in the future")
-        subject = _name(claims, "sub")
-        issuer = _name(claims, "iss") if "iss" in claims else None
-        if self._issuer is not None and issuer != self._issuer:
-            _refuse("another issuer, or none")
-        self._check_audience(claims)
-        return Principal(subject, _scopes(claims), "jwt", issuer, MappingProxyType(claims))
+        self._check_times(proof, now)
+        self._memory.keep(digest, keys, proof, now=now)
+        return proof
 
-    def _check_audience(self, claims: Mapping[str, Any]) -> None:
-        if self._audience is None:
-            if "aud" in claims:
-                _refuse("meant for an audience, and none is configured")
+    def _check_times(self, token: VerifiedToken, now: float) -> None:
+        if not token.starts - self._leeway <= now < token.expires + self._leeway:
+            refuse("expired, or of the future: compare clocks")
+
+    async def _refuse_revoked(self, token: VerifiedToken, revocations: Revocations, now: float) -> None:
+        # What this process remembers is asked each time. 0 <=: not if the clock was put back since.
+        if revocations.suspends and 0 <= now - token.unrevoked_at < _REVOCATION_LAG:
             return
-        audience = claims.get("aud")
-        named = [audience] if isinstance(audience, str) else audience
-        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-            _refuse("aud is missing or malformed")
-        if self._audience.isdisjoint(named):
-            _refuse("meant for another audience")
+        if await revocations.cover_any(token.revocation_keys, token.issued_at):
+            token.unrevoked_at = -math.inf
+            refuse("revoked")
+        token.unrevoked_at = now
+
+    def _check_login(self, token: VerifiedToken) -> None:
+        """Demand the login that the settings demand (RFC 9470). The token is genuine, so its bearer may know why."""
+        if not token.has_factors:
+            raise LoginTooWeakError("bearer token: amr lacks a factor", challenge=self._step_up())
+        if self._max_auth_age is not None:
+            logged_in_at = token.logged_in_at
+            if logged_in_at is None or not self._clock() - logged_in_at <= self._max_auth_age + self._leeway:
+                raise LoginTooWeakError("bearer token: no auth_time, or too long ago", challenge=self._step_up())
+
+    def _step_up(self) -> str:
+        age = "" if self._max_auth_age is None else f', max_age="{int(self._max_auth_age)}"'
+        return f'{self.challenge} error="insufficient_user_authentication"{age}'
 
 
-# The token, before and at its signature -------------------------------------------------------------------------------
-
-_SEGMENTS = re.compile(rb"([A-Za-z0-9_-]++)\.([A-Za-z0-9_-]++)\.([A-Za-z0-9_-]++)")
-#: Headers that would change how the token is read, or say where its key is.
-_REFUSED_HEADERS = frozenset({"crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c"})
-_TYPES = frozenset({"jwt", "at+jwt"})
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise _RefusedError(reason)
-
-
-def _verified_payload(token: bytes, keys: Keys) -> dict[str, Any]:
-    """The claims of a token whose form and signature hold."""
-    segments = _SEGMENTS.fullmatch(token)
-    if segments is None:
-        _refuse("not three segments of base64url")
-    header = _json_object(_decoded(segments[1]), "header")
-    if not _REFUSED_HEADERS.isdisjoint(header):
-        _refuse("the header has a member that is not accepted")
-    kind = header.get("typ", "JWT")
-    if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
-        _refuse("another typ than JWT or at+jwt")
-    verifiers = keys.find(header)
-    if verifiers is None:
-        _refuse("no key for its kid")
-    algorithm = header.get("alg")
-    if not isinstance(algorithm, str) or algorithm not in verifiers:
-        _refuse("another alg than its key is bound to")
-    model, key = verifiers[algorithm]
-    # The signature alone is left to joserfc: were it given the token, it would parse the header a second time, in its
-    # own way, which costs five times as much.
-    if not model.verify(token[: segments.end(2)], _decoded(segments[3]), key):
-        _refuse("the signature does not hold")
-    return _json_object(_decoded(segments[2]), "payload")
-
-
-def _decoded(segment: bytes) -> bytes:
-    """Decode base64url in its one canonical spelling: no padding, and no bits left over (RFC 4648, section 3.5)."""
-    data = b"" if len(segment) % 4 == 1 else base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4))
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != segment:
-        _refuse("base64url that is not canonical")
-    return data
-
-
-# Strict JSON ----------------------------------------------------------------------------------------------------------
-
-#: A string, to its end or to the end of the text.
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-
-
-def _json_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse an object in UTF-8 that can be read in one way only (RFC 8259; RFC 8725, section 2.4)."""
-    value = None
-    with suppress(ValueError):
-        if not _too_deep(data):
-            value = _STRICT_JSON.decode(data.decode())
-    if not isinstance(value, dict):
-        _refuse(f"the {what} is not a strict JSON object")
-    return value
-
-
-def _too_deep(data: bytes) -> bool:
-    if data.count(b"[") + data.count(b"{") <= _MAX_DEPTH:  # no deeper than it has brackets: nearly every token
-        return False
-    brackets = _STRING.sub(b"", data).translate(_TO_SQUARE, _NO_BRACKETS)
-    for _ in range(_MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")  # takes away the innermost level
-    return bool(brackets)
-
-
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError
-    return members
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-# "NaN" and the infinities are handed to parse_constant by name, so that _finite refuses them too.
-_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_members, parse_float=_finite, parse_constant=_finite)
-
-
-# Claims ---------------------------------------------------------------------------------------------------------------
-
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # scope-token, RFC 6749, section 3.3
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in {int, float}  # True is an int, and no number
-
-
-def _date(claims: Mapping[str, Any], name: str) -> float:
-    value: Any = claims[name]
-    if not _is_number(value) or not 0 <= value <= _LAST_DATE:
-        _refuse(f"{name} is not a date")
-    return value  # type: ignore[no-any-return]  # an int or a float
-
-
-def _name(claims: Mapping[str, Any], name: str) -> str:
-    value = claims.get(name)
-    if not isinstance(value, str) or not value or _SURROGATE.search(value):
-        _refuse(f"{name} is not a name")
-    return value
-
-
-def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
-    found = {_scope_names(name, claims[name]) for name in ("scope", "scp", "scopes") if name in claims}
-    if len(found) > 1:
-        _refuse("the scope claims disagree")
-    return found.pop() if found else frozenset()
-
-
-def _scope_names(name: str, value: object) -> frozenset[str]:
-    if isinstance(value, str):
-        value = value.split(" ") if value else []
-    elif name == "scope":
-        value = None  # RFC 8693, section 4.2: a string
-    if not isinstance(value, list) or not all(isinstance(one, str) and _SCOPE.fullmatch(one) for one in value):
-        _refuse(f"{name} is malformed")
-    return frozenset(value)
-
-
-# Settings and keys ----------------------------------------------------------------------------------------------------
-
-
-def _checked_name(setting: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{setting} must be a string that is not empty; leave it out not to check it")
-    return value
-
-
-def _checked_audience(audience: str | Collection[str]) -> frozenset[str]:
-    names = [audience] if isinstance(audience, str) else audience
-    if not isinstance(names, Collection) or not names:
-        raise ConfigurationError('audience must be a name or a list of names, such as audience="https://api.example"')
-    return frozenset(_checked_name("audience", name) for name in names)
+def _demanded(issuer: object) -> str:
+    if not isinstance(issuer, str) or not issuer:
+        raise ConfigurationError("JWTAuth.from_jwks(issuer=...) must be what the tokens have as iss")
+    return issuer

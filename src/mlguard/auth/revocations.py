@@ -67,16 +67,31 @@ class Revocations:
             issuer: Its ``iss``.
             issued_at: Its ``iat``, in seconds since 1970, if it has one.
         """
-        keys = [_subject_key(subject, issuer)]
-        if jti is not None:
-            keys.append(_token_key(jti, issuer))
-            family, dot, _ = jti.partition(".")
-            if dot:
-                keys.append(_token_key(family, issuer))
-        all_until, *this = await self._store.get(*keys)
+        return await self.cover_any(revocation_keys(jti, subject=subject, issuer=issuer), issued_at)
+
+    async def cover_any(self, keys: tuple[bytes, ...], issued_at: float | None) -> bool:
+        """The same, for one who asks about a token again and again: with the keys of :func:`revocation_keys`."""
+        found = await self._store.get(*keys)
+        if found.count(None) == len(found):  # nearly always
+            return False
+        all_until, *this = found
         if any(revoked is not None for revoked in this):
             return True
         return all_until is not None and (-math.inf if issued_at is None else issued_at) <= float(all_until)
+
+
+def revocation_keys(jti: str | None, *, subject: str, issuer: str | None) -> tuple[bytes, ...]:
+    """Under which keys of the store a token may have been revoked: its subject's, its own, and its session's.
+
+    An id such as ``"session.token"`` falls with ``"session"``.
+    """
+    keys = [_subject_key(subject, issuer)]
+    if jti is not None:
+        keys.append(_token_key(jti, issuer))
+        session, dot, _ = jti.partition(".")
+        if dot:
+            keys.append(_token_key(session, issuer))
+    return tuple(keys)
 
 
 def _token_key(jti: str, issuer: str | None) -> bytes:

@@ -102,7 +102,10 @@ class SignatureAuth(SecurityBase, Guard):
     """
 
     control: ClassVar[Control] = Control.AUTHENTICATION
-    statuses: ClassVar[tuple[int, ...]] = (401, 403, 503)
+    statuses: tuple[int, ...] = (401, 403, 503)
+    challenge = _CHALLENGE
+    #: The header that carries the credential, and how it begins. For ``AnyAuth``.
+    credential = (b"signature-input", b"")
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class Features(Guard):
     """
 
     control: ClassVar[Control] = Control.INPUT_VALIDATION
-    statuses: ClassVar[tuple[int, ...]] = (413, 415, 422)
+    statuses: tuple[int, ...] = (413, 415, 422)
     reads_body: ClassVar[bool] = True
 
     def __init__(

@@ -1,0 +1,251 @@
+"""Keys that an identity provider publishes and changes: loaded in the background, kept while the provider is down.
+
+Requests use the keys that are there. Whoever finds them due for a refresh starts one in a thread, and goes on. A
+request waits in three cases only, and for no longer than one fetch may take: there are no usable keys at all, nobody
+has asked for so long that they may have changed, or a token names a key that is not known and may be new.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from random import SystemRandom
+
+from mlguard.auth._jwt_claims import is_number
+from mlguard.auth._jwt_keys import KeyHealth, Keys, checked_algorithms
+from mlguard.auth._key_sets import KeySet, KeySetError, read_key_set
+from mlguard.auth._key_sources import KeySource
+from mlguard.errors import ConfigurationError, KeysUnavailableError
+
+logger = logging.getLogger("mlguard")
+
+_DAY = 86_400.0
+_RETRY = 5.0  # seconds until the second attempt after a failed one; then twice as many each time
+_LONGEST_RETRY = 60.0
+_UNKNOWN_KID_INTERVAL = 30.0
+_random = SystemRandom()
+
+
+class PublishedKeys:
+    """The keys of a JWK Set that changes.
+
+    Thread-safe, and bound to no event loop.
+
+    Args:
+        source: Where the set comes from.
+        algorithms: Which algorithms are used. None of them is symmetric: what is published is no secret.
+        refresh_every: Seconds between two loads, 1 to 86 400. Up to a tenth less, so that many processes do not all ask
+            at once.
+        max_stale: Seconds for which keys are used that can no longer be loaded, at least ``refresh_every``.
+        timeout: Seconds that a load may take, and a request may wait for one, up to 60.
+        strict: Whether a faulty key in the set fails the load. Else it is left out, and logged.
+        clock: Seconds, never going backwards.
+
+    Raises:
+        ConfigurationError: A setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        source: KeySource,
+        algorithms: object,
+        *,
+        refresh_every: float,
+        max_stale: float,
+        timeout: float,
+        strict: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._algorithms = checked_algorithms(algorithms)
+        if any(name.startswith("HS") for name in self._algorithms):
+            raise ConfigurationError("algorithms: HS256, HS384 and HS512 need a secret, and published keys are none")
+        self._refresh_every = _seconds("refresh_every", refresh_every, least=1, most=_DAY)
+        self._max_stale = _seconds("max_stale", max_stale, least=self._refresh_every, most=30 * _DAY)
+        self._timeout = _seconds("timeout", timeout, least=0.001, most=60)
+        self._source = source
+        self._strict = strict
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._document: bytes | None = None
+        self._keys: Keys | None = None
+        self._loaded_at = self._due_at = self._fresh_until = self._unknown_kid_at = -math.inf
+        self._loading: Future[None] | None = None
+        self._was_expired = False
+        self._failures = 0
+        self._failure: str | None = None
+        self._mistake: str | None = None
+        self._faults: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"keys of {self._source} for {', '.join(self._algorithms)}"
+
+    @property
+    def health(self) -> KeyHealth:
+        """Whether tokens can be verified at the moment, and with what."""
+        with self._lock:
+            now = self._clock()
+            usable = self._keys is not None and now < self._loaded_at + self._max_stale
+            age = None if self._keys is None else now - self._loaded_at
+            return KeyHealth(len(self._keys) if self._keys is not None and usable else 0, age, self._failure)
+
+    def check(self) -> None:
+        """Load the keys at start-up, so that the first caller finds them there.
+
+        A provider that is down does not keep the service from starting: until there are keys, every token is refused.
+
+        Raises:
+            ConfigurationError: The provider answers, and says that the setting is wrong.
+        """
+        loading = self._begin() if self._keys is None else None
+        if loading is not None:
+            with suppress(TimeoutError):
+                loading.result(self._timeout + 1)  # it ends by itself before that
+        if self._keys is None and self._mistake is not None:
+            raise ConfigurationError(self._mistake)
+
+    def load_now(self) -> None:
+        """Load the keys in this thread.
+
+        Raises:
+            ConfigurationError: They cannot be had.
+        """
+        self._load(Future(), self._clock())
+        if self._failure is not None:
+            raise ConfigurationError(f"{self._source}: {self._failure}")
+
+    def fresh(self) -> Keys | None:
+        """The keys, if there is nothing to be done about them."""
+        return self._keys if self._clock() < self._fresh_until else None
+
+    async def newer_than(self, seen: Keys | None) -> Keys:
+        """The keys after whatever has to be done about them.
+
+        Args:
+            seen: Keys that lack the one that a token names: they are loaded again, unless that was done a moment ago.
+                None: whatever keys there are will do.
+
+        Raises:
+            KeysUnavailableError: There are none, or they are too old (503).
+        """
+        if seen is not None and self._keys is not seen:
+            return self._usable()
+        loading = self._begin(unknown_kid=seen is not None)
+        if loading is not None and (seen is not None or self._are_needed_now()):
+            await _done(loading, self._timeout)
+        return self._usable()
+
+    def _are_needed_now(self) -> bool:
+        """Whether the keys that there are will not do: none, too old, or not looked after because nobody asked."""
+        age = self._clock() - self._loaded_at
+        return age >= self._max_stale or (age >= 2 * self._refresh_every and self._failure is None)
+
+    def _usable(self) -> Keys:
+        keys, now = self._keys, self._clock()
+        if keys is None or now >= self._loaded_at + self._max_stale:
+            raise KeysUnavailableError(
+                f"no usable keys of {self._source}", retry_after=math.ceil(max(1, min(self._due_at - now, _DAY)))
+            )
+        return keys
+
+    # Loading ----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, *, unknown_kid: bool = False) -> Future[None] | None:
+        """The load that is under way, or a new one if it is time.
+
+        Unknown kids have a time of their own: a key that is new right after a load is found at once, and a flood of
+        them loads once an interval.
+        """
+        with self._lock:
+            now = self._clock()
+            interval = min(_UNKNOWN_KID_INTERVAL, self._refresh_every)
+            if self._loading is None and now >= (self._unknown_kid_at + interval if unknown_kid else self._due_at):
+                loading: Future[None] = Future()
+                thread = threading.Thread(target=self._load, args=(loading, now), name="mlguard-keys", daemon=True)
+                if unknown_kid:
+                    self._unknown_kid_at = now
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads to be had, or the process is ending
+                    self._put_off("no thread to load them in", now)
+                else:
+                    self._loading = loading
+            return self._loading
+
+    def _load(self, loading: Future[None], started_at: float) -> None:
+        mistake: str | None = None
+        try:
+            document, found = self._read()
+        except KeySetError as error:
+            failure: str | None = str(error)
+        except ConfigurationError as error:
+            failure = mistake = str(error)
+        except Exception as error:
+            failure = type(error).__name__
+        else:
+            failure = None
+        with self._lock:
+            self._loading = None
+            self._mistake = mistake
+            if failure is None:
+                self._renew(document, found, started_at)
+            else:
+                self._put_off(failure, self._clock())
+        loading.set_result(None)
+
+    def _read(self) -> tuple[bytes, KeySet | None]:
+        """The document, and the keys in it; None if they are the ones that there are."""
+        document = self._source.read(self._timeout)
+        if document == self._document:
+            return document, None
+        found = read_key_set(document, self._algorithms)
+        if self._strict and found.faults:
+            raise KeySetError("; ".join(found.faults))
+        return document, found
+
+    def _renew(self, document: bytes, found: KeySet | None, loaded_at: float) -> None:
+        if self._failure is not None or self._keys is None:
+            logger.info("keys of %s: loaded", self._source)
+        if found is not None:
+            if found.faults and found.faults != self._faults:
+                logger.warning("keys of %s: %s", self._source, "; ".join(found.faults))
+            self._document, self._keys, self._faults = document, found.keys, found.faults
+        self._failures, self._failure, self._was_expired = 0, None, False
+        self._loaded_at = loaded_at
+        self._due_at = self._fresh_until = loaded_at + self._refresh_every * _random.uniform(0.9, 1)
+
+    def _put_off(self, failure: str, now: float) -> None:
+        expired = now >= self._loaded_at + self._max_stale
+        if self._failure is None or expired != self._was_expired:
+            kept = "no token is let in" if expired else "those of before are used, for some time"
+            logger.error("keys of %s: not loaded: %s; %s", self._source, failure, kept)
+        self._was_expired = expired
+        self._failures += 1
+        self._failure = failure
+        pause = min(_RETRY * 2 ** min(self._failures - 1, 8), _LONGEST_RETRY, self._refresh_every)
+        self._due_at = now + pause * _random.uniform(0.9, 1)
+        self._fresh_until = min(self._due_at, self._loaded_at + self._max_stale)
+
+
+async def _done(loading: Future[None], seconds: float) -> None:
+    """Wait for a load in another thread, for so many seconds."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def tell(_: Future[None]) -> None:
+        with suppress(RuntimeError):  # that loop has ended
+            loop.call_soon_threadsafe(done.set)
+
+    loading.add_done_callback(tell)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await done.wait()
+
+
+def _seconds(setting: str, value: object, *, least: float, most: float) -> float:
+    if not is_number(value) or not least <= value <= most:  # type: ignore[operator]  # a number, which NaN is too
+        raise ConfigurationError(f"{setting} must be a number of seconds between {least:g} and {most:g}")
+    return float(value)  # type: ignore[arg-type]  # see above
