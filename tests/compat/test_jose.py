@@ -116,7 +116,7 @@ def test_scopes_of_the_tutorial_are_read(claims: dict[str, Any], scopes: set[str
 
 
 @pytest.mark.parametrize(
-    "expires", [time.time() + 9_000, int(time.time()) + 9_000, datetime.now(UTC) + timedelta(hours=3)]
+    "expires", [time.time() + 9e3, int(time.time()) + 9000, datetime.now(UTC) + timedelta(hours=3)]
 )
 def test_every_way_to_write_a_date_verifies(expires: Any) -> None:
     """A float, an int or a datetime, for exp, iat and nbf."""
