@@ -47,7 +47,7 @@ _LONGEST_WORD = 20  # letters; behind a prefix such as "token_" there are more
 _VISIBLE = re.compile(rb"[ -~]+")
 #: Somewhere in the text, with a name inside.
 _TEMPLATE = re.compile(rb"\$\{[A-Za-z_]\w*[^{}]*\}|\$\([A-Za-z][\w ./-]+\)|\{\{[^{}]+\}\}|<%[=\w ][^<>%]*%>")
-_LONGEST_TEMPLATE = 256  # bytes; in more random text than that, one comes about by chance
+_LONGEST_BY_CHANCE = 256  # bytes; in more random text than that, a template or a word comes about by chance
 
 
 def is_reference(text: bytes) -> bool:
@@ -58,7 +58,7 @@ def is_reference(text: bytes) -> bool:
     # Every 64th base64 secret starts with "/". Those have capitals, unlike most paths.
     if text.startswith(b"/") and text == text.lower():
         return True
-    if _REFERENCE.match(text) or (len(text) <= _LONGEST_TEMPLATE and _TEMPLATE.search(text)):
+    if _REFERENCE.match(text) or (len(text) <= _LONGEST_BY_CHANCE and _TEMPLATE.search(text)):
         return True
     return any(name.fullmatch(text) for name in (_FILE, _HOST, _VARIABLE, _DOTTED, _DATE)) or _is_description(text)
 
@@ -136,7 +136,9 @@ def is_published(text: bytes) -> bool:
     """Whether it is a placeholder, or a secret from documentation, in any case and in hex or base64."""
     folded = text.lower()
     one_case = text in {folded, text.upper()}
-    return not _PUBLISHED.isdisjoint({folded, text.hex().encode(), base64.b64encode(text).lower()}) or any(
+    if not _PUBLISHED.isdisjoint({folded, text.hex().encode(), base64.b64encode(text).lower()}):
+        return True
+    return len(text) <= _LONGEST_BY_CHANCE and any(
         word in folded and (one_case or word not in _SHORT_PLACEHOLDERS) for word in _PLACEHOLDERS
     )
 
