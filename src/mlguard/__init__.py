@@ -28,6 +28,7 @@ from mlguard.errors import (
     OverloadedError,
     RateLimitedError,
     StoreFullError,
+    UnavailableError,
     UnsafeOutputError,
     UnsupportedMediaTypeError,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "StoreFullError",
     "TokenIssuer",
     "Tokens",
+    "UnavailableError",
     "UnsafeOutputError",
     "UnsupportedMediaTypeError",
     "User",

@@ -14,9 +14,10 @@ loudly, so they are not answers::
     ├── InvalidInputError        422   the body breaks a rule of the model's input
     ├── RateLimitedError         429   a limit is used up
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
-    ├── OverloadedError          503   too many wait for something costly already
-    ├── KeysUnavailableError     503   no keys to verify tokens with, so nobody can be admitted
-    └── StoreFullError           503   shared state has no room left, so nothing more can be admitted
+    └── UnavailableError         503   nothing can be decided now
+        ├── OverloadedError      503   too many wait for something costly already
+        ├── KeysUnavailableError 503   no keys to verify tokens with, so nobody can be admitted
+        └── StoreFullError       503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     UnsafeOutputError (ValueError)     the endpoint returned something that may not leave (NaN, a ready Response)
 """
@@ -147,32 +148,8 @@ class GuardFailedError(MLGuardError):
     default_detail = "The service could not answer this request."
 
 
-class OverloadedError(MLGuardError):
-    """Too many wait for something costly already, such as a password hash (503)."""
-
-    status = 503
-    rule = "overloaded"
-    title = "Service unavailable"
-    default_detail = "The service has too much to do at the moment."
-
-    def __init__(self, reason: str = "", *, retry_after: int) -> None:
-        super().__init__(reason, headers={"Retry-After": str(retry_after)})
-
-
-class KeysUnavailableError(MLGuardError):
-    """There are no keys that tokens could be verified with, so nobody can be admitted (503)."""
-
-    status = 503
-    rule = "verification-unavailable"
-    title = "Service unavailable"
-    default_detail = "The service cannot take this request at the moment."
-
-    def __init__(self, reason: str = "", *, retry_after: int) -> None:
-        super().__init__(reason, headers={"Retry-After": str(retry_after)})
-
-
-class StoreFullError(MLGuardError):
-    """Shared state has no room left, so nothing more can be admitted safely (503)."""
+class UnavailableError(MLGuardError):
+    """Nothing can be decided now, so nobody is admitted (503). ``Retry-After`` says when to try again."""
 
     status = 503
     rule = "unavailable"
@@ -181,6 +158,23 @@ class StoreFullError(MLGuardError):
 
     def __init__(self, reason: str = "", *, retry_after: int) -> None:
         super().__init__(reason, headers={"Retry-After": str(retry_after)})
+
+
+class OverloadedError(UnavailableError):
+    """Too many wait for something costly already, such as a password hash (503)."""
+
+    rule = "overloaded"
+    default_detail = "The service has too much to do at the moment."
+
+
+class KeysUnavailableError(UnavailableError):
+    """There are no keys that tokens could be verified with, so nobody can be admitted (503)."""
+
+    rule = "verification-unavailable"
+
+
+class StoreFullError(UnavailableError):
+    """Shared state has no room left, so nothing more can be admitted safely (503)."""
 
 
 class ConfigurationError(ValueError):
