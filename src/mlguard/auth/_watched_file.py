@@ -191,7 +191,8 @@ class WatchedFile(Generic[T]):
             if self._production and os.name == "posix" and status.st_mode & stat.S_IWOTH:
                 raise _UnusableError("every user of this machine may write to it: chmod o-w")
             content = file.read(_MAX_SIZE + 1)
-            if _signature(os.fstat(file.fileno())) != _signature(status) or len(content) != status.st_size:
+            after = os.fstat(file.fileno())  # a rename over it changes its ctime, and nothing in it
+            if (after.st_mtime_ns, len(content)) != (status.st_mtime_ns, status.st_size):
                 raise _ChangingError
         return _signature(status), content
 
@@ -235,5 +236,5 @@ def _restart_all() -> None:
     _watched.clear()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork
     os.register_at_fork(after_in_child=_restart_all)

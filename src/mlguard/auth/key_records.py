@@ -247,12 +247,12 @@ def _digest_of_plain(secret: str, where: str) -> bytes:
             f"{where}: an entry is not of the form secret, id=secret or id=sha256:<64 hex digits>, "
             "with ;scope behind it for each scope, entries separated by commas"
         )
-    check_strength(secret.encode(), where=where)
     if claims_form(secret.encode()) and not is_whole(secret.encode()):
         raise ConfigurationError(
             f"{where}: a secret begins as mlguard's own keys do and is not whole, so it would always be refused: "
             "copy all of it"
         )
+    check_strength(secret.encode(), where=where)
     return digest_of(secret.encode())
 
 

@@ -20,7 +20,7 @@ from mlguard.auth.key_files import entries_of, file_format, read_entry, read_key
 from mlguard.auth.key_records import APIKey
 from mlguard.errors import ConfigurationError
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch
     import fcntl
 
 Entry = MutableMapping[str, Any]
@@ -168,7 +168,7 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    if sys.platform != "win32":
+    if sys.platform != "win32":  # pragma: no branch
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

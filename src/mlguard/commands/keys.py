@@ -24,7 +24,7 @@ from mlguard.auth.key_records import LIVE, APIKey, digest_of
 from mlguard.commands._key_editing import Entry, KeyFile
 from mlguard.errors import ConfigurationError
 from mlguard.settings import load_settings
-from mlguard.store import MemoryStore, default_store
+from mlguard.store import default_store
 
 YES, NO, WRONG = 0, 1, 2
 
@@ -230,7 +230,7 @@ def _read_key() -> bytes:
 def _last_used(keys: Sequence[APIKey]) -> list[datetime | None] | None:
     """When each key was last used, where that is kept outside the service's own memory."""
     store = default_store()
-    if isinstance(store, MemoryStore):
+    if not store.suspends:
         _say("When keys were last used is known to each service alone: the store is in its memory.")
         return None
 
