@@ -1,4 +1,4 @@
-"""``python -m bench [--short] [predict] [answer] [refusal]``: measure, and print what the issue asks for beside it.
+"""``python -m bench [--short] [predict] [answer] [refusal] [auth]``: measure, and print the targets beside it.
 
 The exit status says whether every answer was right, not whether a target was met: times differ between machines.
 """
@@ -9,9 +9,9 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, predict, refusal
+from bench import answer, auth, predict, refusal
 
-_BENCHES = {"predict": predict.measure, "answer": answer.measure, "refusal": refusal.measure}
+_BENCHES = {"predict": predict.measure, "answer": answer.measure, "refusal": refusal.measure, "auth": auth.measure}
 
 
 def main() -> None:

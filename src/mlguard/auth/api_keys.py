@@ -263,9 +263,10 @@ class APIKeyAuth(SecurityBase, Guard):
         """Prove who is calling, and check the scopes."""
         if self._failures is None:
             memory = RequestMemory.of(conn.scope)
-            if not memory.admitted:
+            # While a plan runs in this very task, as it mostly does when this is called, there is nothing to wait for.
+            if memory.plan is None or not (memory.admitted or (memory.task is None and memory.refusal is None)):
                 await judge(conn, memory)
-            principal: Principal = memory.decide(self, self._prove, conn)  # waits for nothing, so it need not be async
+            principal: Principal = memory.decide(self, self._prove, conn)  # no coroutine: it waits for nothing
         else:
             principal = await once(conn, self, lambda: with_failures(conn, self._failures, lambda: self._attempt(conn)))
         principal.require(security_scopes, challenge="APIKey")
@@ -285,7 +286,9 @@ class APIKeyAuth(SecurityBase, Guard):
                 secret = value
         if secret is None:
             self._refuse(f"no {self.header} header")
-        keys = self.keys
+        keys = self._keys
+        if not isinstance(keys, APIKeys):
+            keys = self.keys
         record = keys.find(secret)
         if record is None:
             self._refuse(keys.why_unknown(secret))
