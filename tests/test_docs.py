@@ -248,6 +248,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "APIKeyAuth": mlguard.APIKeyAuth,
     "APIKey.generate": mlguard.APIKey.generate,
     "APIKeys.from_env": mlguard.APIKeys.from_env,
+    "APIKeys.from_file": mlguard.APIKeys.from_file,
     "JWTAuth": mlguard.JWTAuth,
     "SignatureAuth": mlguard.SignatureAuth,
     "HTTPSignature": HTTPSignature,

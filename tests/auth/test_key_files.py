@@ -185,6 +185,9 @@ def test_a_member_twice_is_refused() -> None:
     for content in (as_json(entry(ALICE)), as_lines(entry(ALICE))):
         assert "member twice" in refusal(content.replace(b"}", b',"disabled":true,"disabled":false}', 1))
         assert "member twice" in refusal(content.replace(b'"digest"', b'"digest":"a","digest"'))
+        for space in (b" ", b"\t", b"  ", b"\r"):
+            hidden = b',"disabled"' + space + b':true,"disabled":false}'
+            assert "member twice" in refusal(content.replace(b"}", hidden, 1))
 
 
 def test_a_key_in_a_file_is_refused_wherever_it_stands() -> None:

@@ -137,6 +137,13 @@ def test_a_clock_that_went_backwards_stops_nothing() -> None:
     asyncio.run(go())
 
 
+def test_another_event_loop_is_no_reason_to_refuse() -> None:
+    """Trio, say: the use is not noted, and that is all."""
+    store = CountingStore()
+    LastUsed(store).note(ALICE, NOON)
+    assert store.puts == 0
+
+
 def test_processes_that_share_a_store_share_the_times() -> None:
     """Without ``store=`` it is the one that all guards share."""
     clock = Clock()

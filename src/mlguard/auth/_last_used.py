@@ -37,8 +37,12 @@ class LastUsed:
         if -_EVERY < now - self._noted.get(key.digest, 0.0) < _EVERY or len(self._under_way) >= _AT_ONCE:
             return
         self._noted[key.digest] = now
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another kind of event loop, which guards can do with and this cannot
+            return
         # Apart from the request: it waits for nothing here, and nothing of it is kept by a store that hangs.
-        task = asyncio.get_running_loop().create_task(self._write(key, now), context=contextvars.Context())
+        task = loop.create_task(self._write(key, now), context=contextvars.Context())
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 

@@ -87,6 +87,7 @@ class WatchedFile(Generic[T]):
         self._verdict: str | None = None
         self._value: T
         self._health = FileHealth(ok=True, loaded_at=datetime.now(UTC))
+        _watched.add(self)
         problem = self._reread(_go_on)
         if problem is not None:
             raise ConfigurationError(f"{what} cannot be read from {self.path}: {problem}")
@@ -128,7 +129,6 @@ class WatchedFile(Generic[T]):
             with contextlib.suppress(RuntimeError):
                 thread.start()
                 self._watching = True
-                _watched.add(self)
 
     def restart_in_child(self) -> None:
         """After a fork, in the child: it has no thread, and the lock is as the parent's thread had it."""
@@ -233,7 +233,6 @@ _watched: "weakref.WeakSet[WatchedFile[Any]]" = weakref.WeakSet()
 def _restart_all() -> None:
     for file in list(_watched):
         file.restart_in_child()
-    _watched.clear()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork

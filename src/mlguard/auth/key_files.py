@@ -179,6 +179,9 @@ def _of_lines(lines: list[bytes], *, last: bool) -> list[Any] | None:
         entries: list[Any] = orjson.loads(b"[" + text + b"]")
     except ValueError:
         return None
+    # A colon with white space before it is not counted below, so a member could hide behind it.
+    if any(space + b":" in text for space in (b" ", b"\t", b"\r", b"\n")):
+        return None
     members = sum([len(entry) if type(entry) is dict else -1 for entry in entries])
     return entries if len(entries) == len(lines) and members == text.count(b'":') else None
 
