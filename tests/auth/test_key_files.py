@@ -238,9 +238,17 @@ def test_one_entry_a_line_means_what_json_means(entries: list[dict[str, Any]], b
 def test_a_line_without_its_comma_is_seen() -> None:
     """At the end of what is parsed at a time, too."""
     lines = [json.dumps(entry(APIKey("c", number.to_bytes(32, "big"))), separators=(",", ":")) for number in range(300)]
-    for at in (0, 127, 128, 255):
+    for at in range(299):
         broken = [*lines[:at], lines[at] + "\n" + lines[at + 1], *lines[at + 2 :]]
         assert "no valid JSON" in refusal(('{"keys": [\n' + ",\n".join(broken) + "\n]}").encode())
+
+
+def test_scopes_belong_to_their_keys() -> None:
+    """Keys with many different sets of scopes, which a table keeps only once each."""
+    made = [APIKey.generate("c", scopes={f"s{n % 3}", f"t{n % 2}"} if n % 4 else ())[0] for n in range(50)]
+    table = read_keys(as_lines(*map(entry, made)), ".json")
+    assert [*table] == made
+    assert all(table.get(key.digest) == key for key in made)
 
 
 # Reading it again ----------------------------------------------------------------------------------------------------
@@ -632,11 +640,11 @@ def test_a_look_that_fails_is_not_the_last(path: Path, keys: APIKeys, monkeypatc
     failed = threading.Event()
     look = WatchedFile.look
 
-    def once(file: WatchedFile[Any]) -> None:
+    def once(file: WatchedFile[Any]) -> float:
         if not failed.is_set():
             failed.set()
             raise MemoryError
-        look(file)
+        return look(file)
 
     monkeypatch.setattr(WatchedFile, "look", once)
     assert live(keys) == {"alice"}

@@ -8,8 +8,9 @@ from typing import Any
 from mlguard.auth.key_records import DIGEST, ID, KEY_ID, APIKey, known_scopes
 from mlguard.errors import ConfigurationError
 
-#: A key with nothing special about it, checked, as it waits for its first use: id, digest, scopes, key id.
-_Waiting = tuple[str, bytes, frozenset[str], str]
+#: A key with nothing special about it, checked, as it waits for its first use: id, key id, number of its scopes. The
+#: garbage collector does not look into tuples of these, of which a table may have many.
+_Waiting = tuple[str, str, int]
 
 _PLAIN = re.compile(f"{ID.pattern} {KEY_ID.pattern} {DIGEST.pattern}", re.ASCII)
 _parts = itemgetter("id", "key_id", "digest", "scopes")
@@ -22,9 +23,11 @@ class KeyTable:
         used: The keys that callers have come with. Of these it is known that the secret has the form that it should.
     """
 
-    __slots__ = ("_by_digest", "_key_ids", "used")
+    __slots__ = ("_by_digest", "_key_ids", "_numbers", "_scopes", "used")
 
     def __init__(self) -> None:
+        self._scopes: list[frozenset[str]] = []
+        self._numbers: dict[frozenset[str], int] = {}  # where in the list a set of scopes is
         self.used: dict[bytes, APIKey] = {}
         self._by_digest: dict[bytes, APIKey | _Waiting] = {}
         self._key_ids: set[str] = set()
@@ -45,10 +48,13 @@ class KeyTable:
             if _PLAIN.fullmatch(" ".join((name, key_id, digest_text))) is None:
                 return False
             digest = bytes.fromhex(digest_text[7:])
-            waiting = (name, digest, known_scopes(frozenset(scopes)), key_id)
+            allowed = known_scopes(frozenset(scopes))
         except (KeyError, TypeError, ConfigurationError):  # whoever looks closer says what is wrong
             return False
-        return self._add(digest, key_id, waiting)
+        number = self._numbers.setdefault(allowed, len(self._scopes))
+        if number == len(self._scopes):
+            self._scopes.append(allowed)
+        return self._add(digest, key_id, (name, key_id, number))
 
     def _add(self, digest: bytes, key_id: str, key: APIKey | _Waiting) -> bool:
         if digest in self._by_digest or key_id in self._key_ids:
@@ -60,14 +66,14 @@ class KeyTable:
     def get(self, digest: bytes) -> APIKey | None:
         """The key with this digest."""
         key = self._by_digest.get(digest)
-        return _made(key) if type(key) is tuple else key  # type: ignore[return-value]  # mypy knows no exact types
+        return self._made(digest, key) if isinstance(key, tuple) else key
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._by_digest
 
     def __iter__(self) -> Iterator[APIKey]:
-        for key in list(self._by_digest.values()):
-            yield key if isinstance(key, APIKey) else _made(key)
+        for digest, key in list(self._by_digest.items()):
+            yield self._made(digest, key) if isinstance(key, tuple) else key
 
     def named(self, name: str) -> list[APIKey]:
         """The keys with this id or key id."""
@@ -76,7 +82,6 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self._by_digest)
 
-
-def _made(waiting: _Waiting) -> APIKey:
-    name, digest, scopes, key_id = waiting
-    return APIKey(name, digest, scopes, key_id=key_id)
+    def _made(self, digest: bytes, waiting: _Waiting) -> APIKey:
+        name, key_id, number = waiting
+        return APIKey(name, digest, self._scopes[number], key_id=key_id)

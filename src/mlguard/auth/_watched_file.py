@@ -22,8 +22,9 @@ T = TypeVar("T")
 Breathe = Callable[[], None]
 
 _EVERY = 0.2  # seconds between two looks
+_QUIET = 0.05  # seconds for which a file that has changed must be the same before it is read
 _SETTLED = 2.0  # seconds; some file systems keep times that coarse, so a second change may look like the first
-_PAUSE = 0.0005  # seconds that requests are given now and then while a large file is read
+_PAUSE = 0.0001  # seconds that requests are given now and then while a large file is read
 _MAX_SIZE = 256 * 1_048_576  # bytes
 
 _Signature = tuple[int, ...]
@@ -57,7 +58,7 @@ class WatchedFile(Generic[T]):
 
     A new content is taken as a whole or not at all. One that cannot be used, or a file that is gone, leaves what was
     read before in use, logs one line, and shows in ``health``. A thread looks at the file five times a second, from the
-    first use on (so that a server may fork before), and reads it once it has been the same for two looks: what is
+    first use on (so that a server may fork before), and reads it once it has been the same for a moment: what is
     written in place would be seen half written.
 
     Args:
@@ -111,12 +112,19 @@ class WatchedFile(Generic[T]):
         with self._lock:
             self._tell(self._reread(_go_on))
 
-    def look(self) -> None:
-        """What the thread does: read the file if it has changed, and has been the same for two looks."""
+    def look(self) -> float:
+        """What the thread does: read the file if it has changed, and has been the same for two looks.
+
+        Returns:
+            Seconds until the next look.
+        """
         with self._lock:
             before, self._last_look = self._last_look, self._stat()
-            if self._last_look == before and (before != self._judged or not self._settled):
+            if self._last_look != before:
+                return _QUIET
+            if before != self._judged or not self._settled:
                 self._tell(self._reread(_give_way))
+        return _EVERY
 
     def _watch(self) -> None:
         with self._lock:
@@ -209,13 +217,15 @@ def _signature(status: os.stat_result) -> _Signature:
 
 
 def _keep_looking(reference: "weakref.ref[WatchedFile[Any]]") -> None:
+    wait = _EVERY
     while True:
-        time.sleep(_EVERY)
+        time.sleep(wait)
         file = reference()
         if file is None:
             return
+        wait = _EVERY
         with contextlib.suppress(Exception):  # such as no memory: there is a next look
-            file.look()
+            wait = file.look()
         del file
 
 

@@ -27,8 +27,9 @@ _SECRET_MEMBERS = frozenset({"secret", "key", "api_key", "apikey", "token", "pas
 _NEW = "a key file holds digests, never secrets; make a key with: mlguard keys new ID --file FILE"
 _PLACE = re.compile(r"\(at (line [0-9]+, column [0-9]+|end of document)\)")
 _HEAD = re.compile(rb'\s*\{\s*"keys"\s*:\s*\[[ \t\r]*\n')
-_TAIL = re.compile(rb"\n\s*\]\s*\}")
+_TAIL = re.compile(rb"\n\s*\]\s*\}\s*")
 _CHUNK = 128  # entries at a time: half a millisecond or so
+_BLOCK = 16_384  # bytes at a time of entries that have a line each: the same
 _MAX_COMMENT = 200  # characters
 
 
@@ -55,7 +56,7 @@ def read_keys(content: bytes, suffix: str, breathe: Callable[[], None] = lambda:
     Raises:
         ConfigurationError: Anything that cannot work. The text says where, and quotes nothing.
     """
-    if not content.strip():
+    if not content or content.isspace():
         raise ConfigurationError("it is empty; to refuse a key, write disabled = true in its entry")
     if places := find_keys(content):
         line = content.count(b"\n", 0, places[0]) + 1
@@ -141,49 +142,53 @@ def entries_of(content: bytes, suffix: str) -> Iterator[list[Any]]:
     Raises:
         ConfigurationError: It is no valid TOML or JSON, or no list of keys. The text quotes nothing.
     """
-    lines = _lines(content) if suffix == ".json" else []
-    for start in range(0, len(lines), _CHUNK):
-        entries = _of_lines(lines[start : start + _CHUNK], last=start + _CHUNK >= len(lines))
-        if entries is None:  # not one entry a line, or not valid at all. What was read so far stands at the beginning.
-            rest = parse_file(content, suffix)[start:]
-            break
-        yield entries
-    else:
-        rest = [] if lines else parse_file(content, suffix)
+    done = 0
+    if suffix == ".json":
+        entries: list[Any] | None = None
+        for entries in _one_a_line(content):
+            if entries is None:
+                break
+            yield entries
+            done += len(entries)
+        if entries is not None:
+            return
+    rest = parse_file(content, suffix)[done:]  # what was read so far stands at the beginning
     for start in range(0, len(rest), _CHUNK):
         yield rest[start : start + _CHUNK]
 
 
-def _lines(content: bytes) -> list[bytes]:
-    """The lines between ``{"keys": [`` and ``]}``, if the first and the last line are these."""
-    content = content.rstrip()
-    end = content.rfind(b"\n")
+def _one_a_line(content: bytes) -> Iterator[list[Any] | None]:
+    """The entries between ``{"keys": [`` and ``]}``, while there is one in each line; then None.
+
+    A sequence of lists without their brackets, each valid by itself, is valid as a whole and means the same.
+    """
+    end = content.rfind(b"\n", 0, content.rfind(b"]"))
     head = _HEAD.match(content)
     if head is None or end < head.end() or _TAIL.fullmatch(content, end) is None:
-        return []
-    return content[head.end() : end].split(b"\n")
+        return
+    start = head.end()
+    while start < end:
+        stop = content.find(b"\n", start + _BLOCK, end)
+        stop = end if stop < 0 else stop
+        block = content[start:stop]
+        if stop == end:
+            yield _entries_in(block)
+        else:
+            yield _entries_in(block[:-1]) if block.endswith(b",") else None
+        start = stop + 1
 
 
-def _of_lines(lines: list[bytes], *, last: bool) -> list[Any] | None:
-    """The entries in some lines, if they have one each; None if not.
-
-    A sequence of lists without their brackets, each valid by itself, is valid as a whole and means the same. A member
-    that is there twice is left to the parser that sees it.
-    """
-    text = b"\n".join(lines).rstrip()
-    if not last:
-        if not text.endswith(b","):
-            return None
-        text = text[:-1]
+def _entries_in(block: bytes) -> list[Any] | None:
+    """The entries in some lines, if they have one each and no member twice; else None."""
     try:
-        entries: list[Any] = orjson.loads(b"[" + text + b"]")
+        entries: list[Any] = orjson.loads(b"[" + block + b"]")
     except ValueError:
         return None
     # A colon with white space before it is not counted below, so a member could hide behind it.
-    if any(space + b":" in text for space in (b" ", b"\t", b"\r", b"\n")):
+    if any(space + b":" in block for space in (b" ", b"\t", b"\r", b"\n")):
         return None
     members = sum([len(entry) if type(entry) is dict else -1 for entry in entries])
-    return entries if len(entries) == len(lines) and members == text.count(b'":') else None
+    return entries if len(entries) == block.count(b"\n") + 1 and members == block.count(b'":') else None
 
 
 def parse_file(content: bytes, suffix: str) -> list[Any]:
