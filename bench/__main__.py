@@ -9,12 +9,13 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, passwords, predict, refusal, tokens
+from bench import answer, auth, passwords, predict, refusal, tokens
 
 _BENCHES = {
     "predict": predict.measure,
     "answer": answer.measure,
     "refusal": refusal.measure,
+    "auth": auth.measure,
     "tokens": tokens.measure,
     "passwords": passwords.measure,
 }

@@ -13,3 +13,4 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see mlguard's defaults: production, no keys."""
     monkeypatch.delenv("MLGUARD_ENV", raising=False)
     monkeypatch.delenv("MLGUARD_API_KEYS", raising=False)
+    monkeypatch.delenv("MLGUARD_API_KEYS_FILE", raising=False)

@@ -251,6 +251,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "APIKeyAuth": mlguard.APIKeyAuth,
     "APIKey.generate": mlguard.APIKey.generate,
     "APIKeys.from_env": mlguard.APIKeys.from_env,
+    "APIKeys.from_file": mlguard.APIKeys.from_file,
     "JWTAuth": mlguard.JWTAuth,
     "JWTAuth.from_jwks": mlguard.JWTAuth.from_jwks,
     "JWTAuth.from_oidc": mlguard.JWTAuth.from_oidc,

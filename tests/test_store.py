@@ -792,3 +792,24 @@ def test_looking_counts_nothing() -> None:
     assert hit(store, Window(2, 60), cost=0) == Decision(True, 0, (2,), (0,))
     assert hit(store, Window(2, 60)).remaining == (1,)
     assert hit(store, Window(2, 60), cost=0).remaining == (1,)
+
+
+def test_a_record_that_is_put_again_and_again_takes_one_place() -> None:
+    """A note of once a minute that is kept for a year leaves no million traces."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for _ in range(1_000):
+        run(store.put(KEY, b"1", 100.0))
+        clock.now += 0.05
+    assert len(store._records._expiries) == 1
+    clock.now += 60.0
+    run(store.put(b"other", b"2", 1.0))
+    assert run(store.get(KEY)) == (b"1",)
+    run(store.put(KEY, b"3", 0.5))
+    clock.now += 1.0
+    run(store.put(b"more", b"4", 1.0))
+    assert run(store.get(KEY)) == (None,)
+    assert KEY not in store._records._values
+    clock.now += 100.0
+    run(store.put(b"last", b"5", 1.0))
+    assert len(store._records._expiries) == len(store._records._values) == 1

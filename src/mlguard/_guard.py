@@ -41,6 +41,8 @@ class Principal:
         method: How it was proved: ``"api-key"``, ``"jwt"`` or ``"signature"``.
         issuer: Who vouches for the id (a token's ``iss``), if anybody.
         claims: A token's verified claims. Left out of the repr, because they may hold personal data.
+        limits: The caller's own limits, such as ``("600/minute",)``: a ``RateLimit`` by this caller counts by them
+            instead of by its own. They say nothing about who it is, so principals are compared without them.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Principal:
     method: str = ""
     issuer: str | None = None
     claims: Mapping[str, Any] = field(default_factory=lambda: _NO_CLAIMS, repr=False, compare=False)
+    limits: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -64,8 +67,8 @@ class Principal:
         Raises:
             InsufficientScopeError: A scope is missing (403).
         """
-        missing = [scope for scope in security_scopes.scopes if scope not in self.scopes]
-        if missing:
+        if not self.scopes.issuperset(security_scopes.scopes):
+            missing = [scope for scope in security_scopes.scopes if scope not in self.scopes]
             raise InsufficientScopeError(
                 f"{self.method} principal {self.id!r} lacks scope {' '.join(missing)!r}",
                 headers={
@@ -107,6 +110,9 @@ class _Refusal:
         self.error = error
 
 
+_UNDECIDED = object()
+
+
 class RequestMemory:
     """What happened so far in one request: which guards ran, and what they said.
 
@@ -146,8 +152,11 @@ class RequestMemory:
         which nothing is known.
         """
         memory: RequestMemory | None = scope.get(cls._KEY)
-        if memory is None or (memory.plan is not None and memory.judged_headers != scope["headers"]):
-            memory = cls.renew(scope)
+        if memory is None:
+            return cls.renew(scope)
+        headers = scope["headers"]
+        if memory.plan is not None and memory.judged_headers is not headers and memory.judged_headers != headers:
+            return cls.renew(scope)
         return memory
 
     @classmethod
@@ -172,6 +181,23 @@ class RequestMemory:
             self.decisions[guard] = await decide()
         except Exception as refusal:
             self.decisions[guard] = _Refusal(refusal)
+
+    def decide(self, guard: Guard, decide: Callable[[HTTPConnection], Any], conn: HTTPConnection) -> Any:
+        """What the guard has decided, or decides now without waiting for anything.
+
+        Raises:
+            MLGuardError: The refusal that the guard gave, the first time and every time after.
+        """
+        decision = self.decisions.get(guard, _UNDECIDED)
+        if decision is _UNDECIDED:
+            try:
+                decision = decide(conn)
+            except Exception as refusal:
+                decision = _Refusal(refusal)
+            self.decisions[guard] = decision
+        if type(decision) is _Refusal:
+            raise decision.error.with_traceback(None)
+        return decision
 
     def recall(self, guard: Guard) -> Any:
         """What the guard has decided.

@@ -1,5 +1,6 @@
 """Small values kept until they expire, in this process: what was revoked, which refresh token is the latest."""
 
+import math
 from collections.abc import Callable
 from heapq import heappop, heappush
 
@@ -38,16 +39,21 @@ class Records:
         """
         now = self._clock()
         self._drop_expired(now)
-        if key not in self._values and len(self._values) >= self._max_records:
+        known = self._values.get(key)
+        if known is None and len(self._values) >= self._max_records:
             wait = max(1, int(self._expiries[0][0] - now) + 1)
             raise StoreFullError("the store has no room for another record", retry_after=wait)
         self._values[key] = (value, now + ttl)
-        heappush(self._expiries, (now + ttl, key))
+        if known is None or now + ttl < known[1]:  # else it is looked at again when the one before expires
+            heappush(self._expiries, (now + ttl, key))
 
     def _drop_expired(self, now: float) -> None:
         for _ in range(DROPS):
             if not self._expiries or self._expiries[0][0] > now:
                 return
-            expired, key = heappop(self._expiries)
-            if self._values.get(key, (None, None))[1] == expired:  # else it was put again since
-                del self._values[key]
+            _, key = heappop(self._expiries)
+            expiry = self._values.get(key, (None, -math.inf))[1]
+            if expiry > now:  # it was put again since
+                heappush(self._expiries, (expiry, key))
+            else:
+                self._values.pop(key, None)

@@ -13,11 +13,13 @@ class Settings(BaseSettings):
 
     Attributes:
         env: ``MLGUARD_ENV``: ``production`` (the default) or ``development``, which turns the documentation pages on.
+        api_keys_file: ``MLGUARD_API_KEYS_FILE``: the file that ``APIKeys.from_file()`` and ``mlguard keys`` use.
     """
 
     model_config = SettingsConfigDict(env_prefix="MLGUARD_", extra="ignore")
 
     env: Literal["production", "development"] = "production"
+    api_keys_file: str = ""
 
 
 def load_settings() -> Settings:

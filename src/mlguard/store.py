@@ -61,7 +61,7 @@ class Store(Protocol):
         Args:
             bucket: Which limit is counted. Many callers in one bucket take no room from another bucket.
             caller: Whose units.
-            windows: The same at each hit of one bucket.
+            windows: The same at each hit of one caller in one bucket.
             cost: How many units; 0 only looks.
 
         Raises:

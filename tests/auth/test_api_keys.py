@@ -106,7 +106,6 @@ def test_generated_secrets_differ() -> None:
     made = {APIKey.generate("alice")[1] for _ in range(100)}
     assert len(made) == 100
     for secret in made:
-        assert len(base64.urlsafe_b64decode(secret.removeprefix("mlg_") + "=")) == 32
         assert APIKey.parse(secret).digest == hashlib.sha256(secret.encode()).digest()
 
 

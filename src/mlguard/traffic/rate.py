@@ -2,9 +2,7 @@
 
 import inspect
 import itertools
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends
@@ -13,15 +11,14 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal, RequestMemory
 from mlguard._order import once
 from mlguard.errors import ConfigurationError, RateLimitedError
-from mlguard.store import Decision, Store, Window, default_store, store_key
+from mlguard.store import Decision, Store, default_store, store_key
 from mlguard.traffic.addresses import client_address
+from mlguard.traffic.limits import Limits, limits_of
 
 _serial = itertools.count(1)
 
-_UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 # Functions whose call returns no name yet: FastAPI knows how to get it out of them.
 _NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-_LIMIT = re.compile(rf"([1-9][0-9]{{0,11}}) ?/ ?(?:([1-9][0-9]{{0,4}}) )?({'|'.join(_UNITS)})s?", re.ASCII)
 
 
 class RateLimit(Guard):
@@ -32,7 +29,8 @@ class RateLimit(Guard):
 
     Never more than the limit in any true window of that length; in the worst case 1/16 of a window too strict. Several
     windows are decided as one: a refused request counts in none of them. One object on several endpoints is one bucket
-    a caller.
+    a caller. A principal that carries limits of its own (``Principal.limits``) is counted by those instead, whatever
+    was written here; a change of them begins a new count.
 
     Under ``harden``, accepted answers carry the ``RateLimit`` and ``RateLimit-Policy`` fields of the IETF draft
     (draft-ietf-httpapi-ratelimit-headers).
@@ -65,20 +63,18 @@ class RateLimit(Guard):
             raise ConfigurationError("RateLimit(name=...) is empty; leave it out or name the bucket")
         if store is not None and not isinstance(store, Store):
             raise ConfigurationError("RateLimit(store=...) must be a Store, such as MemoryStore()")
-        self.windows = _parse_limits(limits)
-        self.limits = tuple(_spell(window) for window in self.windows)
+        if not limits:
+            raise ConfigurationError('RateLimit needs at least one limit, such as RateLimit("60/minute")')
+        self._limits = Limits.parse(limits, where="RateLimit")
+        self.windows = self._limits.windows
+        self.limits = self._limits.names
         self.named = name is not None
         self.name = name or f"{', '.join(self.limits)} by {_describe(by)}"
         self.store = default_store() if store is None else store
         self.suspends = self.store.suspends
-        self._policy = ", ".join(
-            f'"{spelt}";q={window.limit};w={window.seconds}'
-            for spelt, window in zip(self.limits, self.windows, strict=True)
-        )
-        self._policy_header = (b"ratelimit-policy", self._policy.encode())
         # In this process's memory, an unnamed bucket is its object's own: two apps in one process share none.
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
-        self._bucket = f"{self.name} ({self._policy}){own}"
+        self._bucket = f"{self.name} ({self._limits.policy}){own}"
         self._direct: Callable[[HTTPConnection], Any] | None = None
         self.__signature__ = self._sign(by)
 
@@ -115,73 +111,49 @@ class RateLimit(Guard):
             RateLimitedError: Not one more unit has room now (429).
         """
         caller = self._caller(conn)
-        decision = await self._hit(caller, cost=0)
+        limits = self._limits_for(caller)
+        decision = await self._hit(caller, limits, cost=0)
         used_up = [reset for left, reset in zip(decision.remaining, decision.reset, strict=True) if left <= 0]
         if used_up:
-            raise self._refusal(caller, decision, max(used_up))
+            raise self._refusal(caller, limits, decision, max(used_up))
 
     async def charge(self, conn: HTTPConnection) -> None:
         """Count one unit if there is room, and refuse nothing. For limits that need only the connection."""
-        await self._hit(self._caller(conn), cost=1)
+        caller = self._caller(conn)
+        await self._hit(caller, self._limits_for(caller), cost=1)
 
     async def _count(self, conn: HTTPConnection, who: Any) -> None:
         caller = self._caller(conn, who)
-        decision = await self._hit(caller, cost=1)
+        limits = self._limits_for(caller)
+        decision = await self._hit(caller, limits, cost=1)
         if not decision.admitted:
-            raise self._refusal(caller, decision, decision.retry_after)
+            raise self._refusal(caller, limits, decision, decision.retry_after)
         headers = RequestMemory.of(conn.scope).headers
-        headers.append(self._policy_header)
-        headers.append((b"ratelimit", self._field(decision).encode()))
+        headers.append(limits.policy_header)
+        headers.append((b"ratelimit", limits.field(decision).encode()))
 
     def _caller(self, conn: HTTPConnection, who: Any = None) -> Any:
         return who if self._direct is None else self._direct(conn)
 
-    async def _hit(self, caller: Any, cost: int) -> Decision:
-        return await self.store.hit(self._bucket, store_key(*_identity(caller)), self.windows, cost)
+    def _limits_for(self, caller: Any) -> Limits:
+        own = caller.limits if isinstance(caller, Principal) else ()
+        return limits_of(own) if own else self._limits
 
-    def _refusal(self, caller: Any, decision: Decision, retry_after: float) -> RateLimitedError:
+    async def _hit(self, caller: Any, limits: Limits, cost: int) -> Decision:
+        identity = _identity(caller)
+        if limits is not self._limits:
+            # Hashed with the limits: the units of other windows, of this bucket or of an earlier limit, are not theirs.
+            identity = ("own limits", limits.policy, *identity)
+        return await self.store.hit(self._bucket, store_key(*identity), limits.windows, cost)
+
+    def _refusal(self, caller: Any, limits: Limits, decision: Decision, retry_after: float) -> RateLimitedError:
+        own = "" if limits is self._limits else f", own limits {', '.join(limits.names)}"
         return RateLimitedError(
-            f"{self.name}: limit used up{_by(caller)}",
-            headers={
-                "Retry-After": str(max(1, math.ceil(retry_after))),
-                "RateLimit-Policy": self._policy,
-                "RateLimit": self._field(decision),
-            },
-        )
-
-    def _field(self, decision: Decision) -> str:
-        return ", ".join(
-            f'"{limit}";r={remaining};t={math.ceil(reset)}'
-            for limit, remaining, reset in zip(self.limits, decision.remaining, decision.reset, strict=True)
+            f"{self.name}: limit used up{_by(caller)}{own}", headers=limits.refusal_headers(decision, retry_after)
         )
 
     def __repr__(self) -> str:
         return f"RateLimit({self.name!r})"
-
-
-def _parse_limits(limits: Sequence[str]) -> tuple[Window, ...]:
-    if not limits:
-        raise ConfigurationError('RateLimit needs at least one limit, such as RateLimit("60/minute")')
-    windows = []
-    for limit in limits:
-        match = _LIMIT.fullmatch(limit.strip()) if isinstance(limit, str) else None
-        if match is None:
-            raise ConfigurationError(
-                f"RateLimit: {limit!r} is no limit; write a number, '/', and second, minute, hour or day, "
-                'such as "60/minute" or "5/10 seconds"'
-            )
-        windows.append(Window(int(match[1]), int(match[2] or 1) * _UNITS[match[3]]))
-    if len({window.seconds for window in windows}) < len(windows):
-        raise ConfigurationError("RateLimit: two limits have the same window; keep the lower one")
-    return tuple(windows)
-
-
-def _spell(window: Window) -> str:
-    unit, seconds = max(
-        ((unit, seconds) for unit, seconds in _UNITS.items() if window.seconds % seconds == 0), key=lambda pair: pair[1]
-    )
-    count = window.seconds // seconds
-    return f"{window.limit}/{unit}" if count == 1 else f"{window.limit}/{count} {unit}s"
 
 
 def _describe(by: Callable[..., Any] | Guard | None) -> str:

@@ -1,0 +1,51 @@
+"""``mlguard``, or ``python -m mlguard``.
+
+Exit codes of every command: 0, done or yes. 1, no: there is no such key, or it is not live. 2, used wrongly. 3, a file
+or the environment cannot be used.
+"""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from mlguard import commands
+from mlguard.errors import ConfigurationError
+
+UNUSABLE = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Of the command line. None: those of this process.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mlguard",
+        description="Security guards for FastAPI services that serve machine-learning models.",
+        epilog="Exit codes: 0 done or yes, 1 no, 2 used wrongly, 3 a file or the environment cannot be used.",
+    )
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in sorted(module.name for module in pkgutil.iter_modules(commands.__path__)):
+        if not module.startswith("_"):
+            importlib.import_module(f"{commands.__name__}.{module}").add_to(subcommands)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except ConfigurationError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename or 'output'}: {error.strerror or type(error).__name__}"
+    else:
+        return code
+    sys.stderr.write(f"mlguard: {problem}\n")
+    return UNUSABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""A file of API keys, changed as a whole or not at all, by one at a time."""
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import orjson
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AoT
+
+from mlguard.auth.key_files import entries_of, file_format, read_entry, read_keys
+from mlguard.auth.key_records import APIKey
+from mlguard.errors import ConfigurationError
+
+if sys.platform != "win32":  # pragma: no branch
+    import fcntl
+
+Entry = MutableMapping[str, Any]
+
+_NEW_MODE = 0o600
+
+
+class KeyFile:
+    """A file of API keys to be changed.
+
+    Args:
+        path: A ``.toml`` or ``.json`` file. What a symbolic link leads to is changed, and the link stays.
+
+    Raises:
+        ConfigurationError: Its name has another ending.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._suffix = file_format(path)
+        self.path = Path(path).resolve()
+        self._entries: Any = []
+        self._document: Any = None
+
+    @contextlib.contextmanager
+    def editing(self, *, create: bool = False) -> Iterator["KeyFile"]:
+        """Hold the file while it is changed. Nothing is written but by :meth:`save`.
+
+        Args:
+            create: Whether it may be absent or empty.
+
+        Raises:
+            ConfigurationError: No service could use the file as it is.
+            OSError: It cannot be read.
+        """
+        with _locked(self.path.parent):
+            self._open(self._read(create=create))
+            yield self
+
+    def save(self) -> None:
+        """Write the file.
+
+        Raises:
+            ConfigurationError: No service could use the file as it would be. It is as it was.
+            OSError: It cannot be written. It is as it was.
+        """
+        changed = self._spell()
+        read_keys(changed, self._suffix)
+        _replace(self.path, changed)
+
+    def _read(self, *, create: bool) -> bytes:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            if create:
+                return b""
+            raise
+        if not create or content.strip():
+            read_keys(content, self._suffix)
+        return content
+
+    def _open(self, content: bytes) -> None:
+        if self._suffix == ".json":
+            self._entries = [*chain.from_iterable(entries_of(content, ".json"))] if content.strip() else []
+            return
+        try:
+            self._document = tomlkit.parse(content.decode())
+        except TOMLKitError:
+            self._document = None
+        if self._document is None:  # said outside of except: the exception holds the text
+            raise ConfigurationError("this TOML cannot be edited here; edit it by hand, or use JSON")
+        self._entries = self._document.setdefault("keys", tomlkit.aot())
+
+    def _spell(self) -> bytes:
+        if self._suffix == ".json":
+            lines = b",\n".join([orjson.dumps(entry) for entry in self._entries])
+            return b'{"keys": [\n' + lines + b"\n]}\n"
+        return tomlkit.dumps(self._document).encode()
+
+    def keys(self) -> list[tuple[APIKey, Entry]]:
+        """Each key, and its entry, which may be changed."""
+        return [
+            (read_entry(entry if self._document is None else entry.unwrap(), number), entry)
+            for number, entry in enumerate(self._entries, 1)
+        ]
+
+    def add(self, key: APIKey, **more: Any) -> None:
+        """Add a key.
+
+        Args:
+            key: Its record.
+            **more: What people want to know beside: ``comment``, ``created``, ``env``.
+        """
+        entry = {
+            "id": key.id,
+            "key_id": key.key_id,
+            "digest": f"sha256:{key.digest.hex()}",
+            "scopes": sorted(key.scopes),
+            "limits": list(key.limits),
+            "not_before": key.not_before,
+            "expires_at": key.expires_at,
+            **more,
+        }
+        kept: Any = {name: self._value(value) for name, value in entry.items() if value or name == "scopes"}
+        if self._document is not None and isinstance(self._entries, AoT):
+            kept = tomlkit.item(kept, _parent=self._entries)
+            kept.trivia.indent = "\n" if len(self._entries) else ""  # a line between two tables
+        self._entries.append(kept)
+
+    def let_expire(self, entry: Entry, at: datetime) -> None:
+        """Set when a key expires."""
+        entry["expires_at"] = self._value(at)
+
+    def _value(self, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, datetime) and self._document is None else value
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let nobody else edit in this folder. The folder is locked: the file itself is another one after each change."""
+    if sys.platform == "win32":  # pragma: no cover  # each change is whole there too; two at once may lose one
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a new content in the place of the old one, in one step, on the disk when it returns."""
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        before = None
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # it is open
+            file.write(content)
+            file.flush()
+            _take_after(descriptor, before)
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if sys.platform != "win32":  # pragma: no branch
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _take_after(descriptor: int, before: os.stat_result | None) -> None:
+    """Give a file the owner and the mode of the one that it replaces, so that the service can go on reading it."""
+    if sys.platform == "win32":  # pragma: no cover
+        return
+    if before is None:
+        os.fchmod(descriptor, _NEW_MODE)
+        return
+    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
+        with contextlib.suppress(PermissionError):  # only root may give files away
+            os.fchown(descriptor, owner, group)
+    os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & ~stat.S_IWOTH)
