@@ -19,21 +19,12 @@ from hypothesis import strategies as st
 
 from mlguard.errors import ConfigurationError, StoreFullError
 from mlguard.store import PARTS, Decision, MemoryStore, Store, Window, default_store, store_key
+from tests.clock import Clock
 
 T = TypeVar("T")
 
 KEY = store_key("a caller")
 MILLISECOND = 0.001
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from mlguard import MemoryStore, Passwords, TokenIssuer
 from tests.asgi import Answer, acall
+from tests.clock import Clock
 
 SECRET = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQsT5uV"
 OTHER_SECRET = "p9Wc4nT7bK2xV6mQ1zR8yL3gD5fH0jSaE7iU"
@@ -18,16 +19,6 @@ AUDIENCE = "https://api.example"
 
 #: As cheap as argon2 gets.
 CHEAP = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
-
-
-class Clock:
-    """Calendar and store go by the same time."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def make_issuer(clock: Clock, **settings: Any) -> TokenIssuer:

@@ -10,19 +10,12 @@ from starlette.requests import HTTPConnection
 from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, JWTAuth, MemoryStore, RateLimit, SignatureAuth
 from mlguard._guard import Guard
 from tests.asgi import Answer, call
+from tests.clock import Clock
 
 RECORD, SECRET = APIKey.generate("alice")
 GOOD = (b"x-api-key", SECRET.encode())
 WRONG = (b"x-api-key", b"wrong")
 ONCE = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQsT5uV"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -20,17 +20,10 @@ from mlguard.auth.jwks import PublishedKeys
 from tests.asgi import acall, call
 from tests.auth.jwt_attacks import NOW
 from tests.auth.provider import WELL_KNOWN, Answer, Provider, answer, jwks, provider, token
+from tests.clock import Clock
 from tests.servers import serving, wait_until
 
 ISSUER = "https://login.example"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -42,7 +35,7 @@ def idp() -> Iterator[Provider]:
 def auth_of(idp: Provider, clock: Clock | None = None, **settings: Any) -> JWTAuth:
     """A guard with the keys at the provider's URL, refreshed by a clock that the test turns."""
     options = {"refresh_every": 300, "max_stale": 3_600, "timeout": 5, **settings}
-    keys = PublishedKeys(KeyURL(idp.url + "/keys"), ["RS256"], clock=clock or Clock(), **options)
+    keys = PublishedKeys(KeyURL(idp.url + "/keys"), ["RS256"], clock=clock or Clock(1_000.0), **options)
     return JWTAuth(keys, algorithms=["RS256"], issuer=ISSUER, audience="api", clock=lambda: NOW)
 
 
@@ -95,7 +88,7 @@ def test_the_first_token_of_a_new_key_is_let_in(idp: Provider) -> None:
 
 def test_a_flood_of_unknown_kids_fetches_once(idp: Provider) -> None:
     """However many come, at once or one by one, the provider is asked once an interval."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     app = service(auth_of(idp, clock))
 
     async def flood() -> list[int]:
@@ -115,7 +108,7 @@ def test_a_flood_of_unknown_kids_fetches_once(idp: Provider) -> None:
 
 def test_a_removed_key_takes_its_remembered_tokens_along(idp: Provider) -> None:
     """What a compromised key has signed is refused once the key has left the set."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     auth = auth_of(idp, clock)
     app = service(auth)
     idp.publishes("one", "two")
@@ -129,7 +122,7 @@ def test_a_removed_key_takes_its_remembered_tokens_along(idp: Provider) -> None:
 
 def test_keys_that_nobody_asked_for_are_looked_after_first(idp: Provider) -> None:
     """After a night without requests, the first one does not get yesterday's keys."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     app = service(auth_of(idp, clock))
     assert ask(app, token("one")) == 200
     idp.publishes("two")
@@ -225,7 +218,7 @@ def test_keys_of_before_are_kept_while_the_provider_is_in_trouble(
     idp: Provider, trouble: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Tokens go on being let in, the log says it once, health says it too; then the provider recovers."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     auth = auth_of(idp, clock)
     app = service(auth)
     assert ask(app, token("one")) == 200
@@ -254,7 +247,7 @@ def test_keys_of_before_are_kept_while_the_provider_is_in_trouble(
 def test_no_keys_means_503_until_there_are_some(idp: Provider, caplog: pytest.LogCaptureFixture) -> None:
     """A replica comes up while the provider is down, lets nobody in, and serves once the provider is back."""
     idp.answers["/keys"] = answer(b"", 503)
-    clock = Clock()
+    clock = Clock(1_000.0)
     auth = auth_of(idp, clock)
     app = service(auth, hardened=True)
     refused = call(app, "/me", method="GET", headers=[(b"authorization", b"Bearer " + token("one"))])
@@ -273,7 +266,7 @@ def test_no_keys_means_503_until_there_are_some(idp: Provider, caplog: pytest.Lo
 
 def test_stale_keys_end(idp: Provider, caplog: pytest.LogCaptureFixture) -> None:
     """After max_stale seconds without the provider, nobody is let in; the log says so."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     auth = auth_of(idp, clock)
     app = service(auth)
     assert ask(app, token("one")) == 200
@@ -297,7 +290,7 @@ def test_a_request_waits_no_longer_than_the_timeout(idp: Provider) -> None:
 
 def test_others_go_on_while_the_provider_hangs(idp: Provider) -> None:
     """A refresh in the background holds up nobody."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     auth = auth_of(idp, clock, timeout=30)
     app = service(auth)
     assert ask(app, token("one")) == 200

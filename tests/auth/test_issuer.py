@@ -28,7 +28,8 @@ from mlguard import (
     Tokens,
 )
 from tests.asgi import acall
-from tests.auth.logins import AUDIENCE, ISSUER, OTHER_SECRET, SECRET, Clock, get, make_issuer
+from tests.auth.logins import AUDIENCE, ISSUER, OTHER_SECRET, SECRET, get, make_issuer
+from tests.clock import Clock
 
 EC, OTHER_EC, ED, RSA = (
     ec.generate_private_key(ec.SECP256R1()),

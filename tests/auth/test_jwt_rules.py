@@ -24,19 +24,12 @@ from mlguard import (
 )
 from tests.asgi import Answer, call
 from tests.auth.jwt_attacks import CLAIMS, NOW, OTHER_SECRET, SECRET, hs256, mint, resigned
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now: float = NOW
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 def guard(clock: Callable[[], float] = lambda: NOW, **options: Any) -> JWTAuth:

@@ -23,6 +23,7 @@ from mlguard.auth.jwks import PublishedKeys
 from tests.asgi import call
 from tests.auth.jwt_attacks import NOW
 from tests.auth.provider import jwk, jwks, private_key, token
+from tests.clock import Clock
 from tests.servers import wait_until
 
 WEAK = {**RSAKey.import_key(rsa.generate_private_key(65537, 2048)).as_dict(private=False)}
@@ -146,18 +147,11 @@ def test_whatever_a_set_holds_is_a_set_or_a_refusal(keys: list[tuple[dict[str, A
 # Files --------------------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Service:
     """An endpoint behind the keys of a file."""
 
     def __init__(self, path: Path) -> None:
-        self.clock = Clock()
+        self.clock = Clock(1_000.0)
         self.keys = PublishedKeys(
             KeyFile(path), ["RS256"], refresh_every=1, max_stale=3_600, timeout=5, strict=True, clock=self.clock
         )
@@ -258,7 +252,7 @@ def test_a_weak_key_on_the_web_is_told_once(caplog: pytest.LogCaptureFixture) ->
         def __str__(self) -> str:
             return "test"
 
-    source, clock = Source(), Clock()
+    source, clock = Source(), Clock(1_000.0)
     keys = PublishedKeys(source, ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=clock)
     caplog.set_level(logging.WARNING, "mlguard")
     for data in (source.data, source.data + b" ", source.data):
@@ -275,7 +269,7 @@ def test_a_load_that_crashes_is_a_failed_load() -> None:
         def read(self, timeout: float) -> bytes:
             raise ZeroDivisionError("hunter2")
 
-    keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock())
+    keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock(1_000.0))
     keys.check()
     assert keys.health == KeyHealth(0, None, "ZeroDivisionError")
 
@@ -287,7 +281,7 @@ def test_a_source_that_is_a_mistake_stops_the_start() -> None:
         def read(self, timeout: float) -> bytes:
             raise ConfigurationError("another issuer")
 
-    keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock())
+    keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock(1_000.0))
     with pytest.raises(ConfigurationError, match="another issuer"):
         keys.check()
     with pytest.raises(ConfigurationError, match="another issuer"):

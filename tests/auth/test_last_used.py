@@ -11,19 +11,12 @@ from fastapi import Depends, FastAPI
 from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, MemoryStore, StoreFullError
 from mlguard.auth._last_used import LastUsed
 from tests.asgi import acall
+from tests.clock import Clock
 
 ALICE, ALICE_SECRET = APIKey.generate("alice")
 OTHER, OTHER_SECRET = APIKey.generate("alice")
 BOB, _ = APIKey.generate("bob")
 NOON = datetime(2027, 1, 31, 12, tzinfo=UTC).timestamp()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class CountingStore(MemoryStore):
@@ -61,7 +54,7 @@ def app_with(keys: APIKeys, clock: Clock) -> FastAPI:
 
 def test_uses_are_noted_once_a_minute() -> None:
     """By record, by caller and by key id; refused keys are not used."""
-    store, clock = CountingStore(), Clock()
+    store, clock = CountingStore(), Clock(NOON)
     keys = APIKeys([ALICE, OTHER, BOB], store=store)
     app = app_with(keys, clock)
 
@@ -85,7 +78,7 @@ def test_uses_are_noted_once_a_minute() -> None:
 
 def test_a_store_that_fails_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
     """One line says that it does, and another one when it does so again."""
-    store, clock = CountingStore(), Clock()
+    store, clock = CountingStore(), Clock(NOON)
     app = app_with(APIKeys([ALICE], store=store), clock)
 
     async def go(fails: Sequence[bool]) -> None:
@@ -146,7 +139,7 @@ def test_another_event_loop_is_no_reason_to_refuse() -> None:
 
 def test_processes_that_share_a_store_share_the_times() -> None:
     """Without ``store=`` it is the one that all guards share."""
-    clock = Clock()
+    clock = Clock(NOON)
     key, secret = APIKey.generate("alice")
 
     async def go() -> None:

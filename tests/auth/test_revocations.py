@@ -6,23 +6,14 @@ from typing import Any
 import pytest
 
 from mlguard import ConfigurationError, MemoryStore, Revocations
+from tests.clock import Clock
 
 ISSUER = "https://id.example"
 
 
-class Clock:
-    """Both clocks of a revocation: the calendar's and the store's."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000.0)
 
 
 @pytest.fixture

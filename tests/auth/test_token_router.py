@@ -32,7 +32,8 @@ from mlguard import (
     token_router,
 )
 from tests.asgi import Answer, acall, call
-from tests.auth.logins import CHEAP, OTHER_SECRET, Clock, apost, cheap_passwords, get, log_in, make_issuer, post
+from tests.auth.logins import CHEAP, OTHER_SECRET, apost, cheap_passwords, get, log_in, make_issuer, post
+from tests.clock import Clock
 
 RIGHT = CHEAP.hash("right")
 USERS = {

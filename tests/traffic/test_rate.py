@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 from starlette.types import Message
+from tests.clock import Clock
 
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
@@ -29,14 +30,6 @@ from mlguard.traffic.rate import RateLimit
 ALICE = "Vq3tYxw0ZkLr8HcNfUe5Rj_bPa2GsT7dMi"
 BOB = "9fJw2nXs-uQb4LkTz0YhRvC6eGmAo1DpIx"
 KEYS = APIKeys([f"alice={ALICE};predict", f"bob={BOB}"])
-
-
-class Clock:
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Visitors(Guard):
