@@ -1,6 +1,7 @@
 """Every example is started by the command that it names, and called as its readers will call it."""
 
 import ast
+import asyncio
 import re
 import secrets
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mlguard import Passwords
 from tests.servers import ROOT, Program, program
 
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.py") if path.name != "__init__.py")
@@ -159,11 +161,21 @@ def test_tls_serves_https_and_nothing_else() -> None:
     assert not certificate.parent.exists()
 
 
-def test_service_starts_by_the_command_that_it_names() -> None:
-    """The full example, the demo's service, starts as any other app with keys of one's own."""
-    key = secrets.token_urlsafe(32)
-    environment = {"MLGUARD_API_KEYS": f"alice={key};predict", "PARTNER_SECRET": secrets.token_urlsafe(32)}
+def test_service_starts_by_the_command_that_it_names(tmp_path: Path) -> None:
+    """The full example, the demo's service, starts as any other app with keys and a password of one's own."""
+    password = secrets.token_urlsafe(12)
+    environment = {
+        "MLGUARD_API_KEYS_FILE": str(tmp_path / "keys.toml"),
+        "PARTNER_SECRET": secrets.token_urlsafe(32),
+        "TOKEN_SECRET": secrets.token_urlsafe(32),
+        "DORA_PASSWORD_HASH": asyncio.run(Passwords().hash(password)),
+    }
+    with program("-m", "mlguard", "keys", "new", "alice", "--scope", "predict", environment=environment) as made:
+        assert made.process.wait(30) == 0
+        key = made.wait_for("mlg_live_[0-9A-Za-z_]+")[0]
     with started("demo/service", **environment) as running, client(running.url(), key) as http:
+        token = http.post("/token", data={"username": "dora", "password": password}).json()["access_token"]
+        assert http.get("/nothing", headers={"Authorization": f"Bearer {token}"}).status_code == 404
         answer = http.post("/predict", json={"features": [[1] * 64, [2] * 64]})
         assert answer.status_code == 200
         assert [len(row) for row in answer.json()["probabilities"]] == [3, 3]

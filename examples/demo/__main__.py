@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from examples.demo import report
-from examples.demo.credentials import Credentials
+from examples.demo.credentials import generated
 from examples.demo.process import StartError, running
 from examples.demo.verdict import play
 
@@ -38,10 +38,12 @@ def main(arguments: Sequence[str] | None = None, *, app: str = SERVICE) -> int:
 
 def demonstrate(app: str, port: int) -> int:
     """Play the session against the service, and print it."""
-    keys = Credentials.generate()
     outcomes = []
-    print("Training the model and starting the service ...\n", flush=True)
-    with running(app, {**keys.environment, "MLGUARD_ENV": "production"}, port=port) as service:
+    print("Making keys, training the model and starting the service ...\n", flush=True)
+    with (
+        generated() as keys,
+        running(app, {**keys.environment, "MLGUARD_ENV": "production"}, port=port) as service,
+    ):
         start = time.monotonic()
         for number, outcome in enumerate(play(service, keys), start=1):
             report.print_outcome(number, outcome)
@@ -52,8 +54,11 @@ def demonstrate(app: str, port: int) -> int:
 
 def serve(app: str, port: int) -> int:
     """Keep the service running, and show its log, until Ctrl-C."""
-    keys = Credentials.generate()
-    with running(app, keys.environment, port=port) as service, suppress(KeyboardInterrupt):
+    with (
+        generated() as keys,
+        running(app, keys.environment, port=port) as service,
+        suppress(KeyboardInterrupt),
+    ):
         report.print_curl_lines(service.url, keys)
         while service.process.poll() is None:
             print(service.log.take(), end="", flush=True)

@@ -1,6 +1,7 @@
 """The calls that the session is made of."""
 
 import json
+import time
 from collections.abc import Sequence
 
 import httpx
@@ -31,6 +32,7 @@ ONE = [
 ]
 # fmt: on
 BLACK = [0] * 64
+SECONDS_TO_REVOKE = 1.0
 TOO_BRIGHT = 4242.4242  # a value that can be recognised, wherever it comes out
 
 
@@ -62,6 +64,50 @@ class Caller:
     def _send(self, body: bytes, key: str) -> httpx.Response:
         headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
         return self._http.post("/predict", content=body, headers=headers)
+
+    def revoked(self) -> httpx.Response:
+        """Use a key while it holds, and after it was revoked: it holds for a second more at most."""
+        _expect_digits(self.predict(ZERO, key=self.keys.erin), "0")
+        self.keys.revoke("erin")
+        deadline = time.monotonic() + SECONDS_TO_REVOKE
+        while (answer := self.predict(ZERO, key=self.keys.erin)).status_code == 200 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return answer
+
+    def log_in(self, password: str) -> httpx.Response:
+        """Ask for tokens with Dora's name and a password."""
+        return self._http.post("/token", data={"username": "dora", "password": password})
+
+    def token(self) -> httpx.Response:
+        """Log in, and ask with the token that comes of it."""
+        answer = self._predict_with_token(self._tokens(self.log_in(self.keys.dora))[0])
+        _expect_digits(answer, "1")
+        return answer
+
+    def refreshed_twice(self) -> httpx.Response:
+        """Log in, renew the tokens, and then use the old refresh token once more, as a thief would."""
+        _, refresh = self._tokens(self.log_in(self.keys.dora))
+        self._tokens(self._refresh(refresh))
+        return self._refresh(refresh)
+
+    def token_of_a_stolen_session(self) -> httpx.Response:
+        """Ask with the newest token of that session."""
+        return self._predict_with_token(self.keys.tokens[-2] if self.keys.tokens else "")
+
+    def _refresh(self, refresh_token: str) -> httpx.Response:
+        return self._http.post("/token/refresh", data={"refresh_token": refresh_token})
+
+    def _tokens(self, answer: httpx.Response) -> tuple[str, str]:
+        if answer.status_code != 200:
+            raise UnexpectedError(f"expected tokens, got {answer.status_code}")
+        tokens = answer.json()
+        pair = str(tokens["access_token"]), str(tokens["refresh_token"])
+        self.keys.tokens.extend(pair)
+        return pair
+
+    def _predict_with_token(self, token: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return self._http.post("/predict", json={"features": ONE}, headers=headers)
 
     def good_prediction(self) -> httpx.Response:
         """Ask about one image."""

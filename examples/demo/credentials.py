@@ -1,10 +1,17 @@
-"""Keys made for one run. The service gets digests, the callers get the secrets."""
+"""Keys and a password made for one run. The service gets digests and a hash, the callers get the secrets."""
 
+import asyncio
+import os
 import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
 
-from mlguard import APIKey
+from mlguard import APIKey, Passwords
 
 
 @dataclass(frozen=True)
@@ -15,39 +22,70 @@ class Credentials:
         alice: May predict.
         bob: Has a key, and may do nothing.
         carol: May predict, and has not called yet.
+        erin: May predict, until her key is revoked.
+        dora: The password of somebody who logs in.
         partner: Shared with the service, to sign requests.
         stranger: A key that the service never heard of.
-        environment: What the service reads. Of the API keys it holds digests only.
+        environment: What the service reads. Of the API keys it knows digests only, of the password a hash.
+        tokens: What Dora was given for her password.
     """
 
     alice: str = field(repr=False)
     bob: str = field(repr=False)
     carol: str = field(repr=False)
+    erin: str = field(repr=False)
+    dora: str = field(repr=False)
     partner: str = field(repr=False)
     stranger: str = field(repr=False)
     environment: dict[str, str] = field(repr=False)
-
-    @classmethod
-    def generate(cls) -> Self:
-        """Fresh ones."""
-        alice, alice_secret = APIKey.generate("alice", scopes={"predict"})
-        bob, bob_secret = APIKey.generate("bob")
-        carol, carol_secret = APIKey.generate("carol", scopes={"predict"})
-        _, stranger_secret = APIKey.generate("stranger", scopes={"predict"})
-        partner_secret = secrets.token_urlsafe(32)
-        return cls(
-            alice_secret,
-            bob_secret,
-            carol_secret,
-            partner_secret,
-            stranger_secret,
-            environment={
-                "MLGUARD_API_KEYS": ",".join(key.entry for key in (alice, bob, carol)),
-                "PARTNER_SECRET": partner_secret,
-            },
-        )
+    tokens: list[str] = field(default_factory=list, repr=False)
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """All that must never be read in an answer or a log."""
-        return (self.alice, self.bob, self.carol, self.partner, self.stranger)
+        keys = (self.alice, self.bob, self.carol, self.erin, self.stranger)
+        return (*keys, self.dora, self.partner, *self.tokens)
+
+    def revoke(self, caller: str) -> None:
+        """Take back somebody's keys, on the command line, while the service runs."""
+        _mlguard("keys", "revoke", caller, **self.environment)
+
+
+@contextmanager
+def generated() -> Iterator[Credentials]:
+    """Fresh ones. The file of API keys is there until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="mlguard-demo-keys-") as folder:
+        file = {"MLGUARD_API_KEYS_FILE": str(Path(folder, "keys.json"))}
+        password, partner, signing = (secrets.token_urlsafe(32) for _ in range(3))
+        yield Credentials(
+            alice=_mlguard("keys", "new", "alice", "--scope", "predict", **file),
+            bob=_mlguard("keys", "new", "bob", **file),
+            carol=_mlguard("keys", "new", "carol", "--scope", "predict", **file),
+            erin=_mlguard("keys", "new", "erin", "--scope", "predict", **file),
+            dora=password,
+            partner=partner,
+            stranger=APIKey.generate("stranger", scopes={"predict"})[1],
+            environment={
+                **file,
+                "DORA_PASSWORD_HASH": asyncio.run(Passwords().hash(password)),
+                "PARTNER_SECRET": partner,
+                "TOKEN_SECRET": signing,
+            },
+        )
+
+
+def _mlguard(*arguments: str, **environment: str) -> str:
+    """What the command line prints."""
+    command = [sys.executable, "-m", "mlguard", *arguments]
+    with subprocess.Popen(  # noqa: S603  # our own command
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            printed, notices = process.communicate()
+        except BaseException:  # an interrupt must not leave it behind
+            process.kill()
+            process.wait()
+            raise
+    if process.returncode:
+        raise RuntimeError(f"mlguard {arguments[0]} {arguments[1]}: {notices}")
+    return printed.strip()

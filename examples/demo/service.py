@@ -6,10 +6,13 @@
 
 starts it with keys made for that run. With your own, it starts as any other app::
 
-    MLGUARD_API_KEYS='alice=<secret>;predict' PARTNER_SECRET='<secret>' \
+    export MLGUARD_API_KEYS_FILE=keys.toml
+    mlguard keys new alice --scope predict
+    PARTNER_SECRET='<secret>' TOKEN_SECRET='<secret>' DORA_PASSWORD_HASH='<hash>' \
         uvicorn --no-server-header examples.demo.service:app
 
-Make each secret with ``python -c "import secrets; print(secrets.token_urlsafe(32))"``.
+Make each secret with ``python -c "import secrets; print(secrets.token_urlsafe(32))"``, and the hash with
+``python -c "import asyncio, mlguard; print(asyncio.run(mlguard.Passwords().hash(input())))"``.
 """
 
 import logging
@@ -20,7 +23,20 @@ import numpy as np
 from fastapi import Depends, FastAPI, Security
 
 from examples.demo.model import BLACK, CLASSES, PIXELS, WHITE, train
-from mlguard import APIKeyAuth, APIKeys, Features, RateLimit, SignatureAuth, harden, truncate_output
+from mlguard import (
+    AnyAuth,
+    APIKeyAuth,
+    APIKeys,
+    Features,
+    RateLimit,
+    SignatureAuth,
+    TokenIssuer,
+    User,
+    Users,
+    harden,
+    token_router,
+    truncate_output,
+)
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s:  %(message)s")
 
@@ -29,8 +45,17 @@ harden(app)  # errors that say nothing about the inside, headers, body limit, gu
 
 model = train()
 
-# Who is calling: people by a key, another service by signing each request.
-caller = APIKeyAuth(APIKeys.from_env())
+# Who is calling: programs by a key from a file that is watched, people by a token for their password, and another
+# service by signing each request.
+issuer = TokenIssuer(
+    {"1": os.environ["TOKEN_SECRET"]}, algorithm="HS256", issuer="https://digits.example", audience="digits"
+)
+users = Users({"dora": User("dora", os.environ["DORA_PASSWORD_HASH"], scopes={"predict"})})
+app.include_router(token_router(users, issuer))
+caller = AnyAuth(
+    APIKeyAuth(APIKeys.from_file()),
+    issuer.auth(token_url="token", scopes={"predict": "Ask the model"}),
+)
 partner = SignatureAuth({"partner": os.environ["PARTNER_SECRET"]}, scopes={"partner": {"predict"}})
 
 # How often. One bucket for each caller.

@@ -18,12 +18,14 @@ class Refusal:
         rule: Names the problem.
         log: What the operator reads, and the caller does not.
         members: What the problem says besides.
+        media_type: Of the answer. The token endpoints have the type that clients of OAuth expect.
     """
 
     status: int
     rule: str
     log: str
     members: Mapping[str, Any] = field(default_factory=dict)
+    media_type: str = "application/problem+json"
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,22 @@ def cases(caller: Caller) -> list[Case]:
     return [
         Case("a good prediction", caller.good_prediction),
         Case("a batch of three", caller.batch),
-        Case("no key", lambda: predict(ZERO, key=""), _unauthenticated("no X-API-Key header")),
+        Case("no key", lambda: predict(ZERO, key=""), _unauthenticated("no credential for any of the guards")),
         Case("a wrong key", lambda: predict(ZERO, key=keys.stranger), _unauthenticated("unknown API key")),
         Case(
             "a key without the scope",
             lambda: predict(ZERO, key=keys.bob),
             Refusal(403, "insufficient-scope", log="'bob' lacks scope 'predict'"),
         ),
+        Case("a key revoked on the command line", caller.revoked, _unauthenticated("is disabled")),
+        Case("a login, and the token it gives", caller.token),
+        Case(
+            "a wrong password",
+            lambda: caller.log_in("guess"),
+            _no_grant("wrong password for user 'dora'"),
+        ),
+        Case("a refresh token, used twice", caller.refreshed_twice, _no_grant("used a second time")),
+        Case("a token of that session", caller.token_of_a_stolen_session, _unauthenticated("revoked")),
         Case("NaN", lambda: caller.predict_pixel("NaN"), _invalid("finite", row=0, column=12)),
         Case("Infinity", lambda: caller.predict_pixel("Infinity"), _invalid("finite", row=0, column=12)),
         Case(
@@ -79,6 +90,10 @@ def cases(caller: Caller) -> list[Case]:
 
 def _unauthenticated(reason: str) -> Refusal:
     return Refusal(401, "not-authenticated", log=reason)
+
+
+def _no_grant(reason: str) -> Refusal:
+    return Refusal(400, "invalid-grant", log=reason, members={"error": "invalid_grant"}, media_type="application/json")
 
 
 def _invalid(broken: str, **place: int) -> Refusal:

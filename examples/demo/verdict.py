@@ -21,8 +21,8 @@ _RECORD = re.compile(r"^(?=(?:DEBUG|INFO|WARNING|ERROR|CRITICAL):)", re.MULTILIN
 
 # What no answer may hold: names of people and of features, what exceptions say, what it is made of, where it lies.
 _INSIDE = (
-    "alice", "bob", "carol", *PIXELS, "NaN", "Traceback", "ValueError", "sklearn", "scikit", "numpy", "pydantic",
-    "uvicorn", "python", ".py", str(Path.cwd()), sys.prefix,
+    "alice", "bob", "carol", "dora", "erin", *PIXELS, "NaN", "Traceback", "ValueError", "sklearn", "scikit", "numpy",
+    "pydantic", "uvicorn", "python", ".py", str(Path.cwd()), sys.prefix,
 )  # fmt: skip
 
 
@@ -81,8 +81,8 @@ def _expect_answer(case: Case, answer: httpx.Response, keys: Credentials) -> Non
 
 
 def _expect_problem(refusal: Refusal, answer: httpx.Response) -> None:
-    if answer.headers["Content-Type"] != "application/problem+json":
-        raise UnexpectedError("the refusal is not a problem as in RFC 9457")
+    if answer.headers["Content-Type"] != refusal.media_type:
+        raise UnexpectedError(f"the refusal is not {refusal.media_type}")
     expected = {
         "type": f"urn:mlguard:problem:{refusal.rule}",
         "status": refusal.status,
