@@ -1,63 +1,20 @@
-"""What it costs to know who is calling: the check of an API key, and keys read from a file.
-
-The check is timed as FastAPI calls a guard, on a request of its own each time and with the memory that ``harden`` has
-put there before any guard is asked, against a dependency that does nothing. Microseconds are lost in what else the
-machine does, so the fastest of many short turns counts.
-"""
+"""What it costs to know who is calling: the check of an API key, and keys read from a file."""
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from fastapi.security import SecurityScopes
-from starlette.requests import HTTPConnection
-
-from bench.report import Line, Table
+from bench.asking import Nothing, ask, fastest
+from bench.report import Extra, Line, Table
 from bench.timing import Timing
-from mlguard import APIKey, APIKeyAuth, APIKeys, Principal
-from mlguard._guard import RequestMemory
-from mlguard._plans import Plan
+from mlguard import APIKey, APIKeyAuth, APIKeys
 
 _MANY = 100_000
 _FEW = 10
-_TURN = 200  # calls
-_SCOPES = SecurityScopes(["predict"])
-_JUDGING = Plan((), suspends=False)  # as while harden has the guards of a route judged
-_NOBODY = Principal("nobody")
-_HEADERS = {
-    "host": "127.0.0.1:8000",
-    "accept": "*/*",
-    "accept-encoding": "gzip, deflate",
-    "connection": "keep-alive",
-    "user-agent": "python-httpx/0.28.1",
-    "content-length": "60",
-    "content-type": "application/json",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Extra(Line):
-    """A measurement of the fastest turns. The target is what ``guarded`` may take longer than ``bare``, in seconds."""
-
-    def cells(self) -> list[str]:
-        """As texts, in the order of the table's head."""
-        bare, guarded = (min(self.timing.seconds[name]) for name in ("bare", "guarded"))
-        extra = guarded - bare
-        return [
-            self.work,
-            f"{bare * 1e6:.1f} us",
-            f"{guarded * 1e6:.1f} us",
-            "",
-            "",
-            f"+{extra * 1e6:.1f} us",
-            f"<= +{self.target * 1e6:g} us",
-            "yes" if extra <= self.target else "NO",
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +28,6 @@ class Once(Line):
         return [self.work, "", f"{taken * 1e3:,.0f} ms", "", "", "", f"<= {self.target * 1e3:,.0f} ms", met]
 
 
-class Nothing:
-    """A dependency that does nothing, called as a guard is."""
-
-    async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:  # noqa: ARG002
-        """Return the same each time."""
-        return _NOBODY
-
-
 async def measure(*, short: bool) -> Table:
     """API keys: the check, and the file."""
     turns = 2 if short else 1_500
@@ -87,11 +36,11 @@ async def measure(*, short: bool) -> Table:
         few_keys, few_secret, _ = _load(Path(folder, "few.json"), _FEW, times=1)
         many_keys, many_secret, loads = _load(Path(folder, "many.json"), many, times=1 if short else 7)
         calls = {
-            "bare": _call(Nothing(), few_secret),
-            "guarded": _call(APIKeyAuth(few_keys), few_secret),
-            "many": _call(APIKeyAuth(many_keys), many_secret),
+            "bare": ask(Nothing(), x_api_key=few_secret),
+            "guarded": ask(APIKeyAuth(few_keys), x_api_key=few_secret),
+            "many": ask(APIKeyAuth(many_keys), x_api_key=many_secret),
         }
-        seconds = (await _fastest(calls, turns)).seconds
+        seconds = (await fastest(calls, turns)).seconds
         few, more = seconds["guarded"], seconds["many"]
         toml = _toml_seconds(Path(folder, "keys.toml"), 10 if short else 1_000)
     lines = [
@@ -136,31 +85,3 @@ def _toml_seconds(path: Path, number: int) -> float:
     start = perf_counter()
     APIKeys.from_file(path)
     return perf_counter() - start
-
-
-def _call(dependency: Any, secret: str) -> Callable[[], Awaitable[Any]]:
-    headers = [(name.encode(), value.encode()) for name, value in {**_HEADERS, "x-api-key": secret}.items()]
-
-    async def call() -> Any:
-        conn = HTTPConnection({"type": "http", "headers": headers})
-        memory = RequestMemory.of(conn.scope)
-        memory.plan, memory.judged_headers = _JUDGING, headers
-        return await dependency(conn, _SCOPES)
-
-    return call
-
-
-async def _fastest(calls: Mapping[str, Callable[[], Awaitable[Any]]], turns: int) -> Timing:
-    """Many short turns, one contender after the other."""
-    for name, call in calls.items():
-        principal = await call()
-        if name != "bare" and principal.id != "bench":
-            raise AssertionError(f"{name} said that it was somebody else")
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns):
-        for name, call in calls.items():
-            start = perf_counter()
-            for _ in range(_TURN):
-                await call()
-            seconds[name].append((perf_counter() - start) / _TURN)
-    return Timing(seconds)

@@ -55,6 +55,15 @@ async def judge_all(conn: HTTPConnection) -> RequestMemory:
     return memory
 
 
+def is_its_turn(memory: RequestMemory) -> bool:
+    """Whether a guard that is asked now can decide at once.
+
+    All guards were judged and have admitted, or are being judged in this very task, as they are when none of them
+    waits for anything.
+    """
+    return memory.plan is not None and (memory.admitted or (memory.task is None and memory.refusal is None))
+
+
 async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
     """Judge all guards of the matched route, once a request. A refusal is raised again each time.
 

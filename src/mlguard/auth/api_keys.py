@@ -16,7 +16,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory
-from mlguard._order import judge, once
+from mlguard._order import is_its_turn, judge, once
 from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth._key_table import KeyTable
 from mlguard.auth._last_used import LastUsed
@@ -271,8 +271,7 @@ class APIKeyAuth(SecurityBase, Guard):
         """Prove who is calling, and check the scopes."""
         if self._failures is None:
             memory = RequestMemory.of(conn.scope)
-            # While a plan runs in this very task, as it mostly does when this is called, there is nothing to wait for.
-            if memory.plan is None or not (memory.admitted or (memory.task is None and memory.refusal is None)):
+            if not is_its_turn(memory):
                 await judge(conn, memory)
             principal: Principal = memory.decide(self, self._prove, conn)  # no coroutine: it waits for nothing
         else:

@@ -20,8 +20,8 @@ from fastapi.security.base import SecurityBase
 from joserfc.jwk import Key
 from starlette.requests import HTTPConnection
 
-from mlguard._guard import Control, Guard, Principal
-from mlguard._order import once
+from mlguard._guard import Control, Guard, Principal, RequestMemory
+from mlguard._order import is_its_turn, judge, once
 from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth._jwt_claims import ClaimRules, is_number
 from mlguard.auth._jwt_form import RefusedError, read_token, refuse, verified_claims
@@ -171,6 +171,7 @@ class JWTAuth(SecurityBase, Guard):
         self._max_token_size = max_token_size
         self._max_auth_age = max_auth_age
         self._demands_login = amr is not None or max_auth_age is not None
+        self._asks_more = self._demands_login or failures is not None
         self._revocations = revocations
         self._memory = TokenMemory(remember)
         self._failures = checked_failures(failures, where="JWTAuth")
@@ -289,12 +290,38 @@ class JWTAuth(SecurityBase, Guard):
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
         """Say who carries the token, or refuse (401, 403)."""
-        authenticate = partial(self._authenticate, conn)
-        if self._failures is not None:
-            authenticate = partial(with_failures, conn, self._failures, authenticate)
-        principal = await once(conn, self, authenticate)
+        memory = RequestMemory.of(conn.scope)
+        if not is_its_turn(memory):
+            await judge(conn, memory)
+        decision: Any = memory.decisions.get(self)
+        if decision is None:
+            decision = self._remembered(conn)  # no coroutine: it waits for nothing
+            if decision is not None:
+                memory.decisions[self] = decision
+        if type(decision) is not Principal:  # nothing, or a refusal
+            authenticate = partial(self._authenticate, conn)
+            if self._failures is not None:
+                authenticate = partial(with_failures, conn, self._failures, authenticate)
+            decision = await once(conn, self, authenticate)
+        principal: Principal = decision
         principal.require(security_scopes, challenge=self.challenge)
         return principal
+
+    def _remembered(self, conn: HTTPConnection) -> Principal | None:
+        """Whom the token proves, if that is remembered and nothing else has to be asked. None says nothing at all."""
+        if self._asks_more or (keys := self._keys.fresh()) is None:
+            return None
+        try:
+            proof = self._memory.find(sha256(self._token(conn)).digest(), keys)
+            if proof is None:
+                return None
+            now = self._clock()
+            self._check_times(proof, now)
+        except RefusedError:  # found once more, and told, by who asks in full
+            return None
+        if self._revocations is not None and not self._is_unrevoked(proof, self._revocations, now):
+            return None
+        return proof.principal
 
     async def _authenticate(self, conn: HTTPConnection) -> Principal:
         try:
@@ -319,10 +346,14 @@ class JWTAuth(SecurityBase, Guard):
         raise NotAuthenticatedError(f"bearer token: {reason}", challenge=self.challenge)
 
     def _token(self, conn: HTTPConnection) -> bytes:
-        values = [value for name, value in conn.scope["headers"] if name == b"authorization"]
-        if len(values) != 1:
-            refuse("several Authorization headers" if values else "no Authorization header")
-        value: bytes = values[0]
+        value: bytes | None = None
+        for name, content in conn.scope["headers"]:
+            if name == b"authorization":
+                if value is not None:
+                    refuse("several Authorization headers")
+                value = content
+        if value is None:
+            refuse("no Authorization header")
         if value[:7].lower() != b"bearer ":
             refuse("another scheme than Bearer")
         if len(value) > self._max_token_size + 7:
@@ -354,9 +385,14 @@ class JWTAuth(SecurityBase, Guard):
         if not token.starts - self._leeway <= now < token.expires + self._leeway:
             refuse("expired, or of the future: compare clocks")
 
+    @staticmethod
+    def _is_unrevoked(token: VerifiedToken, revocations: Revocations, now: float) -> bool:
+        """Whether that is known without asking. What this process itself remembers is asked each time."""
+        # 0 <=: not if the clock was put back since.
+        return revocations.suspends and 0 <= now - token.unrevoked_at < _REVOCATION_LAG
+
     async def _refuse_revoked(self, token: VerifiedToken, revocations: Revocations, now: float) -> None:
-        # What this process remembers is asked each time. 0 <=: not if the clock was put back since.
-        if revocations.suspends and 0 <= now - token.unrevoked_at < _REVOCATION_LAG:
+        if self._is_unrevoked(token, revocations, now):
             return
         if await revocations.cover_any(token.revocation_keys, token.issued_at):
             token.unrevoked_at = -math.inf
