@@ -8,14 +8,17 @@ import shlex
 import signal
 import ssl
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from mlguard import Passwords
+from tests.auth.provider import provider, token
 from tests.servers import ROOT, Program, program
 
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.py") if path.name != "__init__.py")
@@ -200,6 +203,28 @@ def test_login_with_users_in_a_table(database: str, tmp_path: Path) -> None:
         assert [refusal.status_code for refusal in refusals] == [400, 400]
         assert {refusal.json()["error"] for refusal in refusals} == {"invalid_grant"}
         assert not [text for text in (secret, password, "alice", "mallory") if text in running.output]
+
+
+def test_identity_provider_lets_in_analysts_and_programs(tmp_path: Path) -> None:
+    """A token with the role and a key with the scope predict; a token without the role is a 403, none at all a 401."""
+    keys = {"MLGUARD_API_KEYS_FILE": str(tmp_path / "keys.toml")}
+    with program("-m", "mlguard", "keys", "new", "nightly", "--scope", "predict", environment=keys) as made:
+        key = made.wait_for("mlg_live_[0-9A-Za-z_]+")[0]
+    with provider() as idp:
+        service = {**keys, "OIDC_ISSUER": idp.url, "OIDC_AUDIENCE": "iris"}
+        with started("identity_provider", **service) as running, client(running.url()) as http:
+
+            def ask(**headers: str) -> httpx.Response:
+                return http.post("/predict", json={"features": SETOSA}, headers=headers)
+
+            def bearer(**claims: Any) -> str:
+                expires = time.time() + 600
+                return "Bearer " + token("one", iss=idp.url, aud="iris", exp=expires, **claims).decode()
+
+            assert ask(Authorization=bearer(roles=["analyst"])).json() == {"label": 0, "proved_by": "jwt"}
+            assert ask(**{"X-API-Key": key}).json() == {"label": 0, "proved_by": "api-key"}
+            assert ask(Authorization=bearer(roles=["guest"])).status_code == 403
+            assert ask().status_code == 401
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
