@@ -273,6 +273,43 @@ def test_route_class_of_the_apps_own_sees_its_requests() -> None:
     assert call(app, method="GET").headers["x-timed"] == "1"
 
 
+def test_wrapped_route_stays_wrapped() -> None:
+    """An ASGI app that somebody has put around one route, to shut it for example, goes on to be asked."""
+    app = FastAPI()
+    add_name(app)
+    route: Any = app.routes[-1]
+    inner = route.app
+
+    async def shut(scope: Scope, receive: Receive, send: Send) -> None:
+        await (inner if scope["client"][0] == "10.0.0.1" else Response(status_code=403))(scope, receive, send)
+
+    route.app = functools.wraps(inner)(shut)
+    harden(app)
+    assert call(app, method="GET").status == 403
+    assert call(app, method="GET", client=("10.0.0.1", 1)).json == "alice"
+
+
+def test_patched_route_class_stays_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does what somebody has put in the place of a method of FastAPI's own route class."""
+    original = APIRoute.get_route_handler
+
+    def get_route_handler(self: APIRoute) -> Any:
+        handler = original(self)
+
+        async def marked(request: Request) -> Response:
+            response = await handler(request)
+            response.headers["x-marked"] = "1"
+            return response
+
+        return marked
+
+    monkeypatch.setattr(APIRoute, "get_route_handler", get_route_handler)
+    app = FastAPI()
+    add_name(app)
+    harden(app)
+    assert call(app, method="GET").headers["x-marked"] == "1"
+
+
 @pytest.fixture(params=["get_request_handler", "run_endpoint_function"])
 def tracer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a tracer that has replaced a function of FastAPI's has seen."""

@@ -79,8 +79,16 @@ def injected_response() -> Response:
 def is_instrumented() -> bool:
     """Whether somebody (a tracer, say) has put functions of their own in the place of those that FastAPI calls."""
     watched = ("get_request_handler", "run_endpoint_function", "serialize_response")
-    functions = [getattr(fastapi.routing, name) for name in watched]
+    functions = [*(getattr(fastapi.routing, name) for name in watched), fastapi.routing.APIRoute.get_route_handler]
     return any(type(f) is not FunctionType or f.__globals__ is not vars(fastapi.routing) for f in functions)
+
+
+_ROUTE_APP: Any = fastapi.routing.request_response(lambda _: Response())
+
+
+def is_wrapped(route: Any) -> bool:
+    """Whether somebody has put an ASGI app of their own in the place of the one that FastAPI has made of a route."""
+    return getattr(route.app, "__code__", None) is not _ROUTE_APP.__code__
 
 
 def is_traced(scope: Scope) -> bool:

@@ -197,6 +197,7 @@ def direct_call(route: Any) -> DirectCall | None:
         or dependant.security_scopes_param_name is not None
         or _needs_solver(dependant)
         or _fastapi.is_instrumented()
+        or _fastapi.is_wrapped(route)
     ):
         return None
     inputs: dict[tuple[Guard, frozenset[str]], tuple[GuardCall, list[str]]] = {}
