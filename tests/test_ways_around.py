@@ -4,7 +4,8 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Annotated, Any
 
 import orjson
 import pytest
@@ -21,6 +22,7 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     ConfigurationError,
+    InsufficientScopeError,
     Principal,
     RateLimit,
     SignatureAuth,
@@ -436,6 +438,72 @@ def test_address_cannot_forge_log_lines(caplog: pytest.LogCaptureFixture) -> Non
     assert "\x85" not in message
     assert "\n" not in message
     assert len(message) < 500
+
+
+class AnyScope(APIKeyAuth):
+    """A guard of the app's own for which one of several scopes is enough."""
+
+    async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
+        principal = await super().__call__(conn, SecurityScopes())
+        if principal.scopes.isdisjoint(security_scopes.scopes):
+            raise InsufficientScopeError
+        return principal
+
+
+@pytest.mark.parametrize("decorate", [truncate_output, lambda endpoint: endpoint])
+@pytest.mark.parametrize(("scopes", "status"), [({"admin"}, 403), ({"predict"}, 200)])
+def test_guard_of_the_apps_own_may_read_scopes_in_its_own_way(
+    decorate: Callable[[Any], Any], scopes: set[str], status: int
+) -> None:
+    """Each use of it is asked, before anything counts: the larger set may hold where the smaller one does not."""
+    record, secret = APIKey.generate("bob", scopes=scopes)
+    caller = AnyScope(APIKeys([record]))
+    limit = RateLimit("2/minute", store=MemoryStore())
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(limit), Security(caller, scopes=["predict", "admin"])])
+    @decorate
+    async def predict(who: Annotated[Principal, Security(caller, scopes=["predict"])]) -> None: ...
+
+    router = APIRouter(dependencies=[Security(caller, scopes=["predict"])])
+
+    @router.get("/both", dependencies=[Security(caller, scopes=["predict", "admin"])])
+    @decorate
+    async def both() -> None: ...
+
+    app.include_router(router)
+    harden(app)
+    key = (b"x-api-key", secret.encode())
+    paths = ["/both", "/predict", "/predict"]
+    if status == 403:
+        paths *= 2  # a refusal uses nothing up
+    assert {call(app, path, method="GET", headers=[key]).status for path in paths} == {status}
+
+
+def test_guard_of_the_apps_own_may_set_a_context_variable() -> None:
+    """It runs where its endpoint does, as any dependency: who logs the caller in this way finds it."""
+    current: ContextVar[str] = ContextVar("current", default="nobody")
+
+    class Naming(APIKeyAuth):
+        async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
+            principal = await super().__call__(conn, security_scopes)
+            current.set(principal.id)
+            return principal
+
+    caller = Naming(APIKeys([RECORD]))
+    app = FastAPI()
+
+    @app.get("/direct", dependencies=[Depends(RateLimit("9/minute", by=caller, store=MemoryStore()))])
+    @truncate_output
+    async def direct() -> Any:
+        return current.get()
+
+    @app.get("/sync", dependencies=[Depends(caller)])
+    def sync() -> str:
+        return current.get()
+
+    harden(app)
+    assert [call(app, path, method="GET", headers=[KEY]).json for path in ("/direct", "/sync")] == ["alice"] * 2
 
 
 def test_apps_in_one_process_share_no_unnamed_bucket() -> None:

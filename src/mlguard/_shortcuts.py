@@ -4,7 +4,8 @@ FastAPI spends as much on finding and calling a dependency as most guards spend 
 takes two short cuts. Where an endpoint takes nothing but what mlguard's guards return, and ``truncate_output`` makes
 its answer, it is called directly. Elsewhere, one dependency takes the place of the guards that need nothing but the
 connection, which are judged together anyway (see ``_order``). Both are as authoritative as what they replace: nobody
-gets through whom the guards have not admitted. Once there are ``dependency_overrides``, FastAPI does everything.
+gets through whom the guards have not admitted. Guards of the app's own classes are left to FastAPI. Once there are
+``dependency_overrides``, FastAPI does everything.
 """
 
 import dataclasses
