@@ -23,6 +23,7 @@ from mlguard import (
     APIKeys,
     ConfigurationError,
     InsufficientScopeError,
+    NotAuthenticatedError,
     Principal,
     RateLimit,
     SignatureAuth,
@@ -438,6 +439,66 @@ def test_address_cannot_forge_log_lines(caplog: pytest.LogCaptureFixture) -> Non
     assert "\x85" not in message
     assert "\n" not in message
     assert len(message) < 500
+
+
+def test_wrapped_call_of_a_guard_stops_the_start() -> None:
+    """FastAPI before 0.123 would not await that either."""
+
+    def passing(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def passed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return passed
+
+    class Wrapped(APIKeyAuth):
+        __call__ = passing(APIKeyAuth.__call__)
+
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(Wrapped(APIKeys([RECORD])))])
+    async def predict() -> None: ...
+
+    harden(app)
+    with pytest.raises(ConfigurationError, match=r"Wrapped\.__call__"):
+        call(app, method="GET")
+
+
+class Sync(APIKeyAuth):
+    """A guard of the app's own that FastAPI runs in a thread."""
+
+    def __call__(self, conn: HTTPConnection) -> Principal:  # type: ignore[override]
+        if "x-api-key" not in conn.headers:
+            raise NotAuthenticatedError(challenge="APIKey")
+        return RECORD.principal
+
+
+class CleaningUp(APIKeyAuth):
+    """A guard of the app's own that has something to clean up after the answer."""
+
+    async def __call__(self, conn: HTTPConnection) -> AsyncIterator[Principal]:  # type: ignore[override]
+        if "x-api-key" not in conn.headers:
+            raise NotAuthenticatedError(challenge="APIKey")
+        yield RECORD.principal
+
+
+@pytest.mark.parametrize("kind", [Sync, CleaningUp])
+@pytest.mark.parametrize("decorate", [truncate_output, lambda endpoint: endpoint])
+def test_guard_of_the_apps_own_may_be_any_kind_of_dependency(
+    kind: type[APIKeyAuth], decorate: Callable[[Any], Any]
+) -> None:
+    """A plain function or a generator is called as FastAPI calls it."""
+    caller = kind(APIKeys([RECORD]))
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(RateLimit("9/minute", by=caller, store=MemoryStore()))])
+    @decorate
+    async def predict(who: Annotated[Principal, Depends(caller)]) -> str:
+        return who.id
+
+    harden(app)
+    assert call(app, method="GET").status == 401
+    assert call(app, method="GET", headers=[KEY]).json == "alice"
 
 
 class AnyScope(APIKeyAuth):

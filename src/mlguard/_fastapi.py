@@ -6,6 +6,7 @@ applied.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -153,8 +154,18 @@ def _guards_in(dependant: Dependant) -> Iterator[Guard]:
             # FastAPI before 0.123 does not await what a partial of an object returns: nobody would be refused.
             raise ConfigurationError(f"Depends(partial({call.func!r})): give Depends the guard itself")
         if isinstance(call, Guard):
+            if is_async(call) and not inspect.iscoroutinefunction(type(call).__call__):
+                raise ConfigurationError(  # for the same reason
+                    f"{type(call).__name__}.__call__ is wrapped by a function that is not async: make that one async"
+                )
             yield call
         yield from _guards_in(child)
+
+
+def is_async(guard: Guard) -> bool:
+    """Whether what a guard's call returns is to be awaited, and is neither a plain value nor a generator."""
+    call: Any = getattr(type(guard), "__call__", None)  # noqa: B004  # every guard has one, but not the base class
+    return inspect.iscoroutinefunction(inspect.unwrap(call))
 
 
 def resolve(app: FastAPI, scope: Scope) -> Scope:

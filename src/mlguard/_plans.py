@@ -137,7 +137,7 @@ def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall
     """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
     guard: Any = dependant.call
     connection_name = dependant.http_connection_param_name
-    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides:
+    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides or not _fastapi.is_async(guard):
         return None
     if connection_name is None or dependant.request_param_name or _reads_parameters(dependant):
         return None
