@@ -22,6 +22,7 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     ConfigurationError,
+    Features,
     InsufficientScopeError,
     NotAuthenticatedError,
     Principal,
@@ -439,6 +440,28 @@ def test_address_cannot_forge_log_lines(caplog: pytest.LogCaptureFixture) -> Non
     assert "\x85" not in message
     assert "\n" not in message
     assert len(message) < 500
+
+
+CALLER = APIKeyAuth(APIKeys([RECORD]))
+
+
+async def alone(who: Principal) -> None: ...
+async def optional(who: Principal | None = None) -> None: ...
+async def default(who: Principal = CALLER) -> None: ...  # type: ignore[assignment]
+async def untyped(limit=RateLimit("1/minute")) -> None: ...  # type: ignore[no-untyped-def]  # noqa: B008
+async def annotated(who: Annotated[Principal, CALLER]) -> None: ...
+async def rows(x: Annotated[list[float], Features(columns=1, low=0, high=1, max_rows=1)]) -> None: ...
+async def below(_: Annotated[None, Depends(alone)]) -> None: ...
+
+
+@pytest.mark.parametrize("endpoint", [alone, optional, default, untyped, annotated, rows, below])
+def test_forgotten_depends_stops_the_start(endpoint: Callable[..., Any]) -> None:
+    """FastAPI would read the principal from the body, where anybody can be root."""
+    app = FastAPI()
+    app.post("/predict")(endpoint)
+    harden(app)
+    with pytest.raises(ConfigurationError, match=r"/predict: '(who|limit|x)' .* Depends"):
+        call(app, headers=[JSON], chunks=[b'{"id": "root", "scopes": ["admin"]}'])
 
 
 def test_wrapped_call_of_a_guard_stops_the_start() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 
 import fastapi.routing
 from fastapi import FastAPI
@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
-from mlguard._guard import Guard
+from mlguard._guard import Guard, Principal
 from mlguard.errors import ConfigurationError
 
 # FastAPI >= 0.137 keeps included routers as single entries and offers this to see through them. Before, routes are
@@ -148,6 +148,12 @@ def own_routes(app: FastAPI) -> Iterator[Any]:
 
 
 def _guards_in(dependant: Dependant) -> Iterator[Guard]:
+    for field in _fields(dependant):
+        if _stands_for_guard(field.field_info):
+            raise ConfigurationError(
+                f"{dependant.path}: {field.name!r} is read from the request, where callers may write what they like; "
+                "what a guard returns comes with Annotated[..., Depends(guard)]"
+            )
     for child in dependant.dependencies:
         call: Any = child.call
         if isinstance(call, functools.partial) and isinstance(call.func, Guard):
@@ -160,6 +166,24 @@ def _guards_in(dependant: Dependant) -> Iterator[Guard]:
                 )
             yield call
         yield from _guards_in(child)
+
+
+def _fields(dependant: Dependant) -> Iterator[Any]:
+    """What a node reads from the request."""
+    for place in ("path", "query", "header", "cookie", "body"):
+        yield from getattr(dependant, f"{place}_params")
+
+
+def _stands_for_guard(field: Any) -> bool:
+    """Whether a parameter has a guard's value or a guard in it, but not the ``Depends`` that makes it one."""
+    parts = [field.default, *field.metadata, *_parts(field.annotation)]
+    return any(part is Principal or isinstance(part, Guard) for part in parts)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
 
 
 def is_async(guard: Guard) -> bool:
