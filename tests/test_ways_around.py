@@ -177,8 +177,9 @@ def test_middleware_that_reads_after_the_answer_is_limited(
     assert (answer.status, answer.reads) == (status, reads)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("through", ["app", "router"])
-def test_request_handed_on_with_other_headers_is_another_request(through: str) -> None:
+def test_request_handed_on_with_other_headers_is_another_request(through: str, in_place: bool) -> None:
     """A batch endpoint that hands its scope on vouches for nobody."""
     caller = APIKeyAuth(APIKeys([RECORD]))
     app = FastAPI()
@@ -192,12 +193,35 @@ def test_request_handed_on_with_other_headers_is_another_request(through: str) -
     async def batch(request: Request) -> list[int]:
         statuses = []
         for key in (KEY, WRONG):
-            sub = {**request.scope, "path": "/who", "raw_path": b"/who", "method": "GET", "headers": [key]}
+            headers = request.scope["headers"] if in_place else []
+            headers[:] = [key]
+            sub = {**request.scope, "path": "/who", "raw_path": b"/who", "method": "GET", "headers": headers}
             statuses.append(await hand_on(target, sub))
         return statuses
 
     harden(app)
     assert call(app, "/batch", headers=[KEY]).json == [200, 401]
+
+
+def test_headers_of_another_kind_are_the_same_request() -> None:
+    """A server may give a tuple, of which Starlette makes a list when somebody looks at a header."""
+    app = FastAPI()
+
+    async def look(request: Request) -> None:
+        assert "x-api-key" in request.headers
+
+    limit = RateLimit("1/minute", by=APIKeyAuth(APIKeys([RECORD])), store=MemoryStore())
+    features = Features(columns=1, low=0, high=1, max_rows=1)
+
+    @app.post("/predict", dependencies=[Depends(limit), Depends(look), Depends(features)])
+    async def predict() -> None: ...
+
+    harden(app)
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "headers": tuple(scope["headers"])}, receive, send)
+
+    assert call(server, headers=[KEY, JSON], chunks=[BODY]).status == 200
 
 
 @pytest.mark.parametrize("through", ["app", "router"])

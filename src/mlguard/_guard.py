@@ -146,7 +146,7 @@ class RequestMemory:
         which nothing is known.
         """
         memory: RequestMemory | None = scope.get(cls._KEY)
-        if memory is None or (memory.plan is not None and memory.judged_headers != scope["headers"]):
+        if memory is None or (memory.plan is not None and memory.judged_headers != [*scope["headers"]]):
             memory = cls.renew(scope)
         return memory
 
