@@ -1,7 +1,7 @@
 """Small values kept until they expire, in this process: what was revoked, which refresh token is the latest."""
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 from mlguard.errors import StoreFullError
 
@@ -23,7 +23,7 @@ class Records:
         self._max_records = max_records
         self._clock = clock
         self._values: dict[bytes, tuple[bytes, float]] = {}  # value, expiry
-        self._expiries: list[tuple[float, bytes]] = []
+        self._expiries: list[tuple[float, bytes]] = []  # one a key, of when it was first put
 
     def get(self, key: bytes) -> bytes | None:
         """The value, if there is one that has not expired."""
@@ -41,13 +41,18 @@ class Records:
         if key not in self._values and len(self._values) >= self._max_records:
             wait = max(1, int(self._expiries[0][0] - now) + 1)
             raise StoreFullError("the store has no room for another record", retry_after=wait)
+        if key not in self._values:
+            heappush(self._expiries, (now + ttl, key))
         self._values[key] = (value, now + ttl)
-        heappush(self._expiries, (now + ttl, key))
 
     def _drop_expired(self, now: float) -> None:
         for _ in range(DROPS):
             if not self._expiries or self._expiries[0][0] > now:
                 return
-            expired, key = heappop(self._expiries)
-            if self._values.get(key, (None, None))[1] == expired:  # else it was put again since
+            key = self._expiries[0][1]
+            expiry = self._values[key][1]
+            if expiry > now:  # it was put again since
+                heapreplace(self._expiries, (expiry, key))
+            else:
+                heappop(self._expiries)
                 del self._values[key]
