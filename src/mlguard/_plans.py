@@ -213,7 +213,7 @@ def direct_call(route: Any) -> DirectCall | None:
     inputs: dict[tuple[Guard, frozenset[str]], tuple[GuardCall, list[str]]] = {}
     for child in dependant.dependencies:
         call = _guard_call(child, {}) or _reader_call(child)
-        if call is None or not _is_ours(call):
+        if call is None or not _is_ours(call) or not child.use_cache:  # then each name has a value of its own
             return None
         if child.name is not None or call.guard.reads_body:
             names = inputs.setdefault((call.guard, frozenset(call.scopes.scopes)), (call, []))[1]

@@ -93,12 +93,14 @@ class Shortcuts:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self._taken = False
         self._replaced: list[tuple[Dependant, list[Dependant]]] = []
 
     def install(self) -> None:
-        """Take them on all routes there are. Routes that are added later are left to FastAPI."""
-        if self._app.dependency_overrides:
+        """Take them on all routes there are, once. Routes that are added later are left to FastAPI."""
+        if self._taken or self._app.dependency_overrides:  # an app may be started again and again, by tests say
             return
+        self._taken = True
         for route in _fastapi.own_routes(self._app):
             call = direct_call(route) if is_truncating(route.dependant.call) else None
             if call is not None:
