@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import SecurityScopes
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mlguard import APIKey, APIKeyAuth, APIKeys, Features, Principal, RateLimit, harden, request_id, truncate_output
 from mlguard.store import MemoryStore
@@ -232,6 +232,46 @@ def test_request_that_is_handed_on_meets_the_guards_of_the_new_route() -> None:
         assert call(service.app, path, headers=[KEY, JSON], chunks=[ROW]).status in {200, 429}
 
 
+def test_app_that_starts_again_is_as_it_was() -> None:
+    """Starting it for each test neither piles anything up nor undoes anything."""
+    service = Service()
+
+    async def start() -> None:
+        events = iter(["lifespan.startup", "lifespan.shutdown"])
+
+        async def receive() -> Message:
+            return {"type": next(events)}
+
+        async def send(message: Message) -> None: ...
+
+        await service.app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+
+    def parts() -> list[int]:
+        return [id(getattr(route, name, None)) for route in service.app.routes for name in ("app", "dependant")]
+
+    asyncio.run(start())
+    once = parts()
+    for _ in range(3):
+        asyncio.run(start())
+    assert parts() == once
+    assert call(service.app, "/async", headers=[JSON], chunks=[ROW]).status == 401
+    assert call(service.app, "/async", headers=[KEY, JSON], chunks=[ROW]).status == 200
+
+
+def test_array_that_is_asked_for_without_cache_is_nobody_elses() -> None:
+    """Whoever changes one in place does not change the other."""
+    service = Service()
+    fresh = Depends(service.features, use_cache=False)
+
+    @service.app.post("/two")
+    @truncate_output
+    def two(x: Annotated[Rows, fresh], y: Annotated[Rows, fresh]) -> Any:
+        x += 1
+        return y
+
+    assert call(service.app, "/two", headers=[JSON], chunks=[ROW]).json == [[1.0, 2.0]]
+
+
 def test_handler_of_the_apps_own_can_read_the_body_again() -> None:
     """The request that an exception handler gets is the one that the endpoint got."""
     service = Service()
@@ -271,6 +311,43 @@ def test_route_class_of_the_apps_own_sees_its_requests() -> None:
     add_name(app)
     harden(app)
     assert call(app, method="GET").headers["x-timed"] == "1"
+
+
+def test_wrapped_route_stays_wrapped() -> None:
+    """An ASGI app that somebody has put around one route, to shut it for example, goes on to be asked."""
+    app = FastAPI()
+    add_name(app)
+    route: Any = app.routes[-1]
+    inner = route.app
+
+    async def shut(scope: Scope, receive: Receive, send: Send) -> None:
+        await (inner if scope["client"][0] == "10.0.0.1" else Response(status_code=403))(scope, receive, send)
+
+    route.app = functools.wraps(inner)(shut)
+    harden(app)
+    assert call(app, method="GET").status == 403
+    assert call(app, method="GET", client=("10.0.0.1", 1)).json == "alice"
+
+
+def test_patched_route_class_stays_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does what somebody has put in the place of a method of FastAPI's own route class."""
+    original = APIRoute.get_route_handler
+
+    def get_route_handler(self: APIRoute) -> Any:
+        handler = original(self)
+
+        async def marked(request: Request) -> Response:
+            response = await handler(request)
+            response.headers["x-marked"] = "1"
+            return response
+
+        return marked
+
+    monkeypatch.setattr(APIRoute, "get_route_handler", get_route_handler)
+    app = FastAPI()
+    add_name(app)
+    harden(app)
+    assert call(app, method="GET").headers["x-marked"] == "1"
 
 
 @pytest.fixture(params=["get_request_handler", "run_endpoint_function"])

@@ -753,6 +753,22 @@ def test_records_are_never_forgotten_to_make_room() -> None:
     assert run(store.get(b"a", b"c")) == (None, b"1")
 
 
+def test_a_record_that_is_swapped_again_and_again_takes_the_room_of_one() -> None:
+    """Whoever holds one refresh token cannot fill the memory with it, and nothing is forgotten early for that."""
+    clock = Clock()
+    store = MemoryStore(clock=clock, max_records=2)
+    run(store.put(b"other", b"", 50))
+    for number in range(100):
+        clock.now += 1
+        assert run(store.swap(b"a", b"%d" % (number - 1) if number else None, b"%d" % number, 60))
+    assert len(store._records._expiries) == 1  # the other one has expired
+    assert run(store.get(b"a", b"other")) == (b"99", None)
+    clock.now += 60
+    run(store.put(b"b", b"", 10))
+    run(store.put(b"c", b"", 10))
+    assert run(store.get(b"a", b"b", b"c")) == (None, b"", b"")
+
+
 def test_a_swap_needs_the_value_that_is_there() -> None:
     """Of two who want to replace the same value, one does."""
     store = MemoryStore(clock=Clock())

@@ -4,7 +4,8 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Annotated, Any
 
 import orjson
 import pytest
@@ -21,6 +22,9 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     ConfigurationError,
+    Features,
+    InsufficientScopeError,
+    NotAuthenticatedError,
     Principal,
     RateLimit,
     SignatureAuth,
@@ -173,8 +177,9 @@ def test_middleware_that_reads_after_the_answer_is_limited(
     assert (answer.status, answer.reads) == (status, reads)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("through", ["app", "router"])
-def test_request_handed_on_with_other_headers_is_another_request(through: str) -> None:
+def test_request_handed_on_with_other_headers_is_another_request(through: str, in_place: bool) -> None:
     """A batch endpoint that hands its scope on vouches for nobody."""
     caller = APIKeyAuth(APIKeys([RECORD]))
     app = FastAPI()
@@ -188,12 +193,35 @@ def test_request_handed_on_with_other_headers_is_another_request(through: str) -
     async def batch(request: Request) -> list[int]:
         statuses = []
         for key in (KEY, WRONG):
-            sub = {**request.scope, "path": "/who", "raw_path": b"/who", "method": "GET", "headers": [key]}
+            headers = request.scope["headers"] if in_place else []
+            headers[:] = [key]
+            sub = {**request.scope, "path": "/who", "raw_path": b"/who", "method": "GET", "headers": headers}
             statuses.append(await hand_on(target, sub))
         return statuses
 
     harden(app)
     assert call(app, "/batch", headers=[KEY]).json == [200, 401]
+
+
+def test_headers_of_another_kind_are_the_same_request() -> None:
+    """A server may give a tuple, of which Starlette makes a list when somebody looks at a header."""
+    app = FastAPI()
+
+    async def look(request: Request) -> None:
+        assert "x-api-key" in request.headers
+
+    limit = RateLimit("1/minute", by=APIKeyAuth(APIKeys([RECORD])), store=MemoryStore())
+    features = Features(columns=1, low=0, high=1, max_rows=1)
+
+    @app.post("/predict", dependencies=[Depends(limit), Depends(look), Depends(features)])
+    async def predict() -> None: ...
+
+    harden(app)
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "headers": tuple(scope["headers"])}, receive, send)
+
+    assert call(server, headers=[KEY, JSON], chunks=[BODY]).status == 200
 
 
 @pytest.mark.parametrize("through", ["app", "router"])
@@ -436,6 +464,154 @@ def test_address_cannot_forge_log_lines(caplog: pytest.LogCaptureFixture) -> Non
     assert "\x85" not in message
     assert "\n" not in message
     assert len(message) < 500
+
+
+CALLER = APIKeyAuth(APIKeys([RECORD]))
+
+
+async def alone(who: Principal) -> None: ...
+async def optional(who: Principal | None = None) -> None: ...
+async def default(who: Principal = CALLER) -> None: ...  # type: ignore[assignment]
+async def untyped(limit=RateLimit("1/minute")) -> None: ...  # type: ignore[no-untyped-def]  # noqa: B008
+async def annotated(who: Annotated[Principal, CALLER]) -> None: ...
+async def rows(x: Annotated[list[float], Features(columns=1, low=0, high=1, max_rows=1)]) -> None: ...
+async def below(_: Annotated[None, Depends(alone)]) -> None: ...
+
+
+@pytest.mark.parametrize("endpoint", [alone, optional, default, untyped, annotated, rows, below])
+def test_forgotten_depends_stops_the_start(endpoint: Callable[..., Any]) -> None:
+    """FastAPI would read the principal from the body, where anybody can be root."""
+    app = FastAPI()
+    app.post("/predict")(endpoint)
+    harden(app)
+    with pytest.raises(ConfigurationError, match=r"/predict: '(who|limit|x)' .* Depends"):
+        call(app, headers=[JSON], chunks=[b'{"id": "root", "scopes": ["admin"]}'])
+
+
+def test_wrapped_call_of_a_guard_stops_the_start() -> None:
+    """FastAPI before 0.123 would not await that either."""
+
+    def passing(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def passed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return passed
+
+    class Wrapped(APIKeyAuth):
+        __call__ = passing(APIKeyAuth.__call__)
+
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(Wrapped(APIKeys([RECORD])))])
+    async def predict() -> None: ...
+
+    harden(app)
+    with pytest.raises(ConfigurationError, match=r"Wrapped\.__call__"):
+        call(app, method="GET")
+
+
+class Sync(APIKeyAuth):
+    """A guard of the app's own that FastAPI runs in a thread."""
+
+    def __call__(self, conn: HTTPConnection) -> Principal:  # type: ignore[override]
+        if "x-api-key" not in conn.headers:
+            raise NotAuthenticatedError(challenge="APIKey")
+        return RECORD.principal
+
+
+class CleaningUp(APIKeyAuth):
+    """A guard of the app's own that has something to clean up after the answer."""
+
+    async def __call__(self, conn: HTTPConnection) -> AsyncIterator[Principal]:  # type: ignore[override]
+        if "x-api-key" not in conn.headers:
+            raise NotAuthenticatedError(challenge="APIKey")
+        yield RECORD.principal
+
+
+@pytest.mark.parametrize("kind", [Sync, CleaningUp])
+@pytest.mark.parametrize("decorate", [truncate_output, lambda endpoint: endpoint])
+def test_guard_of_the_apps_own_may_be_any_kind_of_dependency(
+    kind: type[APIKeyAuth], decorate: Callable[[Any], Any]
+) -> None:
+    """A plain function or a generator is called as FastAPI calls it."""
+    caller = kind(APIKeys([RECORD]))
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(RateLimit("9/minute", by=caller, store=MemoryStore()))])
+    @decorate
+    async def predict(who: Annotated[Principal, Depends(caller)]) -> str:
+        return who.id
+
+    harden(app)
+    assert call(app, method="GET").status == 401
+    assert call(app, method="GET", headers=[KEY]).json == "alice"
+
+
+class AnyScope(APIKeyAuth):
+    """A guard of the app's own for which one of several scopes is enough."""
+
+    async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
+        principal = await super().__call__(conn, SecurityScopes())
+        if principal.scopes.isdisjoint(security_scopes.scopes):
+            raise InsufficientScopeError
+        return principal
+
+
+@pytest.mark.parametrize("decorate", [truncate_output, lambda endpoint: endpoint])
+@pytest.mark.parametrize(("scopes", "status"), [({"admin"}, 403), ({"predict"}, 200)])
+def test_guard_of_the_apps_own_may_read_scopes_in_its_own_way(
+    decorate: Callable[[Any], Any], scopes: set[str], status: int
+) -> None:
+    """Each use of it is asked, before anything counts: the larger set may hold where the smaller one does not."""
+    record, secret = APIKey.generate("bob", scopes=scopes)
+    caller = AnyScope(APIKeys([record]))
+    limit = RateLimit("2/minute", store=MemoryStore())
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(limit), Security(caller, scopes=["predict", "admin"])])
+    @decorate
+    async def predict(who: Annotated[Principal, Security(caller, scopes=["predict"])]) -> None: ...
+
+    router = APIRouter(dependencies=[Security(caller, scopes=["predict"])])
+
+    @router.get("/both", dependencies=[Security(caller, scopes=["predict", "admin"])])
+    @decorate
+    async def both() -> None: ...
+
+    app.include_router(router)
+    harden(app)
+    key = (b"x-api-key", secret.encode())
+    paths = ["/both", "/predict", "/predict"]
+    if status == 403:
+        paths *= 2  # a refusal uses nothing up
+    assert {call(app, path, method="GET", headers=[key]).status for path in paths} == {status}
+
+
+def test_guard_of_the_apps_own_may_set_a_context_variable() -> None:
+    """It runs where its endpoint does, as any dependency: who logs the caller in this way finds it."""
+    current: ContextVar[str] = ContextVar("current", default="nobody")
+
+    class Naming(APIKeyAuth):
+        async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
+            principal = await super().__call__(conn, security_scopes)
+            current.set(principal.id)
+            return principal
+
+    caller = Naming(APIKeys([RECORD]))
+    app = FastAPI()
+
+    @app.get("/direct", dependencies=[Depends(RateLimit("9/minute", by=caller, store=MemoryStore()))])
+    @truncate_output
+    async def direct() -> Any:
+        return current.get()
+
+    @app.get("/sync", dependencies=[Depends(caller)])
+    def sync() -> str:
+        return current.get()
+
+    harden(app)
+    assert [call(app, path, method="GET", headers=[KEY]).json for path in ("/direct", "/sync")] == ["alice"] * 2
 
 
 def test_apps_in_one_process_share_no_unnamed_bucket() -> None:

@@ -6,11 +6,12 @@ applied.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 
 import fastapi.routing
 from fastapi import FastAPI
@@ -25,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
 
-from mlguard._guard import Guard
+from mlguard._guard import Guard, Principal
 from mlguard.errors import ConfigurationError
 
 # FastAPI >= 0.137 keeps included routers as single entries and offers this to see through them. Before, routes are
@@ -79,8 +80,16 @@ def injected_response() -> Response:
 def is_instrumented() -> bool:
     """Whether somebody (a tracer, say) has put functions of their own in the place of those that FastAPI calls."""
     watched = ("get_request_handler", "run_endpoint_function", "serialize_response")
-    functions = [getattr(fastapi.routing, name) for name in watched]
+    functions = [*(getattr(fastapi.routing, name) for name in watched), fastapi.routing.APIRoute.get_route_handler]
     return any(type(f) is not FunctionType or f.__globals__ is not vars(fastapi.routing) for f in functions)
+
+
+_ROUTE_APP: Any = fastapi.routing.request_response(lambda _: Response())
+
+
+def is_wrapped(route: Any) -> bool:
+    """Whether somebody has put an ASGI app of their own in the place of the one that FastAPI has made of a route."""
+    return getattr(route.app, "__code__", None) is not _ROUTE_APP.__code__
 
 
 def is_traced(scope: Scope) -> bool:
@@ -139,14 +148,48 @@ def own_routes(app: FastAPI) -> Iterator[Any]:
 
 
 def _guards_in(dependant: Dependant) -> Iterator[Guard]:
+    for field in _fields(dependant):
+        if _stands_for_guard(field.field_info):
+            raise ConfigurationError(
+                f"{dependant.path}: {field.name!r} is read from the request, where callers may write what they like; "
+                "what a guard returns comes with Annotated[..., Depends(guard)]"
+            )
     for child in dependant.dependencies:
         call: Any = child.call
         if isinstance(call, functools.partial) and isinstance(call.func, Guard):
             # FastAPI before 0.123 does not await what a partial of an object returns: nobody would be refused.
             raise ConfigurationError(f"Depends(partial({call.func!r})): give Depends the guard itself")
         if isinstance(call, Guard):
+            if is_async(call) and not inspect.iscoroutinefunction(type(call).__call__):
+                raise ConfigurationError(  # for the same reason
+                    f"{type(call).__name__}.__call__ is wrapped by a function that is not async: make that one async"
+                )
             yield call
         yield from _guards_in(child)
+
+
+def _fields(dependant: Dependant) -> Iterator[Any]:
+    """What a node reads from the request."""
+    for place in ("path", "query", "header", "cookie", "body"):
+        yield from getattr(dependant, f"{place}_params")
+
+
+def _stands_for_guard(field: Any) -> bool:
+    """Whether a parameter has a guard's value or a guard in it, but not the ``Depends`` that makes it one."""
+    parts = [field.default, *field.metadata, *_parts(field.annotation)]
+    return any(part is Principal or isinstance(part, Guard) for part in parts)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def is_async(guard: Guard) -> bool:
+    """Whether what a guard's call returns is to be awaited, and is neither a plain value nor a generator."""
+    call: Any = getattr(type(guard), "__call__", None)  # noqa: B004  # every guard has one, but not the base class
+    return inspect.iscoroutinefunction(inspect.unwrap(call))
 
 
 def resolve(app: FastAPI, scope: Scope) -> Scope:

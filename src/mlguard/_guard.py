@@ -155,7 +155,8 @@ class RequestMemory:
         if memory is None:
             return cls.renew(scope)
         headers = scope["headers"]
-        if memory.plan is not None and memory.judged_headers is not headers and memory.judged_headers != headers:
+        # Compared with a copy: a list can be changed in place.
+        if memory.plan is not None and memory.judged_headers != (headers if type(headers) is list else [*headers]):
             return cls.renew(scope)
         return memory
 

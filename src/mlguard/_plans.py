@@ -106,7 +106,7 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
     proofs = [
         call
         for (guard, scopes), call in authentication.items()
-        if not any(guard is other and scopes < more for other, more in authentication)
+        if not (_is_ours(call) and any(guard is other and scopes < more for other, more in authentication))
     ]
     calls = (*proofs, *counting.values())
     return Plan(calls, suspends=any(_may_wait(call) for call in calls))
@@ -114,20 +114,30 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
 
 def _may_wait(call: GuardCall) -> bool:
     """Whether a call of the guard may wait. What a class of the app's own adds to one of ours is unknown."""
-    own = type(call.guard).__module__.startswith("mlguard.")
-    return call.guard.suspends or not own or call.turns is not None
+    return call.guard.suspends or not _is_ours(call) or call.turns is not None
+
+
+def _is_ours(call: GuardCall) -> bool:
+    """Whether nothing but classes of mlguard's own decide.
+
+    One of the app's own may take scopes in its own way, or set a context variable for the endpoint, so FastAPI calls it
+    as often and where it would.
+    """
+    ours = type(call.guard).__module__.startswith("mlguard.")
+    return ours and all(_is_ours(principal) for _, principal in call.principals)
 
 
 def is_guard_alone(dependant: Dependant) -> bool:
-    """Whether a node is a tree of body-less guards only, and nobody needs its value."""
-    return dependant.name is None and _guard_call(dependant, {}) is not None
+    """Whether a node is a tree of body-less guards of ours only, and nobody needs its value."""
+    call = _guard_call(dependant, {}) if dependant.name is None else None
+    return call is not None and _is_ours(call)
 
 
 def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
     """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
     guard: Any = dependant.call
     connection_name = dependant.http_connection_param_name
-    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides:
+    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides or not _fastapi.is_async(guard):
         return None
     if connection_name is None or dependant.request_param_name or _reads_parameters(dependant):
         return None
@@ -197,12 +207,13 @@ def direct_call(route: Any) -> DirectCall | None:
         or dependant.security_scopes_param_name is not None
         or _needs_solver(dependant)
         or _fastapi.is_instrumented()
+        or _fastapi.is_wrapped(route)
     ):
         return None
     inputs: dict[tuple[Guard, frozenset[str]], tuple[GuardCall, list[str]]] = {}
     for child in dependant.dependencies:
         call = _guard_call(child, {}) or _reader_call(child)
-        if call is None:
+        if call is None or not _is_ours(call) or not child.use_cache:  # then each name has a value of its own
             return None
         if child.name is not None or call.guard.reads_body:
             names = inputs.setdefault((call.guard, frozenset(call.scopes.scopes)), (call, []))[1]

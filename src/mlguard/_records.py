@@ -1,8 +1,7 @@
 """Small values kept until they expire, in this process: what was revoked, which refresh token is the latest."""
 
-import math
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 from mlguard.errors import StoreFullError
 
@@ -24,7 +23,7 @@ class Records:
         self._max_records = max_records
         self._clock = clock
         self._values: dict[bytes, tuple[bytes, float]] = {}  # value, expiry
-        self._expiries: list[tuple[float, bytes]] = []
+        self._expiries: list[tuple[float, bytes]] = []  # one a key, of when it was first put
 
     def get(self, key: bytes) -> bytes | None:
         """The value, if there is one that has not expired."""
@@ -39,21 +38,21 @@ class Records:
         """
         now = self._clock()
         self._drop_expired(now)
-        known = self._values.get(key)
-        if known is None and len(self._values) >= self._max_records:
+        if key not in self._values and len(self._values) >= self._max_records:
             wait = max(1, int(self._expiries[0][0] - now) + 1)
             raise StoreFullError("the store has no room for another record", retry_after=wait)
-        self._values[key] = (value, now + ttl)
-        if known is None or now + ttl < known[1]:  # else it is looked at again when the one before expires
+        if key not in self._values:
             heappush(self._expiries, (now + ttl, key))
+        self._values[key] = (value, now + ttl)
 
     def _drop_expired(self, now: float) -> None:
         for _ in range(DROPS):
             if not self._expiries or self._expiries[0][0] > now:
                 return
-            _, key = heappop(self._expiries)
-            expiry = self._values.get(key, (None, -math.inf))[1]
+            key = self._expiries[0][1]
+            expiry = self._values[key][1]
             if expiry > now:  # it was put again since
-                heappush(self._expiries, (expiry, key))
+                heapreplace(self._expiries, (expiry, key))
             else:
-                self._values.pop(key, None)
+                heappop(self._expiries)
+                del self._values[key]

@@ -4,7 +4,8 @@ FastAPI spends as much on finding and calling a dependency as most guards spend 
 takes two short cuts. Where an endpoint takes nothing but what mlguard's guards return, and ``truncate_output`` makes
 its answer, it is called directly. Elsewhere, one dependency takes the place of the guards that need nothing but the
 connection, which are judged together anyway (see ``_order``). Both are as authoritative as what they replace: nobody
-gets through whom the guards have not admitted. Once there are ``dependency_overrides``, FastAPI does everything.
+gets through whom the guards have not admitted. Guards of the app's own classes are left to FastAPI. Once there are
+``dependency_overrides``, FastAPI does everything.
 """
 
 import dataclasses
@@ -92,12 +93,14 @@ class Shortcuts:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self._taken = False
         self._replaced: list[tuple[Dependant, list[Dependant]]] = []
 
     def install(self) -> None:
-        """Take them on all routes there are. Routes that are added later are left to FastAPI."""
-        if self._app.dependency_overrides:
+        """Take them on all routes there are, once. Routes that are added later are left to FastAPI."""
+        if self._taken or self._app.dependency_overrides:  # an app may be started again and again, by tests say
             return
+        self._taken = True
         for route in _fastapi.own_routes(self._app):
             call = direct_call(route) if is_truncating(route.dependant.call) else None
             if call is not None:

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from mlguard.errors import ConfigurationError
 from mlguard.store import Store, default_store, store_key
 
+#: Seconds that a revocation is kept beyond its token's expiry: the longest leeway of a ``JWTAuth``, which takes the
+#: token for so long still.
+_MARGIN = 300
+
 
 class Revocations:
     """Which tokens no longer hold, although they have not expired.
@@ -36,12 +40,16 @@ class Revocations:
             jti: The token's id. Of an id such as ``"family.token"``, the part before the dot revokes the whole family:
                 those tokens of one session that a ``TokenIssuer`` has minted.
             issuer: Its ``iss``.
-            expires_at: Its ``exp``, in seconds since 1970. Until then the revocation is kept.
+            expires_at: Its ``exp``, in seconds since 1970. Until then, and for the longest leeway of 300 seconds, the
+                revocation is kept.
 
         Raises:
+            ValueError: ``expires_at`` is not finite.
             StoreFullError: There is no room to remember it (503).
         """
-        ttl = expires_at - self._clock()
+        if not math.isfinite(expires_at):
+            raise ValueError("expires_at must be seconds since 1970")
+        ttl = expires_at + _MARGIN - self._clock()
         if ttl > 0:
             await self._store.put(_token_key(jti, issuer), b"", ttl)
 
@@ -51,12 +59,25 @@ class Revocations:
         Args:
             subject: The tokens' ``sub``.
             issuer: Their ``iss``.
-            lifetime: Seconds after which the last of them has expired. For so long the revocation is kept.
+            lifetime: Seconds after which the last of them has expired. For so long, and for the longest leeway of 300
+                seconds, the revocation is kept; an earlier one that lasts longer goes on to.
 
         Raises:
+            ValueError: ``lifetime`` is not a positive, finite number.
             StoreFullError: There is no room to remember it (503).
         """
-        await self._store.put(_subject_key(subject, issuer), repr(self._clock()).encode(), lifetime)
+        if not 0 < lifetime < math.inf:
+            raise ValueError("lifetime must be a positive number of seconds")
+        key = _subject_key(subject, issuer)
+        while True:
+            now = self._clock()
+            (known,) = await self._store.get(key)
+            until, kept_until = now, now + lifetime + _MARGIN
+            if known is not None:
+                known_until, known_kept_until = map(float, known.split())
+                until, kept_until = max(until, known_until), max(kept_until, known_kept_until)
+            if await self._store.swap(key, known, f"{until!r} {kept_until!r}".encode(), kept_until - now):
+                return
 
     async def covers(self, jti: str | None, *, subject: str, issuer: str | None, issued_at: float | None) -> bool:
         """Whether a token was revoked. One that does not say when it was issued falls with all of its subject's.
@@ -77,7 +98,7 @@ class Revocations:
         all_until, *this = found
         if any(revoked is not None for revoked in this):
             return True
-        return all_until is not None and (-math.inf if issued_at is None else issued_at) <= float(all_until)
+        return all_until is not None and (-math.inf if issued_at is None else issued_at) <= float(all_until.split()[0])
 
 
 def revocation_keys(jti: str | None, *, subject: str, issuer: str | None) -> tuple[bytes, ...]:
