@@ -8,7 +8,6 @@ applied.
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, get_args
@@ -63,10 +62,12 @@ def scopes_of(dependant: Dependant) -> list[str]:
     return list(dict.fromkeys([*parent, *own]))
 
 
-def turns_of(dependant: Dependant) -> Callable[[], AbstractAsyncContextManager[Any]] | None:
-    """Where calls of a node have to wait for their turn (``Depends(..., max_concurrency=...)`` of newer FastAPIs)."""
-    concurrency = getattr(dependant, "concurrency", None)
-    return None if concurrency is None else concurrency.get_semaphore
+def takes_turns(dependant: Dependant) -> bool:
+    """Whether calls of a node wait for each other (``Depends(..., max_concurrency=...)`` of newer FastAPIs).
+
+    Who waits for a turn while it is held for them waits for ever, so only FastAPI may call it.
+    """
+    return getattr(dependant, "concurrency", None) is not None
 
 
 def injected_response() -> Response:

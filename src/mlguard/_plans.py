@@ -5,7 +5,6 @@ an endpoint all of whose arguments come from mlguard.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,6 @@ class GuardCall:
     scopes_name: str | None
     scopes: SecurityScopes
     principals: tuple[tuple[str, "GuardCall"], ...]
-    turns: Callable[[], AbstractAsyncContextManager[Any]] | None = None
 
     async def __call__(self, conn: Any) -> Any:
         """Run the guard, after the guards that it depends on."""
@@ -36,11 +34,7 @@ class GuardCall:
             values[name] = await call(conn)
         if self.scopes_name is not None:
             values[self.scopes_name] = self.scopes
-        guard: Any = self.guard
-        if self.turns is None:
-            return await guard(**values)
-        async with self.turns():
-            return await guard(**values)
+        return await self.guard(**values)  # type: ignore[operator]  # each guard's own signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +108,7 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
 
 def _may_wait(call: GuardCall) -> bool:
     """Whether a call of the guard may wait. What a class of the app's own adds to one of ours is unknown."""
-    return call.guard.suspends or not _is_ours(call) or call.turns is not None
+    return call.guard.suspends or not _is_ours(call)
 
 
 def _is_ours(call: GuardCall) -> bool:
@@ -141,6 +135,8 @@ def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall
         return None
     if connection_name is None or dependant.request_param_name or _reads_parameters(dependant):
         return None
+    if _fastapi.takes_turns(dependant):
+        return None
     principals = []
     for child in dependant.dependencies:
         call = _guard_call(child, overrides)
@@ -153,7 +149,6 @@ def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall
         dependant.security_scopes_param_name,
         SecurityScopes(_fastapi.scopes_of(dependant)),
         tuple(principals),
-        _fastapi.turns_of(dependant),
     )
 
 
@@ -239,6 +234,7 @@ def _reader_call(dependant: Dependant) -> GuardCall | None:
         or dependant.http_connection_param_name
         or dependant.security_scopes_param_name
         or _reads_parameters(dependant)
+        or _fastapi.takes_turns(dependant)
     ):
         return None
-    return GuardCall(guard, name, None, SecurityScopes(), (), _fastapi.turns_of(dependant))
+    return GuardCall(guard, name, None, SecurityScopes(), ())

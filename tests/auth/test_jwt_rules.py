@@ -228,11 +228,12 @@ def test_a_revoked_token_is_refused_at_once() -> None:
     assert judge(auth, resigned(sub="bob")).id == "bob"
 
 
-def test_a_revocation_elsewhere_is_seen_within_a_second(clock: Clock) -> None:
+@pytest.mark.parametrize("failures", [None, RateLimit("9/minute", name="failed tokens", store=MemoryStore())])
+def test_a_revocation_elsewhere_is_seen_within_a_second(clock: Clock, failures: RateLimit | None) -> None:
     """The store is asked once a second for each token, and never believed for longer."""
     store = RemoteStore(clock=clock)
     revocations = Revocations(store=store, clock=clock)
-    auth = guard(clock, revocations=revocations)
+    auth = guard(clock, revocations=revocations, failures=failures)
     token = resigned(jti="1", iat=NOW)
     assert auth.suspends
     assert [judge(auth, token).id for _ in range(5)] == ["alice"] * 5

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.security import SecurityScopes
 from hypothesis import given
 from hypothesis import strategies as st
-from joserfc.jwk import import_key
+from joserfc.jwk import ECKey, import_key
 from starlette.requests import HTTPConnection
 
 from mlguard import ConfigurationError, JWTAuth, NotAuthenticatedError, Principal
@@ -129,6 +130,17 @@ def test_audience_and_issuer_verify(aud: Any) -> None:
     """Where they are configured, as with ``jwt.decode(audience=..., issuer=...)``."""
     auth = guard(audience="api", issuer="https://login.example")
     assert who(auth, encode(soon(aud=aud, iss="https://login.example", jti="1"))).issuer == "https://login.example"
+
+
+def test_published_keys_take_no_engine(tmp_path: Path) -> None:
+    """Which of the keys that come and go an engine could use, nobody can say at the start."""
+    published = tmp_path / "keys.json"
+    jwk = ECKey.generate_key("P-256", {"kid": "1"}).as_dict(private=False)
+    published.write_text(json.dumps({"keys": [jwk]}), "utf-8")
+    with pytest.raises(ConfigurationError, match="engine"):
+        JWTAuth.from_jwks(  # type: ignore[call-arg]  # as somebody without a type checker writes it
+            published, algorithms=["ES256"], issuer="i", audience="a", engine=jose_engine
+        )
 
 
 def test_kid_in_the_header_chooses_the_key() -> None:
