@@ -1,11 +1,12 @@
 """Ways around who-is-calling that somebody has tried, where one part meets another, each shut."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Request, Security
 
-from mlguard import AnyAuth, APIKey, APIKeyAuth, APIKeys, harden, principal_of
+from mlguard import AnyAuth, APIKey, APIKeyAuth, APIKeys, MemoryStore, NotAuthenticatedError, harden, principal_of
 from tests.asgi import call
 from tests.auth.logins import make_issuer
 from tests.clock import Clock
@@ -43,3 +44,22 @@ def test_principal_of_names_who_came_with_either_credential(hardened: bool, cloc
     assert call(app, "/", method="GET", headers=[key]).json == [["api-key", "", "robot"]] * 2
     refused = call(app, "/more", method="GET", headers=[key])
     assert (refused.status, refused.headers["www-authenticate"].split()[0]) == (403, "APIKey")
+
+
+# Tokens of one's own --------------------------------------------------------------------------------------------------
+
+
+def test_refresh_token_of_one_service_gives_no_token_for_another(clock: Clock) -> None:
+    """Both are minted by one issuer with one key: user 1 of the shop would else become user 1 of the back office."""
+    store = MemoryStore(clock=clock)
+    shop = make_issuer(clock, store=store, audience="https://shop.example")
+    office = make_issuer(clock, store=store, audience="https://office.example")
+
+    async def cross() -> None:
+        token = (await shop.open_session("1", scopes=["predict"])).refresh_token
+        with pytest.raises(NotAuthenticatedError):
+            await office.refresh(token)
+        await office.revoke_token(token)
+        assert (await shop.refresh(token)).scopes == {"predict"}  # nothing has become of it
+
+    asyncio.run(cross())

@@ -334,6 +334,7 @@ class TokenIssuer:
         refresh = {
             **self._claims(self._refresh_audience, session.subject, now, min(now + self._refresh_lifetime, end)),
             "seq": number,
+            "access_aud": self.audience,  # who signs for several services with one key has an issuer for each
             "granted": " ".join(sorted(session.scopes)),
             **shared,
         }
@@ -356,7 +357,8 @@ class TokenIssuer:
 
     def _read_refresh(self, token: str) -> _Refresh:
         kind, claims = self._keys.read(token) or ("", {})
-        if kind != REFRESH or claims.get("iss") != self.issuer or claims.get("aud") != self._refresh_audience:
+        named = (claims.get("iss"), claims.get("aud"), claims.get("access_aud"))
+        if kind != REFRESH or named != (self.issuer, self._refresh_audience, self.audience):
             _refuse("refresh token: not one of this issuer's")
         match claims:
             case {
