@@ -23,7 +23,8 @@ class Records:
     def __init__(self, max_records: int, clock: Callable[[], float]) -> None:
         self._max_records = max_records
         self._clock = clock
-        self._values: dict[bytes, tuple[bytes, float]] = {}  # value, expiry
+        #: Value, expiry, and when it is looked at for the next time: then or earlier.
+        self._values: dict[bytes, tuple[bytes, float, float]] = {}
         self._expiries: list[tuple[float, bytes]] = []
 
     def get(self, key: bytes) -> bytes | None:
@@ -43,17 +44,22 @@ class Records:
         if known is None and len(self._values) >= self._max_records:
             wait = max(1, int(self._expiries[0][0] - now) + 1)
             raise StoreFullError("the store has no room for another record", retry_after=wait)
-        self._values[key] = (value, now + ttl)
-        if known is None or now + ttl < known[1]:  # else it is looked at again when the one before expires
-            heappush(self._expiries, (now + ttl, key))
+        expiry = now + ttl
+        look = expiry if known is None else min(expiry, known[2])
+        self._values[key] = (value, expiry, look)
+        if known is None or look < known[2]:  # else it is looked at in time already
+            heappush(self._expiries, (look, key))
 
     def _drop_expired(self, now: float) -> None:
         for _ in range(DROPS):
             if not self._expiries or self._expiries[0][0] > now:
                 return
-            _, key = heappop(self._expiries)
-            expiry = self._values.get(key, (None, -math.inf))[1]
+            look, key = heappop(self._expiries)
+            value, expiry, next_look = self._values.get(key, (b"", math.inf, -math.inf))
+            if next_look != look:  # it was looked at since, or is no more
+                continue
             if expiry > now:  # it was put again since
+                self._values[key] = (value, expiry, expiry)
                 heappush(self._expiries, (expiry, key))
             else:
-                self._values.pop(key, None)
+                del self._values[key]

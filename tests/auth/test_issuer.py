@@ -412,7 +412,7 @@ def test_session_is_one_record_however_often_it_is_refreshed(clock: Clock) -> No
     token = open_session(issuer).refresh_token
     for _ in range(100):
         token = refresh(issuer, token).refresh_token
-    [(key, (value, _))] = store._records._values.items()
+    [(key, (value, *_))] = store._records._values.items()
     assert len(key) == 16
     assert re.fullmatch(rb"100 [0-9.]+", value)
     with pytest.raises(StoreFullError):
