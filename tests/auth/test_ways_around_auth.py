@@ -1,14 +1,24 @@
 """Ways around who-is-calling that somebody has tried, where one part meets another, each shut."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Request, Security
 
-from mlguard import AnyAuth, APIKey, APIKeyAuth, APIKeys, MemoryStore, NotAuthenticatedError, harden, principal_of
+from mlguard import (
+    AnyAuth,
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    MemoryStore,
+    NotAuthenticatedError,
+    harden,
+    principal_of,
+)
 from tests.asgi import call
-from tests.auth.logins import make_issuer
+from tests.auth.logins import get, make_issuer
 from tests.clock import Clock
 
 NOW = 1_800_000_000.0
@@ -63,3 +73,39 @@ def test_refresh_token_of_one_service_gives_no_token_for_another(clock: Clock) -
         assert (await shop.refresh(token)).scopes == {"predict"}  # nothing has become of it
 
     asyncio.run(cross())
+
+
+class Waited(MemoryStore):
+    """Something happens while a record is on its way."""
+
+    suspends = True
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def put(self, key: bytes, value: bytes, ttl: float) -> None:
+        if self.meanwhile is not None:
+            happen, self.meanwhile = self.meanwhile, None
+            await happen()
+        await super().put(key, value, ttl)
+
+
+def test_token_that_is_minted_while_everything_is_revoked_is_revoked_too(clock: Clock) -> None:
+    """A thief who refreshes at that very moment would else keep the access token for its whole life."""
+    store = Waited(clock=clock)
+    issuer = make_issuer(clock, store=store)
+    app = FastAPI(dependencies=[Depends(issuer.auth())])
+    app.add_api_route("/", lambda: None)
+    minted = []
+
+    async def race() -> None:
+        stolen = (await issuer.open_session("1")).refresh_token
+
+        async def refresh() -> None:
+            clock.now += 0.1
+            minted.append(await issuer.refresh(stolen))
+            clock.now += 0.1
+
+        store.meanwhile = refresh
+        await issuer.revoke_all("1")
+
+    asyncio.run(race())
+    assert get(app, "/", minted[0].access_token) == 401

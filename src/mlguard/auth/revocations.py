@@ -46,7 +46,7 @@ class Revocations:
             await self._store.put(_token_key(jti, issuer), b"", ttl)
 
     async def revoke_all(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
-        """Revoke all tokens of one subject that were issued up to now.
+        """Revoke all tokens of one subject that were issued up to now: when the store has taken it.
 
         Args:
             subject: The tokens' ``sub``.
@@ -56,7 +56,13 @@ class Revocations:
         Raises:
             StoreFullError: There is no room to remember it (503).
         """
-        await self._store.put(_subject_key(subject, issuer), repr(self._clock()).encode(), lifetime)
+        key, began = _subject_key(subject, issuer), self._clock()
+        await self._store.put(key, repr(began).encode(), lifetime)
+        # Tokens that were issued while this was on its way to the store are refused too: who issued them looked there
+        # before it had arrived.
+        arrived = self._clock()
+        if arrived > began:
+            await self._store.put(key, repr(arrived).encode(), lifetime)
 
     async def covers(self, jti: str | None, *, subject: str, issuer: str | None, issued_at: float | None) -> bool:
         """Whether a token was revoked. One that does not say when it was issued falls with all of its subject's.
