@@ -14,11 +14,14 @@ from mlguard import (
     APIKeys,
     MemoryStore,
     NotAuthenticatedError,
+    User,
+    Users,
     harden,
     principal_of,
+    token_router,
 )
 from tests.asgi import call
-from tests.auth.logins import get, make_issuer
+from tests.auth.logins import CHEAP, cheap_passwords, get, log_in, make_issuer
 from tests.clock import Clock
 
 NOW = 1_800_000_000.0
@@ -109,3 +112,17 @@ def test_token_that_is_minted_while_everything_is_revoked_is_revoked_too(clock: 
 
     asyncio.run(race())
     assert get(app, "/", minted[0].access_token) == 401
+
+
+# Guessing -------------------------------------------------------------------------------------------------------------
+
+
+def test_account_with_nearly_the_same_name_is_no_way_to_be_known_to_another(clock: Clock) -> None:
+    """Who may choose the name "älice" and logs in to it is still a stranger to "alice", from every address."""
+    users = Users({"alice": User("1", CHEAP.hash("right")), "älice": User("2", CHEAP.hash("mine"))})
+    app = FastAPI()
+    app.include_router(token_router(users, make_issuer(clock), passwords=cheap_passwords()))
+    addresses = [f"192.0.2.{number}" for number in range(4)]
+    assert [log_in(app, "älice", "mine", address=address).status for address in addresses] == [200] * 4
+    guesses = [log_in(app, "alice", "guess", address=address).status for address in addresses for _ in range(5)]
+    assert guesses == [400] * 10 + [429] * 10

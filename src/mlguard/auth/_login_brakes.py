@@ -76,7 +76,8 @@ class LoginBrakes:
         """Find out by what a login with this name is counted. To be called before anything else."""
         account = _account(name)
         address = str(self._by_address._caller(conn))
-        known = store_key("logged in from", self._issuer, account, address)
+        # By the name as it was typed: who has the account "älice" is not known to "alice" for it.
+        known = store_key("logged in from", self._issuer, name, address)
         is_known = (await self._store.get(known))[0] is not None
         bucket = store_key("account", self._issuer, account, *([address] if is_known else []))
         conn.scope[_BUCKET] = (bucket.hex(), known)
