@@ -12,8 +12,10 @@ from mlguard import (
     APIKey,
     APIKeyAuth,
     APIKeys,
+    JWTAuth,
     MemoryStore,
     NotAuthenticatedError,
+    Revocations,
     User,
     Users,
     harden,
@@ -21,6 +23,9 @@ from mlguard import (
     token_router,
 )
 from tests.asgi import call
+from tests.auth.jwt_attacks import NOW as JWT_NOW
+from tests.auth.jwt_attacks import SECRET as JWT_SECRET
+from tests.auth.jwt_attacks import resigned
 from tests.auth.logins import CHEAP, cheap_passwords, get, log_in, make_issuer
 from tests.clock import Clock
 
@@ -112,6 +117,36 @@ def test_token_that_is_minted_while_everything_is_revoked_is_revoked_too(clock: 
 
     asyncio.run(race())
     assert get(app, "/", minted[0].access_token) == 401
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_revoked_token_does_not_come_back_where_clocks_may_differ(one: bool) -> None:
+    """Its revocation is gone once it has expired, when a guard with a leeway still lets it in."""
+    time = Clock(JWT_NOW)
+    revocations = Revocations(store=MemoryStore(clock=time), clock=time)
+    guard = JWTAuth(JWT_SECRET, algorithms=["HS256"], leeway=60, revocations=revocations, clock=time)
+    app = FastAPI(dependencies=[Depends(guard)])
+    app.add_api_route("/", lambda: None)
+    token = resigned(jti="1", iat=JWT_NOW, exp=JWT_NOW + 60).decode()
+
+    if one:
+        asyncio.run(revocations.revoke("1", issuer=None, expires_at=JWT_NOW + 60))
+    else:
+        asyncio.run(revocations.revoke_all("alice", issuer=None, lifetime=60))
+    for time.now in (JWT_NOW + 30, JWT_NOW + 60, JWT_NOW + 119):
+        assert get(app, "/", token) == 401
+
+
+def test_token_is_revoked_for_as_long_as_a_guard_lets_it_in(clock: Clock) -> None:
+    """A log-out after it has expired is none too late where the guard allows for clocks that differ."""
+    issuer = make_issuer(clock)
+    app = FastAPI(dependencies=[Depends(issuer.auth(leeway=60))])
+    app.add_api_route("/", lambda: None)
+    token = asyncio.run(issuer.access_token("1"))
+    clock.now += 930
+    assert get(app, "/", token) == 200
+    asyncio.run(issuer.revoke_token(token))
+    assert get(app, "/", token) == 401
 
 
 # Guessing -------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from mlguard.errors import ConfigurationError
 from mlguard.store import Store, default_store, store_key
 
+#: Seconds by which a JWTAuth may let clocks differ: "no more than a few minutes", RFC 7519, section 4.1.4. So much
+#: longer than its token's ``exp`` a revocation is kept, or the token would hold once more.
+MAX_LEEWAY = 300.0
+
 
 class Revocations:
     """Which tokens no longer hold, although they have not expired.
@@ -36,12 +40,13 @@ class Revocations:
             jti: The token's id. Of an id such as ``"family.token"``, the part before the dot revokes the whole family:
                 those tokens of one session that a ``TokenIssuer`` has minted.
             issuer: Its ``iss``.
-            expires_at: Its ``exp``, in seconds since 1970. Until then the revocation is kept.
+            expires_at: Its ``exp``, in seconds since 1970. Until then, and for as long as a guard may let clocks
+                differ, the revocation is kept.
 
         Raises:
             StoreFullError: There is no room to remember it (503).
         """
-        ttl = expires_at - self._clock()
+        ttl = expires_at + MAX_LEEWAY - self._clock()
         if ttl > 0:
             await self._store.put(_token_key(jti, issuer), b"", ttl)
 
@@ -51,18 +56,19 @@ class Revocations:
         Args:
             subject: The tokens' ``sub``.
             issuer: Their ``iss``.
-            lifetime: Seconds after which the last of them has expired. For so long the revocation is kept.
+            lifetime: Seconds after which the last of them has expired. For so long, and for as long as a guard may
+                let clocks differ, the revocation is kept.
 
         Raises:
             StoreFullError: There is no room to remember it (503).
         """
         key, began = _subject_key(subject, issuer), self._clock()
-        await self._store.put(key, repr(began).encode(), lifetime)
+        await self._store.put(key, repr(began).encode(), lifetime + MAX_LEEWAY)
         # Tokens that were issued while this was on its way to the store are refused too: who issued them looked there
         # before it had arrived.
         arrived = self._clock()
         if arrived > began:
-            await self._store.put(key, repr(arrived).encode(), lifetime)
+            await self._store.put(key, repr(arrived).encode(), lifetime + MAX_LEEWAY)
 
     async def covers(self, jti: str | None, *, subject: str, issuer: str | None, issued_at: float | None) -> bool:
         """Whether a token was revoked. One that does not say when it was issued falls with all of its subject's.
