@@ -154,8 +154,7 @@ class RequestMemory:
         memory: RequestMemory | None = scope.get(cls._KEY)
         if memory is None:
             return cls.renew(scope)
-        headers = scope["headers"]
-        if memory.plan is not None and memory.judged_headers is not headers and memory.judged_headers != headers:
+        if memory.plan is not None and memory.judged_headers != tuple(scope["headers"]):
             return cls.renew(scope)
         return memory
 

@@ -66,7 +66,7 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
         if plan is None:  # no route yet: a middleware asks one guard by itself
             return
         memory.plan = plan  # set first: the guards that run now ask again from inside
-        memory.judged_headers = conn.scope["headers"]
+        memory.judged_headers = tuple(conn.scope["headers"])  # a copy: an endpoint may change the list itself
         if plan.suspends:
             # A caller in a cancelled scope (``is_disconnected`` reads that way) must not stop a guard half way: a nonce
             # would be burnt, and the honest retry called a replay.

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Request, Security
+from starlette.types import Message
 
 from mlguard import (
     AnyAuth,
@@ -16,6 +17,7 @@ from mlguard import (
     MemoryStore,
     NotAuthenticatedError,
     Revocations,
+    SignatureAuth,
     User,
     Users,
     harden,
@@ -62,6 +64,34 @@ def test_principal_of_names_who_came_with_either_credential(hardened: bool, cloc
     assert call(app, "/", method="GET", headers=[key]).json == [["api-key", "", "robot"]] * 2
     refused = call(app, "/more", method="GET", headers=[key])
     assert (refused.status, refused.headers["www-authenticate"].split()[0]) == (403, "APIKey")
+
+
+@pytest.mark.parametrize("hardened", [True, False])
+def test_request_handed_on_in_another_name_is_judged_anew(hardened: bool) -> None:
+    """Also where the endpoint changed the very list of headers that was judged."""
+    (robot, robots), (eve, eves) = APIKey.generate("robot", scopes=["predict"]), APIKey.generate("eve")
+    either = AnyAuth(APIKeyAuth(APIKeys([robot, eve])), SignatureAuth({"other": JWT_SECRET}))
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Security(either, scopes=["predict"])])
+    def predict() -> None: ...
+
+    @app.get("/batch", dependencies=[Depends(either)])
+    async def batch(request: Request) -> list[int]:
+        statuses: list[int] = []
+
+        async def send(message: Message) -> None:
+            statuses.append(message.get("status", 0))
+
+        headers = request.scope["headers"]
+        for other in ([], [(b"x-api-key", eves.encode())], [(b"x-api-key", robots.encode())]):
+            headers[:] = [header for header in headers if header[0] != b"x-api-key"] + other
+            await app({**request.scope, "path": "/predict", "raw_path": b"/predict"}, request.receive, send)
+        return statuses[::2]
+
+    if hardened:
+        harden(app)
+    assert call(app, "/batch", method="GET", headers=[(b"x-api-key", robots.encode())]).json == [401, 403, 200]
 
 
 # Tokens of one's own --------------------------------------------------------------------------------------------------

@@ -122,7 +122,8 @@ class AnyAuth(Guard):
         # The principal itself is what is remembered of the decision, as of any guard: ``principal_of`` reads it there.
         principal = await once(conn, self, partial(self._judge, conn))
         if security_scopes.scopes:
-            principal.require(security_scopes, challenge=self._carried(conn)[0].challenge)
+            challenge = next((guard.challenge for guard in self._carried(conn)), self._challenges)
+            principal.require(security_scopes, challenge=challenge)
         return principal
 
     def _carried(self, conn: HTTPConnection) -> list[Authenticator]:
