@@ -820,3 +820,42 @@ def test_a_record_that_is_put_again_and_again_takes_one_place() -> None:
     clock.now += 100.0
     run(store.put(b"last", b"5", 1.0))
     assert len(store._records._expiries) == len(store._records._values) == 1
+
+
+def test_a_record_whose_end_wavers_takes_one_place() -> None:
+    """Two clocks never agree to the nanosecond: who revokes one token a million times must not fill the memory."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for turn in range(1_000):
+        run(store.put(KEY, b"1", 100.0 + turn % 2))
+    assert len(store._records._expiries) <= 2
+    run(store.put(KEY, b"2", 50.0))
+    clock.now += 60.0
+    run(store.put(b"other", b"3", 1_000.0))
+    assert [*store._records._values] == [b"other"]
+    run(store.put(KEY, b"4", 100.0))  # traces of before do not end it
+    clock.now += 50.0
+    run(store.put(b"more", b"5", 1_000.0))
+    assert run(store.get(KEY)) == (b"4",)
+    clock.now += 50.0
+    run(store.put(b"last", b"6", 1_000.0))
+    assert len(store._records._expiries) == len(store._records._values) == 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(0, 10)), max_size=60))
+def test_records_like_a_model(history: list[tuple[int, int, int]]) -> None:
+    """Whatever is put for however long, it is there for its time, and then its place is free."""
+    clock = Clock()
+    store = MemoryStore(clock=clock, max_records=4)
+    model: dict[bytes, tuple[bytes, float]] = {}
+    for number, (name, ttl, step) in enumerate(history):
+        key, value = b"%d" % name, b"%d" % number
+        run(store.put(key, value, float(ttl)))
+        model[key] = (value, clock.now + ttl)
+        clock.now += step
+        for known, (kept, expiry) in model.items():
+            assert run(store.get(known)) == (kept if expiry > clock.now else None,)
+    clock.now += 100.0
+    run(store.put(b"new", b"", 1.0))
+    run(store.put(b"newer", b"", 1.0))
+    assert {*store._records._values} == {b"new", b"newer"}

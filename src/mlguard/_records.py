@@ -1,7 +1,8 @@
 """Small values kept until they expire, in this process: what was revoked, which refresh token is the latest."""
 
+import math
 from collections.abc import Callable
-from heapq import heappop, heappush, heapreplace
+from heapq import heappop, heappush
 
 from mlguard.errors import StoreFullError
 
@@ -22,8 +23,9 @@ class Records:
     def __init__(self, max_records: int, clock: Callable[[], float]) -> None:
         self._max_records = max_records
         self._clock = clock
-        self._values: dict[bytes, tuple[bytes, float]] = {}  # value, expiry
-        self._expiries: list[tuple[float, bytes]] = []  # one a key, of when it was first put
+        #: Value, expiry, and when it is looked at for the next time: then or earlier.
+        self._values: dict[bytes, tuple[bytes, float, float]] = {}
+        self._expiries: list[tuple[float, bytes]] = []
 
     def get(self, key: bytes) -> bytes | None:
         """The value, if there is one that has not expired."""
@@ -38,21 +40,26 @@ class Records:
         """
         now = self._clock()
         self._drop_expired(now)
-        if key not in self._values and len(self._values) >= self._max_records:
+        known = self._values.get(key)
+        if known is None and len(self._values) >= self._max_records:
             wait = max(1, int(self._expiries[0][0] - now) + 1)
             raise StoreFullError("the store has no room for another record", retry_after=wait)
-        if key not in self._values:
-            heappush(self._expiries, (now + ttl, key))
-        self._values[key] = (value, now + ttl)
+        expiry = now + ttl
+        look = expiry if known is None else min(expiry, known[2])
+        self._values[key] = (value, expiry, look)
+        if known is None or look < known[2]:  # else it is looked at in time already
+            heappush(self._expiries, (look, key))
 
     def _drop_expired(self, now: float) -> None:
         for _ in range(DROPS):
             if not self._expiries or self._expiries[0][0] > now:
                 return
-            key = self._expiries[0][1]
-            expiry = self._values[key][1]
+            look, key = heappop(self._expiries)
+            value, expiry, next_look = self._values.get(key, (b"", math.inf, -math.inf))
+            if next_look != look:  # it was looked at since, or is no more
+                continue
             if expiry > now:  # it was put again since
-                heapreplace(self._expiries, (expiry, key))
+                self._values[key] = (value, expiry, expiry)
+                heappush(self._expiries, (expiry, key))
             else:
-                heappop(self._expiries)
                 del self._values[key]

@@ -305,3 +305,26 @@ def test_no_thread_to_load_in_is_a_failed_load(monkeypatch: pytest.MonkeyPatch, 
     service.later()
     assert service.ask("one") == 200
     wait_until(lambda: service.keys.health.failure is None)
+
+
+def test_child_of_a_fork_loads_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load that was under way in the parent never ends in the child: its thread is not there."""
+    hangs, started = threading.Event(), threading.Event()
+
+    class Source:
+        def read(self, timeout: float) -> bytes:
+            started.set()
+            if os.getpid() != -1:
+                hangs.wait()
+            return jwks("one")
+
+    keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock(1_000.0))
+    parent = keys._begin()
+    started.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        keys.check()
+        assert keys.health.keys == 1
+    hangs.set()
+    assert parent is not None
+    parent.result(10)

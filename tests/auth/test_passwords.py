@@ -1,6 +1,8 @@
 """Passwords: hashed as they should be, few at a time, and the same for those who do not exist."""
 
 import asyncio
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -225,6 +227,39 @@ def test_who_gives_up_waiting_leaves_the_line() -> None:
     watched = Watched()
     passwords = Passwords(watched, concurrency=1, max_waiting=1)
     asyncio.run(asyncio.wait_for(give_up(), 10))
+
+
+def test_service_may_fork_after_it_has_hashed() -> None:
+    """Workers that are forked from a process that made a user's hash, say, have threads of their own."""
+    passwords = cheap_passwords()
+    stored = asyncio.run(passwords.hash("right"))
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+
+    def child() -> None:
+        there.send([verify(passwords, typed, stored).valid for typed in ("right", "wrong")])
+
+    process = context.Process(target=child, daemon=True)
+    process.start()
+    answered = here.poll(10)
+    process.kill()
+    process.join(10)
+    assert answered
+    assert here.recv() == [True, False]
+
+
+def test_child_of_a_fork_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in the child, here without one: places that were taken in the parent are free."""
+    passwords = cheap_passwords(concurrency=1, max_waiting=0)
+
+    async def fork() -> None:
+        async with passwords.turn():
+            with pytest.raises(OverloadedError):
+                await passwords.verify("right", None)
+            monkeypatch.setattr(os, "getpid", lambda: -1)
+            assert not (await passwords.verify("right", None)).valid
+
+    asyncio.run(fork())
 
 
 def test_event_loop_goes_on_while_passwords_are_hashed() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlguard.auth._key_forms import is_key
 from mlguard.auth.secrets import check_strength
 from mlguard.errors import ConfigurationError
 
@@ -206,3 +207,9 @@ def test_random_secrets_are_accepted(size: int) -> None:
     letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(size))
     for secret in (data, data.hex().encode(), base64.b85encode(data), digits.encode(), letters.encode()):
         check_strength(secret, where="here")
+
+
+def test_text_of_nothing_but_backslashes_is_judged_in_one_pass() -> None:
+    """A file by mistake, say: were each of them the beginning of another search, this would take an hour."""
+    assert not is_key(b"\\" * 300_000)
+    assert is_key(b"\\" * 300_000 + b"n-----BEGIN PUBLIC KEY-----")

@@ -246,6 +246,21 @@ def test_unreadable_hash_is_logged(hashes: PasslibHashes, caplog: pytest.LogCapt
     assert caplog.messages == ["a stored password hash cannot be checked, and lets nobody in (UnknownHashError)"]
 
 
+@pytest.mark.parametrize("stored", ["", "!", "*", "$unknown$"])
+def test_hash_that_cannot_be_read_takes_as_much_work_as_another(stored: str) -> None:
+    """Who has no usable password, as Django and Unix write it, cannot be told from nobody by the time of a login."""
+    work = []
+
+    class Counted(PasswordHash):
+        def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+            work.append("argon2")
+            return super().hash(password, salt=salt)
+
+    hashes = PasslibHashes(CryptContext(["pbkdf2_sha256"]), upgrade_to=Counted(CHEAP.hashers))
+    assert hashes.verify_and_update(PASSWORD, stored) == (False, None)
+    assert work == ["argon2"]
+
+
 @pytest.mark.parametrize("password", ["a" * 4097, b"a" * 4097, "é" * 2049, "\ud800", "a\udfff"])
 def test_password_that_cannot_be_one_is_refused(password: Any, hashes: PasslibHashes) -> None:
     """Longer than passlib took, or half a character from JSON: no work is done, and no error keeps it."""

@@ -12,6 +12,7 @@ from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 
 from mlguard import (
+    AnyAuth,
     APIKey,
     APIKeyAuth,
     APIKeys,
@@ -294,6 +295,26 @@ def test_refusal_under_harden_is_a_problem_without_slowapis_handler(caller: APIK
     add_sync(app, caller, limiter)
     refused = [ask(app, as_alice()) for _ in range(3)][-1]
     assert (refused.status, refused.headers["content-type"]) == (429, "application/problem+json")
+
+
+def test_counts_go_by_principal_with_either_credential(caller: APIKeyAuth) -> None:
+    """AnyAuth names the caller too: nobody is counted by address although somebody has proved who it is."""
+    either = AnyAuth(caller, JWTAuth(LONG_SECRET, algorithms=["HS256"]))
+    limiter = Limiter(key_func=principal_key(either, otherwise=get_remote_address))
+    app = FastAPI()
+    app.state.limiter = limiter
+    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+
+    @app.get("/", dependencies=[Depends(either)])
+    @limiter.limit("1/minute")
+    def root(request: Request) -> None: ...
+
+    def status(credential: tuple[bytes, bytes], address: str) -> int:
+        return call(app, "/", method="GET", headers=[credential], client=(address, 1)).status
+
+    token = bearer(soon())
+    assert [status(as_alice(), HOME), status(as_bob(), HOME), status(token, HOME)] == [200] * 3
+    assert [status(as_alice(), WORK), status(as_bob(), WORK), status(token, WORK)] == [429] * 3
 
 
 # principal_of ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ _DER_LOADERS: tuple[Callable[[bytes], object], ...] = (
     lambda form: load_der_private_key(form, None),
 )
 
-_ESCAPE = re.compile(rb"\\+(?:(?:u00|x)([0-9a-f]{2})|([nrt]|[/\"']))", re.IGNORECASE)
+_ESCAPE = re.compile(rb"(?<!\\)\\++(?:(?:u00|x)([0-9a-f]{2})|([nrt]|[/\"']))", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/_-]+")
 _HEX_SEPARATORS = re.compile(rb"0x|\\x|[\s:;,\"'\[\]{}]", re.IGNORECASE)
 

@@ -5,6 +5,7 @@ owner out. So strangers to an account, all together, have one count, and every a
 late has a count of its own (the idea of OWASP's device cookies, with addresses in the place of cookies).
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,11 @@ from mlguard.store import Store, store_key
 from mlguard.traffic.rate import RateLimit
 
 _BUCKET = "mlguard.login"  # in the scope of a request
+#: What is to be ignored by default (Unicode, Default_Ignorable_Code_Point) and is neither a format nor combines.
+_IGNORED = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+#: What sorts with another letter in the Unicode Collation Algorithm, and so is the same name to MySQL, without being
+#: composed of it.
+_ALIKE = str.maketrans({"đ": "d", "ħ": "h", "ł": "l", "ø": "o", "ŧ": "t", "æ": "ae", "œ": "oe"})
 _REMEMBERED = 30 * 86_400  # seconds since the last login from an address
 
 
@@ -76,7 +82,8 @@ class LoginBrakes:
         """Find out by what a login with this name is counted. To be called before anything else."""
         account = _account(name)
         address = str(self._by_address._caller(conn))
-        known = store_key("logged in from", self._issuer, account, address)
+        # By the name as it was typed: who has the account "älice" is not known to "alice" for it.
+        known = store_key("logged in from", self._issuer, name, address)
         is_known = (await self._store.get(known))[0] is not None
         bucket = store_key("account", self._issuer, account, *([address] if is_known else []))
         conn.scope[_BUCKET] = (bucket.hex(), known)
@@ -108,12 +115,14 @@ def _bucket_of(conn: HTTPConnection) -> str:
 
 
 def _account(name: str) -> str:
-    """One spelling for all those that some database may take for the same name: case, accents, width and white space.
+    """One spelling for all those that some database may take for the same name.
 
-    Else each spelling would be another count for the same account.
+    They differ in case, accents, strokes, width, white space and what cannot be seen. Else each spelling would be
+    another count for the same account.
     """
     letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
-    return "".join(one for one in letters if one.isprintable() and not one.isspace() and not unicodedata.combining(one))
+    seen = _IGNORED.sub("", letters).translate(_ALIKE)
+    return "".join(one for one in seen if one.isprintable() and not one.isspace() and not unicodedata.combining(one))
 
 
 def _listed(setting: str, limits: object) -> Sequence[str]:

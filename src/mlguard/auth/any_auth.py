@@ -119,15 +119,20 @@ class AnyAuth(Guard):
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes, **_alternatives: None) -> Principal:
         """Say who is calling, or refuse."""
-        guard, principal = await once(conn, self, partial(self._judge, conn))
-        principal.require(security_scopes, challenge=guard.challenge)
+        # The principal itself is what is remembered of the decision, as of any guard: ``principal_of`` reads it there.
+        principal = await once(conn, self, partial(self._judge, conn))
+        if security_scopes.scopes:
+            challenge = next((guard.challenge for guard in self._carried(conn)), self._challenges)
+            principal.require(security_scopes, challenge=challenge)
         return principal
 
-    async def _judge(self, conn: HTTPConnection) -> tuple[Authenticator, Principal]:
+    def _carried(self, conn: HTTPConnection) -> list[Authenticator]:
+        return [guard for guard in self.guards if _carries(conn, *guard.credential)]
+
+    async def _judge(self, conn: HTTPConnection) -> Principal:
         reason = "no credential for any of the guards"
-        carried = [guard for guard in self.guards if _carries(conn, *guard.credential)]
         try:
-            proved = [(guard, await guard(conn, SecurityScopes())) for guard in carried]
+            proved = [await guard(conn, SecurityScopes()) for guard in self._carried(conn)]
         except NotAuthenticatedError as refusal:
             reason = refusal.reason
         else:

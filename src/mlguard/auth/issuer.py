@@ -23,7 +23,6 @@ from mlguard.store import Store, default_store
 logger = logging.getLogger("mlguard")
 
 _DAY = 86_400
-_MAX_LEEWAY = 300  # what a JWTAuth may allow for clocks: so much longer a revocation is kept than its token holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +292,7 @@ class TokenIssuer:
                 await self._revoke_id(refresh.session.id, self._end_of(refresh.session))
         elif claims.get("iss") == self.issuer:
             match claims:
-                case {"jti": str(jti), "exp": int() | float() as expires} if self.clock() < expires:
+                case {"jti": str(jti), "exp": int() | float() as expires}:  # a guard may let it in for some time yet
                     await self._revoke_id(jti, expires)
 
     async def revoke_all(self, subject: str) -> None:
@@ -304,14 +303,14 @@ class TokenIssuer:
         Raises:
             StoreFullError: There is no room to remember it (503).
         """
-        await self.revocations.revoke_all(subject, issuer=self.issuer, lifetime=self._longest_lifetime + _MAX_LEEWAY)
+        await self.revocations.revoke_all(subject, issuer=self.issuer, lifetime=self._longest_lifetime)
 
     @property
     def _longest_lifetime(self) -> int:
         return max(self._access_lifetime, self._session_lifetime)
 
     async def _revoke_id(self, id: str, expires_at: float) -> None:  # noqa: A002  # as above
-        await self.revocations.revoke(id, issuer=self.issuer, expires_at=expires_at + _MAX_LEEWAY)
+        await self.revocations.revoke(id, issuer=self.issuer, expires_at=expires_at)
 
     def _end_of(self, session: _Session) -> float:
         return session.authenticated_at + self._session_lifetime
@@ -334,6 +333,7 @@ class TokenIssuer:
         refresh = {
             **self._claims(self._refresh_audience, session.subject, now, min(now + self._refresh_lifetime, end)),
             "seq": number,
+            "access_aud": self.audience,  # who signs for several services with one key has an issuer for each
             "granted": " ".join(sorted(session.scopes)),
             **shared,
         }
@@ -356,7 +356,8 @@ class TokenIssuer:
 
     def _read_refresh(self, token: str) -> _Refresh:
         kind, claims = self._keys.read(token) or ("", {})
-        if kind != REFRESH or claims.get("iss") != self.issuer or claims.get("aud") != self._refresh_audience:
+        named = (claims.get("iss"), claims.get("aud"), claims.get("access_aud"))
+        if kind != REFRESH or named != (self.issuer, self._refresh_audience, self.audience):
             _refuse("refresh token: not one of this issuer's")
         match claims:
             case {

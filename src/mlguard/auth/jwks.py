@@ -8,6 +8,7 @@ has asked for so long that they may have changed, or a token names a key that is
 import asyncio
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +75,7 @@ class PublishedKeys:
         self._keys: Keys | None = None
         self._loaded_at = self._due_at = self._fresh_until = self._unknown_kid_at = -math.inf
         self._loading: Future[None] | None = None
+        self._process = os.getpid()
         self._was_expired = False
         self._failures = 0
         self._failure: str | None = None
@@ -159,6 +161,8 @@ class PublishedKeys:
         Unknown kids have a time of their own: a key that is new right after a load is found at once, and a flood of
         them loads once an interval.
         """
+        if self._process != os.getpid():  # after a fork: whatever thread was loading has stayed behind
+            self._lock, self._loading, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             now = self._clock()
             interval = min(_UNKNOWN_KID_INTERVAL, self._refresh_every)

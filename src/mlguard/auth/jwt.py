@@ -29,11 +29,10 @@ from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys
 from mlguard.auth._key_sources import KeyFile, KeyURL, OpenIDProvider
 from mlguard.auth._token_memory import TokenMemory, VerifiedToken
 from mlguard.auth.jwks import PublishedKeys
-from mlguard.auth.revocations import Revocations
+from mlguard.auth.revocations import MAX_LEEWAY, Revocations
 from mlguard.errors import ConfigurationError, LoginTooWeakError, NotAuthenticatedError
 from mlguard.traffic.rate import RateLimit
 
-_MAX_LEEWAY = 300.0  # "no more than a few minutes", RFC 7519, section 4.1.4
 _MAX_TOKEN_SIZE = 65_536  # what servers accept of all headers together
 _MAX_REMEMBERED = 1_000_000
 _REVOCATION_LAG = 1.0  # seconds for which a remote store's "not revoked" is believed
@@ -161,8 +160,8 @@ class JWTAuth(SecurityBase, Guard):
             max_auth_age=max_auth_age,
             revocable=revocations is not None,
         )
-        if not is_number(leeway) or not 0 <= leeway <= _MAX_LEEWAY:
-            raise ConfigurationError(f"leeway must be a number of seconds between 0 and {_MAX_LEEWAY:.0f}")
+        if not is_number(leeway) or not 0 <= leeway <= MAX_LEEWAY:
+            raise ConfigurationError(f"leeway must be a number of seconds between 0 and {MAX_LEEWAY:.0f}")
         if type(max_token_size) is not int or not 1 <= max_token_size <= _MAX_TOKEN_SIZE:
             raise ConfigurationError(f"max_token_size must be a number of bytes between 1 and {_MAX_TOKEN_SIZE}")
         if type(remember) is not int or not 0 <= remember <= _MAX_REMEMBERED:

@@ -93,7 +93,8 @@ class Passwords:
         self._dummy = _try_out(self._hasher)
         seconds_each = (time.perf_counter() - started) / 2
         self._retry_after = max(1, math.ceil(seconds_each * max_waiting / self._concurrency))
-        self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="mlguard-passwords")
+        self._threads = self._new_threads()
+        self._process = os.getpid()
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
         self._lock = threading.Lock()
 
@@ -150,8 +151,14 @@ class Passwords:
         finally:
             turn.call_when_done(line.leave)
 
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._concurrency, thread_name_prefix="mlguard-passwords")
+
     def _line(self) -> "_Line":
         loop = asyncio.get_running_loop()
+        if self._process != os.getpid():  # after a fork: the threads have stayed behind, and nobody would hash
+            self._threads, self._lines, self._lock = self._new_threads(), {}, threading.Lock()
+            self._process = os.getpid()
         with self._lock:
             line = self._lines.get(loop)
             if line is None:

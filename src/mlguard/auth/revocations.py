@@ -7,9 +7,9 @@ from collections.abc import Callable
 from mlguard.errors import ConfigurationError
 from mlguard.store import Store, default_store, store_key
 
-#: Seconds that a revocation is kept beyond its token's expiry: the longest leeway of a ``JWTAuth``, which takes the
-#: token for so long still.
-_MARGIN = 300
+#: Seconds by which a JWTAuth may let clocks differ: "no more than a few minutes", RFC 7519, section 4.1.4. So much
+#: longer than its token's ``exp`` a revocation is kept, or the token would hold once more.
+MAX_LEEWAY = 300.0
 
 
 class Revocations:
@@ -40,8 +40,8 @@ class Revocations:
             jti: The token's id. Of an id such as ``"family.token"``, the part before the dot revokes the whole family:
                 those tokens of one session that a ``TokenIssuer`` has minted.
             issuer: Its ``iss``.
-            expires_at: Its ``exp``, in seconds since 1970. Until then, and for the longest leeway of 300 seconds, the
-                revocation is kept.
+            expires_at: Its ``exp``, in seconds since 1970. Until then, and for as long as a guard may let clocks
+                differ, the revocation is kept.
 
         Raises:
             ValueError: ``expires_at`` is not finite.
@@ -49,18 +49,18 @@ class Revocations:
         """
         if not math.isfinite(expires_at):
             raise ValueError("expires_at must be seconds since 1970")
-        ttl = expires_at + _MARGIN - self._clock()
+        ttl = expires_at + MAX_LEEWAY - self._clock()
         if ttl > 0:
             await self._store.put(_token_key(jti, issuer), b"", ttl)
 
     async def revoke_all(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
-        """Revoke all tokens of one subject that were issued up to now.
+        """Revoke all tokens of one subject that were issued up to now: when the store has taken it.
 
         Args:
             subject: The tokens' ``sub``.
             issuer: Their ``iss``.
-            lifetime: Seconds after which the last of them has expired. For so long, and for the longest leeway of 300
-                seconds, the revocation is kept; an earlier one that lasts longer goes on to.
+            lifetime: Seconds after which the last of them has expired. For so long, and for as long as a guard may
+                let clocks differ, the revocation is kept; an earlier one that lasts longer goes on to.
 
         Raises:
             ValueError: ``lifetime`` is not a positive, finite number.
@@ -69,15 +69,22 @@ class Revocations:
         if not 0 < lifetime < math.inf:
             raise ValueError("lifetime must be a positive number of seconds")
         key = _subject_key(subject, issuer)
+        began = await self._revoke_until_now(key, lifetime)
+        # Tokens that were issued while this was on its way to the store are refused too: who issued them looked there
+        # before it had arrived.
+        if self._clock() > began:
+            await self._revoke_until_now(key, lifetime)
+
+    async def _revoke_until_now(self, key: bytes, lifetime: float) -> float:
         while True:
             now = self._clock()
             (known,) = await self._store.get(key)
-            until, kept_until = now, now + lifetime + _MARGIN
+            until, kept_until = now, now + lifetime + MAX_LEEWAY
             if known is not None:
                 known_until, known_kept_until = map(float, known.split())
                 until, kept_until = max(until, known_until), max(kept_until, known_kept_until)
             if await self._store.swap(key, known, f"{until!r} {kept_until!r}".encode(), kept_until - now):
-                return
+                return now
 
     async def covers(self, jti: str | None, *, subject: str, issuer: str | None, issued_at: float | None) -> bool:
         """Whether a token was revoked. One that does not say when it was issued falls with all of its subject's.

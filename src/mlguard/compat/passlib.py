@@ -91,7 +91,8 @@ class PasslibHashes:
         except Exception as error:
             # Its text could quote the hash.
             logger.warning("a stored password hash cannot be checked, and lets nobody in (%s)", type(error).__name__)
-            return False, None
+        self._new.hash(secret)  # as much work as a check: what takes no time would tell that the account exists
+        return False, None
 
     def _verify(self, secret: bytes, stored: str) -> tuple[bool, str | None]:
         if self._new.current_hasher.identify(stored):
