@@ -28,6 +28,7 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     ConfigurationError,
+    Features,
     RateLimit,
     harden,
     request_id,
@@ -206,8 +207,18 @@ def test_large_unread_rest_closes_the_connection(size: int, version: str, closes
     assert ("connection" in answer.headers) is closes
 
 
-def test_client_that_leaves_while_sending_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
-    """A disconnect in the middle of a body is passed on to FastAPI as it is."""
+@pytest.mark.parametrize("path", ["/predict", "/rows", "/raw"])
+def test_client_that_leaves_while_sending_is_no_crash(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A disconnect in the middle of a body is worth a line, and no alarm, whoever reads the body."""
+    caplog.set_level(logging.INFO, logger="mlguard")
+    app = app_with()
+
+    @app.post("/rows", dependencies=[Depends(Features(columns=1, low=0, high=1, max_rows=1))])
+    async def rows() -> None: ...
+
+    @app.post("/raw")
+    async def raw(request: Request) -> None:
+        await request.body()
 
     async def session() -> None:
         messages: Iterator[Message] = iter(
@@ -219,9 +230,10 @@ def test_client_that_leaves_while_sending_is_no_crash(caplog: pytest.LogCaptureF
 
         async def send(message: Message) -> None: ...
 
-        await app_with()(make_scope("POST", "/predict", [JSON, (b"content-length", b"20")]), receive, send)
+        await app(make_scope("POST", path, [JSON, (b"content-length", b"20")]), receive, send)
 
     asyncio.run(session())
+    assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "Traceback" not in caplog.text
 
 

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from secure import Preset, Secure
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard import _fastapi
@@ -27,6 +27,7 @@ from mlguard.problems import (
     answer_websocket_validation,
     crash_problem,
     log_crash,
+    log_departure,
     logger,
     refusal_problem,
     unwrap,
@@ -207,7 +208,9 @@ class _Hardened:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as crash:
-            if not isinstance(unwrap(crash), MLGuardError):  # a middleware that read the body: answered already
+            if isinstance(unwrap(crash), ClientDisconnect):
+                log_departure(HTTPConnection(scope), memory.request_id)
+            elif not isinstance(unwrap(crash), MLGuardError):  # a middleware that read the body: answered already
                 log_crash(HTTPConnection(scope), crash, memory.request_id)
             await answer.close_after_crash(receive)
         finally:
