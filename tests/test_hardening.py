@@ -587,6 +587,13 @@ def test_body_timeout_must_be_seconds(timeout: float) -> None:
         harden(FastAPI(), body_timeout=timeout)
 
 
+@pytest.mark.parametrize("wrong", [APIRouter(), FastAPI, None])
+def test_only_an_app_can_be_hardened(wrong: Any) -> None:
+    """A router, or the class, is a slip that is told at once."""
+    with pytest.raises(ConfigurationError, match="the app itself"):
+        harden(wrong)
+
+
 def test_hardening_twice_is_refused() -> None:
     """Twice is a mistake in the app's assembly."""
     app = FastAPI()
@@ -676,6 +683,22 @@ def test_missing_keys_stop_the_start() -> None:
     assert failed["type"] == "lifespan.startup.failed"
     assert "MLGUARD_API_KEYS" in failed["message"]
     assert raised["message"] == failed["message"]
+
+
+def test_overridden_guard_needs_no_keys() -> None:
+    """A test that replaces a guard starts without its settings; without the guard's stand-in, nobody gets in."""
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(require_api_key)])
+    async def predict() -> None: ...
+
+    harden(app)
+    app.dependency_overrides[require_api_key] = lambda: None
+    assert lifespan(app)[0]["type"] == "lifespan.startup.complete"
+    assert call(app, method="GET").status == 200
+    app.dependency_overrides.clear()
+    assert call(app, method="GET").status == 401
+    assert call(app, method="GET", headers=[(b"x-api-key", b"any")]).status == 500
 
 
 @pytest.mark.parametrize("named", [False, True])
