@@ -28,6 +28,7 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     ConfigurationError,
+    Features,
     RateLimit,
     harden,
     request_id,
@@ -206,8 +207,18 @@ def test_large_unread_rest_closes_the_connection(size: int, version: str, closes
     assert ("connection" in answer.headers) is closes
 
 
-def test_client_that_leaves_while_sending_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
-    """A disconnect in the middle of a body is passed on to FastAPI as it is."""
+@pytest.mark.parametrize("path", ["/predict", "/rows", "/raw"])
+def test_client_that_leaves_while_sending_is_no_crash(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A disconnect in the middle of a body is worth a line, and no alarm, whoever reads the body."""
+    caplog.set_level(logging.INFO, logger="mlguard")
+    app = app_with()
+
+    @app.post("/rows", dependencies=[Depends(Features(columns=1, low=0, high=1, max_rows=1))])
+    async def rows() -> None: ...
+
+    @app.post("/raw")
+    async def raw(request: Request) -> None:
+        await request.body()
 
     async def session() -> None:
         messages: Iterator[Message] = iter(
@@ -219,9 +230,10 @@ def test_client_that_leaves_while_sending_is_no_crash(caplog: pytest.LogCaptureF
 
         async def send(message: Message) -> None: ...
 
-        await app_with()(make_scope("POST", "/predict", [JSON, (b"content-length", b"20")]), receive, send)
+        await app(make_scope("POST", path, [JSON, (b"content-length", b"20")]), receive, send)
 
     asyncio.run(session())
+    assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "Traceback" not in caplog.text
 
 
@@ -575,6 +587,13 @@ def test_body_timeout_must_be_seconds(timeout: float) -> None:
         harden(FastAPI(), body_timeout=timeout)
 
 
+@pytest.mark.parametrize("wrong", [APIRouter(), FastAPI, None])
+def test_only_an_app_can_be_hardened(wrong: Any) -> None:
+    """A router, or the class, is a slip that is told at once."""
+    with pytest.raises(ConfigurationError, match="the app itself"):
+        harden(wrong)
+
+
 def test_hardening_twice_is_refused() -> None:
     """Twice is a mistake in the app's assembly."""
     app = FastAPI()
@@ -664,6 +683,22 @@ def test_missing_keys_stop_the_start() -> None:
     assert failed["type"] == "lifespan.startup.failed"
     assert "MLGUARD_API_KEYS" in failed["message"]
     assert raised["message"] == failed["message"]
+
+
+def test_overridden_guard_needs_no_keys() -> None:
+    """A test that replaces a guard starts without its settings; without the guard's stand-in, nobody gets in."""
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(require_api_key)])
+    async def predict() -> None: ...
+
+    harden(app)
+    app.dependency_overrides[require_api_key] = lambda: None
+    assert lifespan(app)[0]["type"] == "lifespan.startup.complete"
+    assert call(app, method="GET").status == 200
+    app.dependency_overrides.clear()
+    assert call(app, method="GET").status == 401
+    assert call(app, method="GET", headers=[(b"x-api-key", b"any")]).status == 500
 
 
 @pytest.mark.parametrize("named", [False, True])

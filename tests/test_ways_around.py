@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
@@ -31,6 +32,8 @@ from mlguard import (
     harden,
     truncate_output,
 )
+from mlguard._body import IncomingBody
+from mlguard._guard import RequestMemory
 from mlguard.store import Decision, MemoryStore
 from tests.asgi import acall, call, make_scope
 
@@ -222,6 +225,32 @@ def test_headers_of_another_kind_are_the_same_request() -> None:
         await app({**scope, "headers": tuple(scope["headers"])}, receive, send)
 
     assert call(server, headers=[KEY, JSON], chunks=[BODY]).status == 200
+
+
+@pytest.mark.parametrize("headers", [[JSON], [JSON, KEY]])
+@pytest.mark.parametrize("decorate", [truncate_output, lambda endpoint: endpoint])
+def test_request_is_freed_at_once(headers: list[tuple[bytes, bytes]], decorate: Callable[[Any], Any]) -> None:
+    """Bodies do not pile up until Python's collector of cycles happens to come by."""
+    app = FastAPI()
+
+    @app.post("/predict", dependencies=[Depends(APIKeyAuth(APIKeys([RECORD])))])
+    @decorate
+    async def predict(x: Annotated[Any, Depends(Features(columns=1, low=0, high=1, max_rows=1))]) -> None: ...
+
+    harden(app)
+
+    async def session() -> int:
+        await acall(app, headers=headers, chunks=[BODY])
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await acall(app, headers=headers, chunks=[BODY])
+            return sum(isinstance(thing, RequestMemory | IncomingBody) for thing in gc.get_objects())
+        finally:
+            gc.enable()
+
+    assert asyncio.run(session()) == 0
 
 
 @pytest.mark.parametrize("through", ["app", "router"])

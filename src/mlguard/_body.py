@@ -88,7 +88,7 @@ class IncomingBody:
         self.max_size = max_size
         self._outer = _Meter(max_size, timeout)
         self._inner = _Meter(max_size, timeout)
-        self._place: Receive | None = None
+        self._place: object = None
         self._reading = False  # whether it is the app next to the route that asks, and not a middleware
         self._started = False  # whether that app has got a part
         self._refusal: HTTPException | None = None
@@ -130,15 +130,15 @@ class IncomingBody:
         Args:
             receive: The one that the middlewares pass on. They may have read the body already and repeat it.
         """
+        place = self._place = object()
 
-        async def receive_here() -> Message:
-            return await (self._receive(receive) if self._place is receive_here else receive())
+        async def receive_here() -> Message:  # names nothing that leads back to it, or only the collector would free it
+            return await (self._receive(receive) if self._place is place else receive())
 
-        self._place = receive_here
         return receive_here
 
     def close(self) -> None:
-        """Let go of the place, which leads back to this object."""
+        """Give the place up: the request is over."""
         self._place = None
 
     async def receive_outermost(self) -> Message:

@@ -171,6 +171,8 @@ class RequestMemory:
         """Let go of what refers back to this memory, so that a request is freed at once and not by the collector."""
         if self.body is not None:
             self.body.close()
+        if self.refusal is not None:
+            self.refusal.__traceback__ = None  # its frames hold this memory
         self.routed_scope = self.body = self.refusal = None
 
     async def note(self, guard: Guard, decide: Callable[[], Awaitable[Any]]) -> None:

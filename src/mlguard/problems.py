@@ -165,6 +165,11 @@ def log_crash(conn: HTTPConnection, exc: BaseException, request_id: str) -> None
     logger.error("crashed %s request_id=%s", _where(conn), request_id, exc_info=exc)
 
 
+def log_departure(conn: HTTPConnection, request_id: str) -> None:
+    """A client that left before its request was complete: nobody's fault, and nothing to wake anybody for."""
+    logger.info("left %s request_id=%s", _where(conn), request_id)
+
+
 def _log_refusal(conn: HTTPConnection, exc: HTTPException, request_id: str) -> None:
     where = _where(conn)
     if not isinstance(exc, MLGuardError):
