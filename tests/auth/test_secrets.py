@@ -163,6 +163,8 @@ def test_random_secrets_stand_for_nothing() -> None:
         "{8f1d6a0b-7c93-4e54-81f6-0ad47b8ce395}",  # though {token} is a placeholder
         "token_" + "".join(random.Random(7).choices(string.ascii_lowercase, k=40)),
         "secret_" + random.Random(7).randbytes(20).hex(),
+        "key-svvjmwi27wfkvqoaone918iyziv0vtjj",  # Mailgun's form, with words of four letters by chance
+        "token-yvs44:lpjangtqabgairy1pjaqzycwd92lkgvuckebsqry6ublgbsaopixzj",  # Rancher's
         "base64:" + base64.b64encode(random.Random(7).randbytes(32)).decode(),
         "willow-copper-lantern-meadow-thistle-harbor-pebble-saffron-velvet-ember",
         "a/b+c" + base64.b64encode(random.Random(7).randbytes(32)).decode(),

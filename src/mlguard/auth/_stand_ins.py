@@ -43,6 +43,7 @@ _DOTTED = re.compile(rb"[a-z]{1,16}(?:[-_][a-z]{1,16})*[0-9]{0,4}(?:[/.#][a-z]{1
 _DATE = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.+Z-]+")
 _WORDS = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+|[0-9]{1,4}")
 _NAMING = frozenset(b"apikey credential credentials key keys password secret secrets todo token tokens".split())
+_MOST_NUMBERS = 2  # in a name
 _LONGEST_WORD = 20  # letters; behind a prefix such as "token_" there are more
 _VISIBLE = re.compile(rb"[ -~]+")
 #: Somewhere in the text, with a name inside.
@@ -67,10 +68,11 @@ def _is_description(text: bytes) -> bool:
     """Whether it says in words which secret it stands for: ``the-token-of-alice``, ``aliceProductionToken``.
 
     A passphrase is words too. Only one that has a word such as ``token`` among its words is taken for a name. The
-    letters of random text make words as well, of one to three letters.
+    letters of random text make words as well, of one to three letters, and with numbers between them: ``key-`` before
+    such text is no name.
     """
     words = _WORDS.findall(text)
-    if _NAMING.isdisjoint(word.lower() for word in words):
+    if _NAMING.isdisjoint(word.lower() for word in words) or sum(map(bytes.isdigit, words)) > _MOST_NUMBERS:
         return False
     lengths = [len(word) for word in words]
     return sum(lengths) >= 4 * len(words) and max(lengths) <= _LONGEST_WORD
