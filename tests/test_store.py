@@ -842,6 +842,20 @@ def test_a_record_whose_end_wavers_takes_one_place() -> None:
     assert len(store._records._expiries) == len(store._records._values) == 3
 
 
+def test_old_records_are_dropped_bit_by_bit() -> None:
+    """Nobody waits while all that have expired are dropped at once."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for number in range(20):
+        run(store.put(b"%d" % number, b"", 1.0))
+    clock.now += 2.0
+    kept = []
+    for _ in range(3):
+        run(store.put(KEY, b"", 10.0))
+        kept.append(len(store._records._values))
+    assert kept == [13, 5, 1]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(0, 10)), max_size=60))
 def test_records_like_a_model(history: list[tuple[int, int, int]]) -> None:
     """Whatever is put for however long, it is there for its time, and then its place is free."""
