@@ -96,6 +96,11 @@ class Guard:
     def check(self) -> None:
         """Raise ``ConfigurationError`` at start-up for what could not be checked when the guard was built."""
 
+    @property
+    def label(self) -> str:
+        """What a bucket by this guard is called: the same in every process, and after its keys were replaced."""
+        return repr(self)
+
     def openapi_body(self) -> dict[str, Any] | None:
         """The OpenAPI request body that the guard expects, if it reads one."""
         return None

@@ -21,7 +21,10 @@ from tests.clock import Clock
 
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
+from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKeyAuth, APIKeys
+from mlguard.auth.jwt import JWTAuth
+from mlguard.auth.signing import SignatureAuth
 from mlguard.errors import ConfigurationError
 from mlguard.hardening import harden
 from mlguard.store import MemoryStore, Window
@@ -653,3 +656,15 @@ def test_websockets_are_counted(hardened: bool) -> None:
         assert refused[0]["type"] == "websocket.http.response.start"
         assert refused[0]["status"] == 429
         assert any(name == b"retry-after" for name, _ in refused[0]["headers"])
+
+
+def test_replaced_keys_begin_no_new_count() -> None:
+    """What a bucket is called has no part in which keys there are, so that they can be replaced one process at a time."""
+    one, two = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQsT5uV", "Q9wE2rT6yU1iO5pA8sD3fG7hJ4kL0zXcV6bN"
+    guards = [
+        (JWTAuth({"1": one}, algorithms=["HS256"]), JWTAuth({"1": one, "2": two}, algorithms=["HS256"])),
+        (SignatureAuth({"1": one}), SignatureAuth({"2": two})),
+    ]
+    guards.append((AnyAuth(*(before for before, _ in guards)), AnyAuth(*(after for _, after in guards))))  # type: ignore[arg-type]  # two kinds
+    for before, after in guards:
+        assert RateLimit("5/minute", by=before).name == RateLimit("5/minute", by=after).name

@@ -109,6 +109,11 @@ class AnyAuth(Guard):
             parameters.append(inspect.Parameter(f"alternative_{number}", kind, annotation=shown))
         return inspect.Signature(parameters)
 
+    @property
+    def label(self) -> str:
+        """As of every guard."""
+        return f"{type(self).__name__}({', '.join(guard.label for guard in self.guards)})"
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.guards))})"
 

@@ -275,6 +275,11 @@ class JWTAuth(SecurityBase, Guard):
         )
         return cls(keys, algorithms=algorithms, issuer=issuer, audience=audience, **options)
 
+    @property
+    def label(self) -> str:
+        """As of every guard: without its keys."""
+        return f"{type(self).__name__}(issuer={self._rules.issuer!r})"
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._keys}, issuer={self._rules.issuer!r})"
 

@@ -153,6 +153,11 @@ class SignatureAuth(SecurityBase, Guard):
             {"in": APIKeyIn.header, "name": "Signature", "description": description or _DESCRIPTION}
         )
 
+    @property
+    def label(self) -> str:
+        """As of every guard: without its key ids."""
+        return type(self).__name__
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key ids: {', '.join(map(repr, self._keys))})"
 

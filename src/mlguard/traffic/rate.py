@@ -161,7 +161,7 @@ def _describe(by: Callable[..., Any] | Guard | None) -> str:
     if by is None:
         return "address"
     if isinstance(by, Guard):
-        return repr(by)
+        return by.label
     return f"{getattr(by, '__module__', '')}.{getattr(by, '__qualname__', type(by).__qualname__)}"
 
 
