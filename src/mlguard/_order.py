@@ -33,15 +33,19 @@ async def once(conn: HTTPConnection, guard: Guard, decide: Callable[[], Awaitabl
     Raises:
         MLGuardError: What ``decide`` raised, or the refusal of a guard whose turn comes before.
     """
-    memory = await judge_all(conn)
+    memory = await judge_all(conn, running=guard)
     if guard not in memory.decisions:
         await memory.note(guard, decide)
     decision: T = memory.recall(guard)
     return decision
 
 
-async def judge_all(conn: HTTPConnection) -> RequestMemory:
+async def judge_all(conn: HTTPConnection, running: Guard | None = None) -> RequestMemory:
     """Have all guards of the matched route judged, if they are not yet.
+
+    Args:
+        conn: The request or WebSocket.
+        running: The guard that asks for it, if it is one.
 
     Returns:
         What is known about the request.
@@ -51,11 +55,11 @@ async def judge_all(conn: HTTPConnection) -> RequestMemory:
     """
     memory = RequestMemory.of(conn.scope)
     if not memory.admitted:
-        await judge(conn, memory)
+        await judge(conn, memory, running)
     return memory
 
 
-async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
+async def judge(conn: HTTPConnection, memory: RequestMemory, running: Guard | None = None) -> None:
     """Judge all guards of the matched route, once a request. A refusal is raised again each time.
 
     Raises:
@@ -70,9 +74,9 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
         if plan.suspends:
             # A caller in a cancelled scope (``is_disconnected`` reads that way) must not stop a guard half way: a nonce
             # would be burnt, and the honest retry called a replay.
-            memory.task = asyncio.ensure_future(_run_apart(plan, conn, memory))
+            memory.task = asyncio.ensure_future(_run_apart(plan, conn, memory, running))
         else:
-            await _run(plan, conn, memory)
+            await _run(plan, conn, memory, running)
     if memory.task is not None and _judging.get() is not memory:
         await asyncio.shield(memory.task)
     if memory.refusal is not None:
@@ -83,15 +87,15 @@ async def judge(conn: HTTPConnection, memory: RequestMemory) -> None:
 _judging: ContextVar[RequestMemory | None] = ContextVar("mlguard_judging", default=None)
 
 
-async def _run_apart(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:
+async def _run_apart(plan: Plan, conn: HTTPConnection, memory: RequestMemory, running: Guard | None) -> None:
     _judging.set(memory)
-    await _run(plan, conn, memory)
+    await _run(plan, conn, memory, running)
 
 
-async def _run(plan: Plan, conn: HTTPConnection, memory: RequestMemory) -> None:
+async def _run(plan: Plan, conn: HTTPConnection, memory: RequestMemory, running: Guard | None) -> None:
     try:
         for call in plan.calls:
-            await call(conn)
+            await call(conn, running)
     except Exception as refusal:  # kept, not raised: nobody may be waiting any more
         memory.refusal = refusal
     else:

@@ -29,15 +29,20 @@ class GuardCall:
     principals: tuple[tuple[str, "GuardCall"], ...]
     turns: Callable[[], AbstractAsyncContextManager[Any]] | None = None
 
-    async def __call__(self, conn: Any) -> Any:
-        """Run the guard, after the guards that it depends on."""
+    async def __call__(self, conn: Any, running: Guard | None = None) -> Any:
+        """Run the guard, after the guards that it depends on.
+
+        Args:
+            conn: The request.
+            running: The guard inside whose call this happens, if any: its turn has come already.
+        """
         values: dict[str, Any] = {self.connection_name: conn}
         for name, call in self.principals:
-            values[name] = await call(conn)
+            values[name] = await call(conn, running)
         if self.scopes_name is not None:
             values[self.scopes_name] = self.scopes
         guard: Any = self.guard
-        if self.turns is None:
+        if self.turns is None or guard is running:
             return await guard(**values)
         async with self.turns():
             return await guard(**values)
