@@ -659,12 +659,12 @@ def test_websockets_are_counted(hardened: bool) -> None:
 
 
 def test_replaced_keys_begin_no_new_count() -> None:
-    """What a bucket is called has no part in which keys there are, so that they can be replaced one process at a time."""
+    """A bucket is called the same whatever keys there are, so that they can be replaced one process at a time."""
     one, two = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQsT5uV", "Q9wE2rT6yU1iO5pA8sD3fG7hJ4kL0zXcV6bN"
-    guards = [
+    guards: list[tuple[Any, Any]] = [
         (JWTAuth({"1": one}, algorithms=["HS256"]), JWTAuth({"1": one, "2": two}, algorithms=["HS256"])),
         (SignatureAuth({"1": one}), SignatureAuth({"2": two})),
     ]
-    guards.append((AnyAuth(*(before for before, _ in guards)), AnyAuth(*(after for _, after in guards))))  # type: ignore[arg-type]  # two kinds
+    guards.append((AnyAuth(*(before for before, _ in guards)), AnyAuth(*(after for _, after in guards))))
     for before, after in guards:
         assert RateLimit("5/minute", by=before).name == RateLimit("5/minute", by=after).name

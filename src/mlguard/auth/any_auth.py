@@ -28,6 +28,10 @@ class Authenticator(Protocol):
         """The header that carries its credential, and how its value begins, both in lower case."""
 
     @property
+    def label(self) -> str:
+        """What a bucket by it is called."""
+
+    @property
     def scheme_name(self) -> str:
         """Its name in OpenAPI."""
 
