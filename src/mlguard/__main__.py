@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in sorted(module.name for module in pkgutil.iter_modules(commands.__path__)):
         if not module.startswith("_"):
             importlib.import_module(f"{commands.__name__}.{module}").add_to(subcommands)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # not quoted: one may be a key
+        parser.error("there are more arguments than the command takes; keys are read from standard input")
     try:
         code: int = options.run(options)
     except ConfigurationError as error:

@@ -25,7 +25,7 @@ from fastapi import FastAPI, Security
 from tomlkit.exceptions import TOMLKitError
 
 import mlguard.store
-from mlguard import APIKeyAuth, APIKeys, MemoryStore, harden
+from mlguard import APIKey, APIKeyAuth, APIKeys, MemoryStore, harden
 from mlguard.__main__ import main
 from mlguard.auth._last_used import LastUsed
 from mlguard.auth.key_format import read_form
@@ -526,3 +526,11 @@ def test_a_key_revoked_on_the_command_line_is_refused_by_a_running_server(path: 
         subprocess.run([*command, "revoke", key_id], env=environment, capture_output=True, check=True)
         wait_until(lambda: status(key) == 401, seconds=10)
         assert status(new) == 200
+
+
+def test_a_key_in_the_wrong_place_is_not_repeated(run: Run) -> None:
+    """Somebody who writes a key behind the command has shown it to the machine's other users already, not to a log."""
+    _, secret = APIKey.generate("alice")
+    done = run("list", secret)
+    assert (done.code, done.out) == (2, "")
+    assert secret not in done.err
