@@ -1,0 +1,226 @@
+"""The way to one Redis: where it is, a client for each event loop, and what happens while it is away."""
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from mlguard.errors import ConfigurationError, StoreFullError, UnavailableError
+from mlguard.store import SCHEMES
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+T = TypeVar("T")
+
+logger = logging.getLogger("mlguard")
+
+_FORM = "write redis://[[user]:password@]host[:port][/database], or rediss:// for TLS"
+_FILES = frozenset(
+    {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+)  # what a URL may say about TLS: it cannot be loosened
+_PAUSE = 1.0  # seconds for which a store that failed is not asked again
+_CONNECTIONS = 50  # at most, of one process; who finds none free waits for one, within the time-out
+
+
+class Script:
+    """A script that Redis runs, known to it by its digest once it has seen it."""
+
+    __slots__ = ("digest", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisConnection:
+    """Asks one Redis, and turns every way in which it can fail into a refusal.
+
+    Args:
+        url: Where it is.
+        timeout: Seconds that one call may take, connecting included.
+        where: What takes the URL, for errors.
+
+    Raises:
+        ConfigurationError: The URL cannot be used, or the extra ``redis`` is not installed.
+    """
+
+    def __init__(self, url: str, *, timeout: float, where: str) -> None:
+        self._options = _read(url, where)
+        try:
+            import redis.asyncio  # noqa: F401, PLC0415  # an extra
+        except ImportError:
+            missing = True
+        else:
+            missing = False
+        if missing:
+            raise ConfigurationError(f"{where} needs the package redis: pip install 'mlguard[redis]'")
+        self._timeout = timeout
+        self._clients: dict[asyncio.AbstractEventLoop, _Opened] = {}
+        self._answered_at = -math.inf
+        self._ask_again_at = -math.inf
+        self._is_down = False
+
+    async def run(self, script: Script, key: str, *arguments: bytes | float | str) -> Any:
+        """Have a script run in one trip, or two if Redis does not know it, as after its restart."""
+        from redis.exceptions import NoScriptError  # noqa: PLC0415
+
+        async def work(client: Any) -> Any:
+            try:
+                return await client.execute_command("EVALSHA", script.digest, 1, key, *arguments)
+            except NoScriptError:
+                return await client.execute_command("EVAL", script.text, 1, key, *arguments)
+
+        return await self.ask(work)
+
+    async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do something with the client.
+
+        Raises:
+            StoreFullError: Redis has no memory left (503).
+            UnavailableError: It cannot be reached, does not answer in time, or answers with an error (503).
+        """
+        started = time.monotonic()
+        if started < self._ask_again_at:
+            raise UnavailableError("Redis is not asked: it failed a moment ago", retry_after=1)
+        if self._is_down:
+            self._ask_again_at = started + _PAUSE  # one call finds out whether it is back, the others need not wait
+        try:
+            answer = await self._in_time(work)
+        except Exception as error:
+            failure = self._explain(error)
+        else:
+            self._note_answer()
+            return answer
+        # Raised out here: that error may hold what was sent.
+        if failure.is_full:
+            self._note_answer()
+            raise StoreFullError("Redis has no memory left (maxmemory)", retry_after=1)
+        self._note_failure(failure, started)
+        raise UnavailableError(f"Redis {failure.reason}", retry_after=1)
+
+    async def _in_time(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do it within the time-out. Time for which something else kept this event loop from running does not count."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._timeout
+        async with asyncio.timeout(None) as limit:
+            alarm = loop.call_at(due, lambda: limit.reschedule(2 * loop.time() - due))
+            try:
+                return await work(await self._client())
+            finally:
+                alarm.cancel()
+
+    def _explain(self, error: Exception) -> "_Failure":
+        """Why it failed, without what was sent and where to."""
+        from redis import exceptions  # noqa: PLC0415
+
+        if isinstance(error, TimeoutError | exceptions.TimeoutError):
+            return _Failure(f"has not answered within {self._timeout:g} s", answered=False)
+        if isinstance(error, exceptions.AuthenticationError):
+            return _Failure("does not accept the user or the password", answered=False)
+        if isinstance(error, exceptions.ConnectionError | OSError):
+            return _Failure(f"cannot be reached ({type(error).__name__})", answered=False)
+        full = isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in str(error)  # of a script
+        return _Failure(f"has answered with an error ({type(error).__name__})", answered=True, is_full=full)
+
+    def _note_answer(self) -> None:
+        self._answered_at = time.monotonic()
+        self._ask_again_at = -math.inf
+        if self._is_down:
+            self._is_down = False
+            logger.warning("the store is back: Redis answers again")
+
+    def _note_failure(self, failure: "_Failure", started: float) -> None:
+        if self._answered_at >= started:
+            return  # it has answered others meanwhile, so that they need not do without it
+        self._ask_again_at = -math.inf if failure.answered else time.monotonic() + _PAUSE
+        if not self._is_down:
+            self._is_down = True
+            logger.error("the store is down, requests that need it get a 503: Redis %s", failure.reason)
+
+    async def _client(self) -> "Redis":
+        """The client of the running event loop. Connections belong to the loop that opened them."""
+        loop = asyncio.get_running_loop()
+        opened = self._clients.get(loop)
+        if opened is None:
+            for other in [
+                loop for loop in list(self._clients) if loop.is_closed()
+            ]:  # without a word to their generators
+                self._clients.pop(other, None)
+            closing = self._open_until_loop_ends(loop)
+            opened = self._clients[loop] = _Opened(await anext(closing), closing)
+        return opened.client
+
+    async def _open_until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator["Redis", None]:
+        """A loop that ends closes its asynchronous generators (``shutdown_asyncgens``), and this one its client."""
+        from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection  # noqa: PLC0415
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+
+        options = dict(self._options)
+        connection = SSLConnection if options.pop("tls") else Connection
+        pool = BlockingConnectionPool(
+            connection_class=connection,
+            max_connections=_CONNECTIONS,
+            timeout=None,
+            protocol=2,
+            socket_timeout=None,  # one time-out, around all of a call
+            socket_connect_timeout=None,
+            # A command that was sent may have been run: sent again, it would count twice, or see its own nonce.
+            retry=Retry(NoBackoff(), 0),
+            **options,
+        )
+        client = Redis.from_pool(pool)
+        try:
+            yield client
+        finally:
+            self._clients.pop(loop, None)
+            await client.aclose()
+
+
+class _Failure(NamedTuple):
+    reason: str
+    answered: bool  # at once, so that asking again costs no time-out
+    is_full: bool = False
+
+
+class _Opened(NamedTuple):
+    client: "Redis"
+    closing: AsyncGenerator["Redis", None]
+
+
+def _read(url: str, where: str) -> dict[str, Any]:
+    """What a URL says, for a connection. No part of it is ever quoted: a password may stand anywhere by mistake."""
+    try:
+        parts = urlsplit(url)
+        port, query = parts.port, parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except (ValueError, AttributeError, TypeError):
+        parts = None
+    if parts is None:
+        raise ConfigurationError(f"{where} is no URL; {_FORM}")
+    if parts.scheme not in SCHEMES:
+        raise ConfigurationError(f"{where} has a scheme that is not supported; {_FORM}")
+    database = parts.path.removeprefix("/")
+    if not parts.hostname or port == 0 or parts.fragment or not (database.isascii() and (database or "0").isdigit()):
+        raise ConfigurationError(f"{where} cannot be used; {_FORM}")
+    tls = SCHEMES[parts.scheme]
+    files = dict(query)
+    if len(files) < len(query) or not files.keys() <= (_FILES if tls else frozenset()):
+        raise ConfigurationError(f"{where} has an option that is not supported; with TLS: {', '.join(sorted(_FILES))}")
+    for option, file in files.items():
+        if not Path(file).is_file():
+            raise ConfigurationError(f"{where}: the file of {option} does not exist")
+    return {
+        "tls": tls,
+        "host": parts.hostname,
+        "port": port or 6379,
+        "db": int(database or 0),
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+        **({"ssl_check_hostname": True, "ssl_cert_reqs": "required", **files} if tls else {}),
+    }
