@@ -162,9 +162,8 @@ def test_a_clock_that_is_set_back_admits_no_more(redis: RedisServer) -> None:
 async def set_clock(store: RedisStore, now: float) -> None:
     """In 64ths of a second."""
     at = int(now * 64) * 15_625
-    client: Any = await store._redis._client()
-    await client.execute_command("DEL", "clock")
-    await client.execute_command("RPUSH", "clock", at // 10**6, at % 10**6)
+    await store._redis.ask("DEL", "clock")
+    await store._redis.ask("RPUSH", "clock", at // 10**6, at % 10**6)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -301,7 +300,7 @@ def test_one_store_serves_event_loops_in_many_threads(redis: RedisServer) -> Non
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(work, range(4))) == 50
-    assert not store._redis._clients
+    assert not store._redis._opened
 
 
 def test_a_loop_that_was_only_closed_is_forgotten(redis: RedisServer) -> None:
@@ -309,10 +308,10 @@ def test_a_loop_that_was_only_closed_is_forgotten(redis: RedisServer) -> None:
     store = open_store(redis)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(store.get(key()))
-    loop.run_until_complete(store._redis._clients[loop].client.aclose())
+    loop.run_until_complete(store._redis._opened[loop].pool.close())
     loop.close()
     do(lambda: store.get(key()))
-    assert not store._redis._clients
+    assert not store._redis._opened
     gc.collect()
 
 
@@ -350,9 +349,8 @@ def test_keys_are_digests_that_expire(own_redis: RedisServer) -> None:
     assert call(app, "/", method="GET").status == 200
 
     async def look() -> list[tuple[str, int]]:
-        client: Any = await store._redis._client()
-        keys = [name.decode() for name in await client.execute_command("KEYS", "*")]
-        return [(name, await client.execute_command("PTTL", name)) for name in keys]
+        keys = [name.decode() for name in await store._redis.ask("KEYS", "*")]
+        return [(name, await store._redis.ask("PTTL", name)) for name in keys]
 
     found = do(look)
     assert Counter(name.split(":")[1] for name, _ in found) == {"rate": 1, "nonces": 1, "record": 2}
@@ -437,6 +435,20 @@ def test_a_redis_that_was_killed_refuses_until_it_is_back(
     assert str(own_redis.port) not in caplog.text
 
 
+def test_a_restart_between_two_requests_is_noticed_by_nobody(own_redis: RedisServer) -> None:
+    """A connection that has ended while it was idle, as load balancers end them, is replaced."""
+    store = open_store(own_redis)
+
+    async def work() -> None:
+        await store.get(key())
+        own_redis.kill()
+        own_redis.start()
+        await asyncio.sleep(0.01)
+        assert await store.get(key()) == (None,)
+
+    do(work)
+
+
 def test_a_redis_that_hangs_is_not_waited_for(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """The first request waits for the time-out, those behind it not at all; afterwards it is asked again."""
     store = open_store(own_redis, timeout=0.1)
@@ -471,11 +483,8 @@ def test_one_slow_call_among_others_does_not_take_the_store_away(redis: RedisSer
     store = open_store(redis, timeout=0.1)
 
     async def work() -> None:
-        async def hang(_: Any) -> None:
-            await asyncio.sleep(60)
-
         await store.get(key())
-        hanging = asyncio.create_task(store._redis.ask(hang))
+        hanging = asyncio.create_task(store._redis.ask("BLPOP", "nothing", 60))
         await asyncio.sleep(0.02)
         assert await store.get(key()) == (None,)
         with pytest.raises(UnavailableError):
@@ -491,9 +500,8 @@ def test_errors_that_redis_answers_with_are_refusals(own_redis: RedisServer, cap
     hits(store, 1, Window(1, 60), caller=caller)
 
     async def spoil() -> None:
-        client: Any = await store._redis._client()
-        (name,) = await client.execute_command("KEYS", "*")
-        await client.execute_command("SET", name, b"\xc1 not msgpack")
+        (name,) = await store._redis.ask("KEYS", "*")
+        await store._redis.ask("SET", name, b"\xc1 not msgpack")
 
     do(spoil)
     for _ in range(2):

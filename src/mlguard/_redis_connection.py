@@ -1,22 +1,20 @@
-"""The way to one Redis: where it is, a client for each event loop, and what happens while it is away."""
+"""The way to one Redis: where it is, connections for each event loop, and what happens while it is away."""
 
 import asyncio
 import hashlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mlguard._redis_pool import RedisPool
 from mlguard.errors import ConfigurationError, StoreFullError, UnavailableError
 from mlguard.store import SCHEMES
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-T = TypeVar("T")
+_Command = Sequence[bytes | float | str]
 
 logger = logging.getLogger("mlguard")
 
@@ -25,7 +23,6 @@ _FILES = frozenset(
     {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 )  # what a URL may say about TLS: it cannot be loosened
 _PAUSE = 1.0  # seconds for which a store that failed is not asked again
-_CONNECTIONS = 50  # at most, of one process; who finds none free waits for one, within the time-out
 
 
 class Script:
@@ -61,37 +58,34 @@ class RedisConnection:
         if missing:
             raise ConfigurationError(f"{where} needs the package redis: pip install 'mlguard[redis]'")
         self._timeout = timeout
-        self._clients: dict[asyncio.AbstractEventLoop, _Opened] = {}
+        self._opened: dict[asyncio.AbstractEventLoop, _Opened] = {}
         self._answered_at = -math.inf
         self._ask_again_at = -math.inf
         self._is_down = False
 
     async def run(self, script: Script, key: str, *arguments: bytes | float | str) -> Any:
-        """Have a script run in one trip, or two if Redis does not know it, as after its restart."""
-        from redis.exceptions import NoScriptError  # noqa: PLC0415
-
-        async def work(client: Any) -> Any:
-            try:
-                return await client.execute_command("EVALSHA", script.digest, 1, key, *arguments)
-            except NoScriptError:
-                return await client.execute_command("EVAL", script.text, 1, key, *arguments)
-
-        return await self.ask(work)
-
-    async def ask(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Do something with the client.
+        """Have a script run in one trip, or two if Redis does not know it, as after its restart.
 
         Raises:
             StoreFullError: Redis has no memory left (503).
             UnavailableError: It cannot be reached, does not answer in time, or answers with an error (503).
         """
+        return await self._ask(
+            ("EVALSHA", script.digest, 1, key, *arguments), ("EVAL", script.text, 1, key, *arguments)
+        )
+
+    async def ask(self, *command: bytes | float | str) -> Any:
+        """Have a command run. Raises what :meth:`run` does."""
+        return await self._ask(command, command)
+
+    async def _ask(self, command: _Command, if_unknown: _Command) -> Any:
         started = time.monotonic()
         if started < self._ask_again_at:
             raise UnavailableError("Redis is not asked: it failed a moment ago", retry_after=1)
         if self._is_down:
             self._ask_again_at = started + _PAUSE  # one call finds out whether it is back, the others need not wait
         try:
-            answer = await self._in_time(work)
+            answer = await self._in_time(command, if_unknown)
         except Exception as error:
             failure = self._explain(error)
         else:
@@ -104,14 +98,20 @@ class RedisConnection:
         self._note_failure(failure, started)
         raise UnavailableError(f"Redis {failure.reason}", retry_after=1)
 
-    async def _in_time(self, work: Callable[[Any], Awaitable[T]]) -> T:
+    async def _in_time(self, command: _Command, if_unknown: _Command) -> Any:
         """Do it within the time-out. Time for which something else kept this event loop from running does not count."""
+        from redis.exceptions import NoScriptError  # noqa: PLC0415
+
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout
         async with asyncio.timeout(None) as limit:
             alarm = loop.call_at(due, lambda: limit.reschedule(2 * loop.time() - due))
             try:
-                return await work(await self._client())
+                pool = await self._pool(loop)
+                try:
+                    return await pool.ask(command)
+                except NoScriptError:
+                    return await pool.ask(if_unknown)
             finally:
                 alarm.cancel()
 
@@ -143,44 +143,24 @@ class RedisConnection:
             self._is_down = True
             logger.error("the store is down, requests that need it get a 503: Redis %s", failure.reason)
 
-    async def _client(self) -> "Redis":
-        """The client of the running event loop. Connections belong to the loop that opened them."""
-        loop = asyncio.get_running_loop()
-        opened = self._clients.get(loop)
+    async def _pool(self, loop: asyncio.AbstractEventLoop) -> RedisPool:
+        """The connections of an event loop, which belong to the loop that opened them."""
+        opened = self._opened.get(loop)
         if opened is None:
-            for other in [
-                loop for loop in list(self._clients) if loop.is_closed()
-            ]:  # without a word to their generators
-                self._clients.pop(other, None)
+            for other in [loop for loop in list(self._opened) if loop.is_closed()]:  # without a word to its generators
+                self._opened.pop(other, None)
             closing = self._open_until_loop_ends(loop)
-            opened = self._clients[loop] = _Opened(await anext(closing), closing)
-        return opened.client
+            opened = self._opened[loop] = _Opened(await anext(closing), closing)
+        return opened.pool
 
-    async def _open_until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator["Redis", None]:
-        """A loop that ends closes its asynchronous generators (``shutdown_asyncgens``), and this one its client."""
-        from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection  # noqa: PLC0415
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-
-        options = dict(self._options)
-        connection = SSLConnection if options.pop("tls") else Connection
-        pool = BlockingConnectionPool(
-            connection_class=connection,
-            max_connections=_CONNECTIONS,
-            timeout=None,
-            protocol=2,
-            socket_timeout=None,  # one time-out, around all of a call
-            socket_connect_timeout=None,
-            # A command that was sent may have been run: sent again, it would count twice, or see its own nonce.
-            retry=Retry(NoBackoff(), 0),
-            **options,
-        )
-        client = Redis.from_pool(pool)
+    async def _open_until_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[RedisPool, None]:
+        """A loop that ends closes its asynchronous generators (``shutdown_asyncgens``), this one its connections."""
+        pool = RedisPool(self._options)
         try:
-            yield client
+            yield pool
         finally:
-            self._clients.pop(loop, None)
-            await client.aclose()
+            self._opened.pop(loop, None)
+            await pool.close()
 
 
 class _Failure(NamedTuple):
@@ -190,8 +170,8 @@ class _Failure(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    client: "Redis"
-    closing: AsyncGenerator["Redis", None]
+    pool: RedisPool
+    closing: AsyncGenerator[RedisPool, None]
 
 
 def _read(url: str, where: str) -> dict[str, Any]:

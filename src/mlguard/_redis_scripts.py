@@ -6,7 +6,8 @@ Times are whole microseconds since 1970, which doubles hold exactly, as they do 
 #: One caller's counters for all windows of a bucket. The same rules as ``MemoryStore``: a window is cut into parts, and
 #: the oldest is counted whole. The value is, for each window, a list of part, units, part, units..., oldest first.
 #:
-#: KEYS: the counters. ARGV: parts of a window, cost, milliseconds to keep them, then limit and seconds of each window.
+#: KEYS: the counters. ARGV: parts of a window, cost, milliseconds to keep them, then of each window the limit and the
+#: microseconds of a part.
 #: Returns: admitted, microseconds to wait (-1: for ever), then units used and microseconds until reset of each window.
 HIT = """
 local clock = redis.call('TIME')
@@ -18,7 +19,7 @@ local answer, totals = {1, 0}, {}
 
 for place = 4, #ARGV, 2 do
   local window = place / 2 - 1
-  local limit, width = tonumber(ARGV[place]), ARGV[place + 1] * 1000000 / PARTS
+  local limit, width = tonumber(ARGV[place]), tonumber(ARGV[place + 1])
   local current = math.floor(now / width)
   local old, kept, total = counters[window] or {}, {}, 0
   for i = 1, #old, 2 do
@@ -45,7 +46,7 @@ end
 local counts = answer[1] == 1 and cost > 0
 for place = 4, #ARGV, 2 do
   local window = place / 2 - 1
-  local width, kept = ARGV[place + 1] * 1000000 / PARTS, counters[window]
+  local width, kept = tonumber(ARGV[place + 1]), counters[window]
   if counts then
     local current = math.floor(now / width)
     if #kept > 0 and kept[#kept - 1] >= current then  -- >=: a clock that went backwards

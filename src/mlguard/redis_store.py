@@ -11,6 +11,7 @@ from mlguard.errors import ConfigurationError, StoreFullError
 from mlguard.store import PARTS, Decision, Window, store_key
 
 _EXACT = 2**53 - 1  # the largest number up to which Redis' scripts count exactly
+_PART = 1_000_000 // PARTS  # microseconds of one part of a second
 _LONGEST = 100 * 366 * 86_400.0  # seconds; what is to be kept for longer is kept for so long
 
 _HIT, _ADD_NONCE, _SWAP = Script(HIT), Script(ADD_NONCE), Script(SWAP)
@@ -73,7 +74,7 @@ class RedisStore:
             raise ValueError("the cost of a hit is negative")
         place = store_key(bucket, *[f"{window.limit}/{window.seconds}" for window in windows]).hex()
         keep = _milliseconds(max([window.seconds for window in windows]) * (1 + 1 / PARTS))
-        numbers = [number for window in windows for number in (min(window.limit, _EXACT), window.seconds)]
+        numbers = [number for window in windows for number in (min(window.limit, _EXACT), window.seconds * _PART)]
         # The braces keep one caller's counters on one node of a Cluster.
         key = f"{self._prefix}:rate:{{{caller.hex()}}}:{place}"
         answer = await self._redis.run(_HIT, key, PARTS, min(cost, _EXACT + 1), keep, *numbers)
@@ -100,13 +101,13 @@ class RedisStore:
         if not keys:
             return ()
         places = [self._record(key) for key in keys]
-        found: list[bytes | None] = await self._redis.ask(lambda client: client.execute_command("MGET", *places))
+        found: list[bytes | None] = await self._redis.ask("MGET", *places)
         return tuple(found)
 
     async def put(self, key: bytes, value: bytes, ttl: float) -> None:
         """Keep a value for ``ttl`` seconds, in the place of any other."""
         place, keep = self._record(key), _milliseconds(ttl)
-        await self._redis.ask(lambda client: client.execute_command("SET", place, value, "PX", keep))
+        await self._redis.ask("SET", place, value, "PX", keep)
 
     async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
         """Keep a value for ``ttl`` seconds if ``old`` is kept now (None: nothing), as one step."""
