@@ -395,6 +395,22 @@ def test_full_memory_refuses_and_forgets_nothing(own_redis: RedisServer) -> None
     assert not do(lambda: store.add_nonce(used, 60, owner=b"o"))
 
 
+def test_a_redis_that_may_forget_early_is_told_of(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, if it is so and if Redis says so."""
+
+    def warned(store: RedisStore) -> int:
+        caplog.clear()
+        for _ in range(2):
+            do(lambda: store.get(key()))
+        return caplog.text.count("set its maxmemory-policy to noeviction")
+
+    assert warned(open_store(own_redis)) == 0
+    own_redis.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    assert warned(open_store(own_redis)) == 1
+    own_redis.command("ACL", "SETUSER", "default", "-info")
+    assert warned(open_store(own_redis)) == 0
+
+
 # While it is away -----------------------------------------------------------------------------------------------------
 
 

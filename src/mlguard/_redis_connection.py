@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ class RedisConnection:
         self._answered_at = -math.inf
         self._ask_again_at = -math.inf
         self._is_down = False
+        self._knows_policy = False
 
     async def run(self, script: Script, key: str, *arguments: bytes | float | str) -> Any:
         """Have a script run in one trip, or two if Redis does not know it, as after its restart.
@@ -90,6 +92,9 @@ class RedisConnection:
             failure = self._explain(error)
         else:
             self._note_answer()
+            if not self._knows_policy:
+                self._knows_policy = True
+                await self._warn_of_eviction()
             return answer
         # Raised out here: that error may hold what was sent.
         if failure.is_full:
@@ -97,6 +102,17 @@ class RedisConnection:
             raise StoreFullError("Redis has no memory left (maxmemory)", retry_after=1)
         self._note_failure(failure, started)
         raise UnavailableError(f"Redis {failure.reason}", retry_after=1)
+
+    async def _warn_of_eviction(self) -> None:
+        """Say so where Redis may forget early what was used or revoked. One more trip, of the first call only."""
+        try:
+            memory = await self._in_time(("INFO", "memory"), ())
+        except Exception:  # a user who may not ask: the documentation says what to set
+            return
+        if re.search(rb"^maxmemory_policy:(?!noeviction)", memory, re.MULTILINE):
+            logger.warning(
+                "Redis may forget used nonces, sessions and revocations early: set its maxmemory-policy to noeviction"
+            )
 
     async def _in_time(self, command: _Command, if_unknown: _Command) -> Any:
         """Do it within the time-out. Time for which something else kept this event loop from running does not count."""

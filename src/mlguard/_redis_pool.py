@@ -1,7 +1,7 @@
 """One event loop's connections to Redis: a command is written and its answer read, with as little between as can be."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _MOST = 50  # connections at a time; who finds none free waits for one
@@ -28,7 +28,8 @@ class RedisPool:
         # One time-out is around all of a call, so there is none here.
         self._options |= {"protocol": 2, "socket_timeout": None, "socket_connect_timeout": None}
         self._kind: Any = SSLConnection if options["tls"] else Connection
-        self._no_retry = lambda: Retry(NoBackoff(), 0)
+        retry: Any = Retry  # which is not typed in every version
+        self._no_retry: Callable[[], Any] = lambda: retry(NoBackoff(), 0)
         self._answers: type[Exception] = ResponseError
         self._free: list[Any] = []
         self._places = asyncio.Semaphore(_MOST)
