@@ -30,6 +30,7 @@ from mlguard import (
     ConfigurationError,
     Decision,
     MemoryStore,
+    OverloadedError,
     RateLimit,
     RedisStore,
     Store,
@@ -325,6 +326,35 @@ def test_a_loop_that_was_kept_busy_is_not_taken_for_a_store_that_hangs(redis: Re
         await asyncio.sleep(0)
         time.sleep(0.3)  # noqa: ASYNC251  # which is the point
         assert await asking == (None,)
+
+    do(work)
+
+
+def test_a_burst_waits_in_line_and_is_not_held_against_redis(redis: RedisServer) -> None:
+    """A thousand requests at once, with the usual time-out, are all decided."""
+    store, caller = RedisStore(redis.url, timeout=1), key()
+
+    async def work() -> list[Decision]:
+        return await asyncio.gather(*[store.hit("burst", caller, (Window(100, 3_600),), 1) for _ in range(1_000)])
+
+    assert sum(decision.admitted for decision in do(work)) == 100
+
+
+def test_who_waits_in_line_for_too_long_is_refused(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is not endless, and once it is gone all is well."""
+    monkeypatch.setattr("mlguard._redis_connection._LINE", 0.05)
+    store = open_store(redis)
+
+    async def work() -> None:
+        hanging = [asyncio.create_task(store._redis.ask("BLPOP", "nothing", 60)) for _ in range(16)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError) as refusal:
+            await store.get(key())
+        assert refusal.value.__context__ is None
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        assert await store.get(key()) == (None,)
 
     do(work)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mlguard._redis_pool import RedisPool
-from mlguard.errors import ConfigurationError, StoreFullError, UnavailableError
+from mlguard.errors import ConfigurationError, OverloadedError, StoreFullError, UnavailableError
 from mlguard.store import SCHEMES
 
 _Command = Sequence[bytes | float | str]
@@ -23,6 +23,7 @@ _FORM = "write redis://[[user]:password@]host[:port][/database], or rediss:// fo
 _FILES = frozenset(
     {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 )  # what a URL may say about TLS: it cannot be loosened
+_LINE = 2.0  # seconds for which a request waits for those before it
 _PAUSE = 1.0  # seconds for which a store that failed is not asked again
 
 
@@ -70,6 +71,7 @@ class RedisConnection:
 
         Raises:
             StoreFullError: Redis has no memory left (503).
+            OverloadedError: Too many of this process ask at once (503).
             UnavailableError: It cannot be reached, does not answer in time, or answers with an error (503).
         """
         return await self._ask(
@@ -81,20 +83,28 @@ class RedisConnection:
         return await self._ask(command, command)
 
     async def _ask(self, command: _Command, if_unknown: _Command) -> Any:
+        pool = await self._pool(asyncio.get_running_loop())
+        await _wait_for_place(pool.places)
+        try:
+            return await self._ask_now(pool, command, if_unknown)
+        finally:
+            pool.places.release()
+
+    async def _ask_now(self, pool: RedisPool, command: _Command, if_unknown: _Command) -> Any:
         started = time.monotonic()
         if started < self._ask_again_at:
             raise UnavailableError("Redis is not asked: it failed a moment ago", retry_after=1)
         if self._is_down:
             self._ask_again_at = started + _PAUSE  # one call finds out whether it is back, the others need not wait
         try:
-            answer = await self._in_time(command, if_unknown)
+            answer = await self._in_time(pool, command, if_unknown)
         except Exception as error:
             failure = self._explain(error)
         else:
             self._note_answer()
             if not self._knows_policy:
                 self._knows_policy = True
-                await self._warn_of_eviction()
+                await self._warn_of_eviction(pool)
             return answer
         # Raised out here: that error may hold what was sent.
         if failure.is_full:
@@ -103,10 +113,10 @@ class RedisConnection:
         self._note_failure(failure, started)
         raise UnavailableError(f"Redis {failure.reason}", retry_after=1)
 
-    async def _warn_of_eviction(self) -> None:
+    async def _warn_of_eviction(self, pool: RedisPool) -> None:
         """Say so where Redis may forget early what was used or revoked. One more trip, of the first call only."""
         try:
-            memory = await self._in_time(("INFO", "memory"), ())
+            memory = await self._in_time(pool, ("INFO", "memory"), ())
         except Exception:  # a user who may not ask: the documentation says what to set
             return
         if re.search(rb"^maxmemory_policy:(?!noeviction)", memory, re.MULTILINE):
@@ -114,16 +124,21 @@ class RedisConnection:
                 "Redis may forget used nonces, sessions and revocations early: set its maxmemory-policy to noeviction"
             )
 
-    async def _in_time(self, command: _Command, if_unknown: _Command) -> Any:
-        """Do it within the time-out. Time for which something else kept this event loop from running does not count."""
+    async def _in_time(self, pool: RedisPool, command: _Command, if_unknown: _Command) -> Any:
+        """Do it within the time-out, or twice that if something else kept this event loop from running meanwhile."""
         from redis.exceptions import NoScriptError  # noqa: PLC0415
 
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout
+
+        def give_up() -> None:
+            now = loop.time()
+            late = now - due > self._timeout / 10
+            limit.reschedule(now + self._timeout if late else now)
+
         async with asyncio.timeout(None) as limit:
-            alarm = loop.call_at(due, lambda: limit.reschedule(2 * loop.time() - due))
+            alarm = loop.call_at(due, give_up)
             try:
-                pool = await self._pool(loop)
                 try:
                     return await pool.ask(command)
                 except NoScriptError:
@@ -177,6 +192,20 @@ class RedisConnection:
         finally:
             self._opened.pop(loop, None)
             await pool.close()
+
+
+async def _wait_for_place(places: asyncio.Semaphore) -> None:
+    """Wait for one of the connections. Time in this line says nothing about Redis, and is not counted against it."""
+    in_line = places.locked()
+    try:
+        async with asyncio.timeout(_LINE if in_line else None):
+            await places.acquire()
+    except TimeoutError:
+        overloaded = True
+    else:
+        overloaded = False
+    if overloaded:
+        raise OverloadedError("too many requests wait for Redis", retry_after=1)
 
 
 class _Failure(NamedTuple):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_MOST = 50  # connections at a time; who finds none free waits for one
+_MOST = 16  # connections at a time, more than one event loop can keep busy
 
 
 class RedisPool:
@@ -32,7 +32,8 @@ class RedisPool:
         self._no_retry: Callable[[], Any] = lambda: retry(NoBackoff(), 0)
         self._answers: type[Exception] = ResponseError
         self._free: list[Any] = []
-        self._places = asyncio.Semaphore(_MOST)
+        #: To be held while asking.
+        self.places = asyncio.Semaphore(_MOST)
 
     async def ask(self, command: Sequence[bytes | float | str]) -> Any:
         """Send a command and return the answer.
@@ -41,19 +42,18 @@ class RedisPool:
             redis.exceptions.RedisError: The answer is an error, or there is none.
             OSError: There is no connection.
         """
-        async with self._places:
-            connection = await self._take()
-            try:
-                await connection.send_command(*command)
-                answer = await connection.read_response()
-            except self._answers:
-                self._free.append(connection)
-                raise
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
+        connection = await self._take()
+        try:
+            await connection.send_command(*command)
+            answer = await connection.read_response()
+        except self._answers:
             self._free.append(connection)
-            return answer
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._free.append(connection)
+        return answer
 
     async def _take(self) -> Any:
         while self._free:
