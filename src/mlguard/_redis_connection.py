@@ -196,9 +196,11 @@ class RedisConnection:
 
 async def _wait_for_place(places: asyncio.Semaphore) -> None:
     """Wait for one of the connections. Time in this line says nothing about Redis, and is not counted against it."""
-    in_line = places.locked()
+    if not places.locked():
+        await places.acquire()
+        return
     try:
-        async with asyncio.timeout(_LINE if in_line else None):
+        async with asyncio.timeout(_LINE):
             await places.acquire()
     except TimeoutError:
         overloaded = True

@@ -31,8 +31,9 @@ class RedisStore:
         url: ``redis://``, ``rediss://`` for TLS, or the same with ``valkey``:
             ``redis://user:password@host:6379/0``. TLS always verifies the certificate and the name; ``?ssl_ca_certs=``,
             ``ssl_certfile=`` and ``ssl_keyfile=`` name files. One server (6.2 or newer), no Cluster and no Sentinel.
-        timeout: Seconds that one call may take, connecting included. The line of requests that wait for one of the 16
-            connections of a process is not part of it, and at most 2 seconds long.
+        timeout: Seconds that one call may take, connecting included; twice that where something keeps the
+            event loop busy meanwhile. Waiting for one of a process' 16 connections is not part of it, and takes 2
+            seconds at most.
         prefix: Begins every key. Services that share a Redis and are not to share their counts need one each.
         max_nonces_per_owner: Nonces remembered at a time of one owner, such as one key id of ``SignatureAuth``. Beyond
             it, that owner's new ones are refused, and nobody else's.
