@@ -8,7 +8,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # Nothing of the caller's environment may change what is tested.
-unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE
+unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE MLGUARD_STORE_URL
 
 .PHONY: demo serve test lint examples bench bench-short lock clean
 

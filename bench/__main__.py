@@ -9,7 +9,7 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, auth, passwords, predict, refusal, tokens
+from bench import answer, auth, passwords, predict, refusal, stores, tokens
 
 _BENCHES = {
     "predict": predict.measure,
@@ -18,6 +18,7 @@ _BENCHES = {
     "auth": auth.measure,
     "tokens": tokens.measure,
     "passwords": passwords.measure,
+    "stores": stores.measure,
 }
 
 

@@ -14,3 +14,4 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLGUARD_ENV", raising=False)
     monkeypatch.delenv("MLGUARD_API_KEYS", raising=False)
     monkeypatch.delenv("MLGUARD_API_KEYS_FILE", raising=False)
+    monkeypatch.delenv("MLGUARD_STORE_URL", raising=False)

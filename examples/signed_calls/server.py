@@ -5,7 +5,7 @@ Start it with the secret that the caller has, too::
     SIGNING_SECRET='<secret>' uvicorn --no-server-header examples.signed_calls.server:app
 
 Signatures keep a request from being forged, altered and replayed, not from being read: in production, use TLS as well
-(see ``tls.py``). Used nonces are remembered in this process; run one worker, or give the workers a common store.
+(see ``tls.py``). Used nonces are remembered in this process; run one worker, or set ``MLGUARD_STORE_URL``.
 """
 
 import os

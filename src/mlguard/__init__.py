@@ -36,7 +36,8 @@ from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.outputs.policy import truncate_output
-from mlguard.store import Decision, MemoryStore, Store, Window
+from mlguard.redis_store import RedisStore
+from mlguard.store import Decision, MemoryStore, Store, Window, store_from_url
 from mlguard.traffic.rate import RateLimit
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Principal",
     "RateLimit",
     "RateLimitedError",
+    "RedisStore",
     "Revocations",
     "SignatureAuth",
     "Store",
@@ -87,6 +89,7 @@ __all__ = [
     "request_id",
     "require_api_key",
     "sign_request",
+    "store_from_url",
     "token_router",
     "truncate_output",
     "verify_signature",

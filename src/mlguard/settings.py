@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlguard.errors import ConfigurationError
@@ -14,12 +14,15 @@ class Settings(BaseSettings):
     Attributes:
         env: ``MLGUARD_ENV``: ``production`` (the default) or ``development``, which turns the documentation pages on.
         api_keys_file: ``MLGUARD_API_KEYS_FILE``: the file that ``APIKeys.from_file()`` and ``mlguard keys`` use.
+        store_url: ``MLGUARD_STORE_URL``: where guards count and remember that were not given a store, ``memory://`` by
+            default.
     """
 
     model_config = SettingsConfigDict(env_prefix="MLGUARD_", extra="ignore")
 
     env: Literal["production", "development"] = "production"
     api_keys_file: str = ""
+    store_url: SecretStr = SecretStr("memory://")  # it may hold a password
 
 
 def load_settings() -> Settings:

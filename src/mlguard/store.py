@@ -14,6 +14,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from mlguard._records import DROPS, Records
 from mlguard.errors import ConfigurationError, StoreFullError
+from mlguard.settings import load_settings
+
+#: Schemes of URLs that name a Redis, and whether they mean TLS. Valkey speaks the same protocol.
+SCHEMES = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 
 #: Parts that a window is cut into. The oldest part is counted whole, so a limit is never exceeded in any true window of
 #: its length, and at most 1/16 of a window too strict.
@@ -339,12 +343,42 @@ def _full(what: str, seconds: float) -> StoreFullError:
     return StoreFullError(f"{what} has no room for another nonce", retry_after=max(1, int(seconds) + 1))
 
 
-_default: MemoryStore | None = None
+_default: Store | None = None
 
 
 def default_store() -> Store:
-    """The store of this process, shared by every guard that was not given one."""
-    global _default  # noqa: PLW0603  # made on first use, so that importing mlguard costs nothing
+    """The store that every guard shares which was not given one: what ``MLGUARD_STORE_URL`` says.
+
+    Raises:
+        ConfigurationError: The setting cannot be used.
+    """
+    global _default  # noqa: PLW0603  # made on first use, so that importing mlguard reads no setting
     if _default is None:
-        _default = MemoryStore()
+        _default = store_from_url(load_settings().store_url.get_secret_value(), where="MLGUARD_STORE_URL")
     return _default
+
+
+def store_from_url(url: str, *, where: str = "store_from_url(url)") -> Store:
+    """The store that a URL names.
+
+    Args:
+        url: ``memory://``, or what :class:`~mlguard.redis_store.RedisStore` takes.
+        where: What carries the URL, for errors.
+
+    Raises:
+        ConfigurationError: The URL cannot be used. The text names ``where``, and quotes nothing of the URL.
+    """
+    if url == "memory://":
+        return MemoryStore()
+    if not isinstance(url, str) or url.partition("://")[0].lower() not in SCHEMES:
+        raise ConfigurationError(
+            f"{where} names no store; write memory://, redis://host:6379/0, rediss:// for TLS, or the same with "
+            "valkey. Redis Cluster and Sentinel are not supported yet"
+        )
+    from mlguard.redis_store import RedisStore  # noqa: PLC0415  # which needs this module
+
+    try:
+        return RedisStore(url)
+    except ConfigurationError as error:
+        wrong = str(error)
+    raise ConfigurationError(f"{where} cannot be used: {wrong}")

@@ -176,7 +176,7 @@ class JWTAuth(SecurityBase, Guard):
         self._failures = checked_failures(failures, where="JWTAuth")
         self._clock = clock
         self.suspends = published or any(part is not None and part.suspends for part in (failures, revocations))
-        if published:
+        if self.suspends:
             self.statuses = (401, 403, 503)
         self.model = HTTPBearer(bearerFormat="JWT", description=description)
         self.scheme_name = scheme_name or type(self).__name__

@@ -47,10 +47,11 @@ class RateLimit(Guard):
     Raises:
         ConfigurationError: A limit that cannot be read, none at all, or a ``by`` that cannot name a caller.
         RateLimitedError: A limit is used up (429). ``Retry-After`` is the time until the next request is admitted.
+        UnavailableError: A store outside this process does not answer (503).
     """
 
     control = Control.RATE_LIMIT
-    statuses = (429,)
+    statuses: tuple[int, ...] = (429,)
 
     def __init__(
         self,
@@ -72,6 +73,8 @@ class RateLimit(Guard):
         self.name = name or f"{', '.join(self.limits)} by {_describe(by)}"
         self.store = default_store() if store is None else store
         self.suspends = self.store.suspends
+        if self.suspends:
+            self.statuses = (429, 503)
         # In this process's memory, an unnamed bucket is its object's own: two apps in one process share none.
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
         self._bucket = f"{self.name} ({self._limits.policy}){own}"

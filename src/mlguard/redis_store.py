@@ -1,0 +1,128 @@
+"""State that several processes share, in Redis or Valkey."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mlguard._records import DROPS
+from mlguard._redis_connection import RedisConnection, Script
+from mlguard._redis_scripts import ADD_NONCE, HIT, SWAP
+from mlguard.errors import ConfigurationError, StoreFullError
+from mlguard.store import PARTS, Decision, Window, store_key
+
+_EXACT = 2**53 - 1  # the largest number up to which Redis' scripts count exactly
+_PART = 1_000_000 // PARTS  # microseconds of one part of a second
+_LONGEST = 100 * 366 * 86_400.0  # seconds; what is to be kept for longer is kept for so long
+
+_HIT, _ADD_NONCE, _SWAP = Script(HIT), Script(ADD_NONCE), Script(SWAP)
+
+
+class RedisStore:
+    """State in Redis or Valkey, for several worker processes: what one counts, uses up or revokes holds in all.
+
+    The same sliding windows as ``MemoryStore``, exact under races, and by Redis' own clock. Each call is one trip.
+    While Redis cannot be reached, does not answer in time or answers with an error, requests that need it are refused
+    with 503: no guard opens. For a second after a failure it is not asked again.
+
+    Keys are digests under a prefix, and all of them expire. Redis must not evict them earlier: ``maxmemory-policy
+    noeviction``, or nonces and revocations are forgotten. Nobody but the service may write to it.
+
+    Args:
+        url: ``redis://``, ``rediss://`` for TLS, or the same with ``valkey``:
+            ``redis://user:password@host:6379/0``. TLS always verifies the certificate and the name; ``?ssl_ca_certs=``,
+            ``ssl_certfile=`` and ``ssl_keyfile=`` name files. One server (6.2 or newer), no Cluster and no Sentinel.
+        timeout: Seconds that one call may take, connecting included; twice that where something keeps the
+            event loop busy meanwhile. Waiting for one of a process' 16 connections is not part of it, and takes 2
+            seconds at most.
+        prefix: Begins every key. Services that share a Redis and are not to share their counts need one each.
+        max_nonces_per_owner: Nonces remembered at a time of one owner, such as one key id of ``SignatureAuth``. Beyond
+            it, that owner's new ones are refused, and nobody else's.
+
+    Raises:
+        ConfigurationError: A URL that cannot be used, another argument that cannot work, or the extra ``redis`` is not
+            installed.
+        UnavailableError: At each call: Redis cannot be asked (503).
+        StoreFullError: At each call: an owner's share is used up, or Redis has no memory left (503).
+    """
+
+    suspends = True
+    forgets_on_restart = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 0.25,
+        prefix: str = "mlguard",
+        max_nonces_per_owner: int = 100_000,
+    ) -> None:
+        if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= 60:
+            raise ConfigurationError("RedisStore(timeout=...) is a number of seconds above 0, at most 60")
+        if not isinstance(prefix, str) or not prefix or set(prefix) & set("{}"):
+            raise ConfigurationError("RedisStore(prefix=...) is a text without braces, and not empty")
+        if (
+            not isinstance(max_nonces_per_owner, int)
+            or isinstance(max_nonces_per_owner, bool)
+            or max_nonces_per_owner < 1
+        ):
+            raise ConfigurationError("RedisStore(max_nonces_per_owner=...) must be a whole number of at least 1")
+        self._prefix = prefix
+        self._share = max_nonces_per_owner
+        self._redis = RedisConnection(url, timeout=timeout, where="RedisStore(url)")
+
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        """Count ``cost`` units of one caller in all windows, or in none of them."""
+        if cost < 0:
+            raise ValueError("the cost of a hit is negative")
+        place = store_key(bucket, *[f"{window.limit}/{window.seconds}" for window in windows]).hex()
+        keep = _milliseconds(max([window.seconds for window in windows]) * (1 + 1 / PARTS))
+        numbers = [number for window in windows for number in (min(window.limit, _EXACT), window.seconds * _PART)]
+        # The braces keep one caller's counters on one node of a Cluster.
+        key = f"{self._prefix}:rate:{{{caller.hex()}}}:{place}"
+        answer = await self._redis.run(_HIT, key, PARTS, min(cost, _EXACT + 1), keep, *numbers)
+        admitted, wait, *counted = answer
+        return Decision(
+            admitted == 1,
+            math.inf if wait < 0 else wait / 1e6,
+            tuple([window.limit - used for window, used in zip(windows, counted[::2], strict=True)]),
+            tuple([reset / 1e6 for reset in counted[1::2]]),
+        )
+
+    async def add_nonce(self, key: bytes, ttl: float, *, owner: bytes) -> bool:
+        """Remember a nonce of one owner for ``ttl`` seconds. False if it is remembered already."""
+        place = f"{self._prefix}:nonces:{{{owner.hex()}}}"
+        added, wait = await self._redis.run(_ADD_NONCE, place, key, _milliseconds(ttl), self._share, DROPS)
+        if added < 0:
+            raise StoreFullError(
+                "one owner's share of the store has no room for another nonce", retry_after=wait // 1_000_000 + 1
+            )
+        return bool(added)
+
+    async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
+        """The values kept under some keys, in the order asked; None where there is none."""
+        if not keys:
+            return ()
+        places = [self._record(key) for key in keys]
+        found: list[bytes | None] = await self._redis.ask("MGET", *places)
+        return tuple(found)
+
+    async def put(self, key: bytes, value: bytes, ttl: float) -> None:
+        """Keep a value for ``ttl`` seconds, in the place of any other."""
+        place, keep = self._record(key), _milliseconds(ttl)
+        await self._redis.ask("SET", place, value, "PX", keep)
+
+    async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
+        """Keep a value for ``ttl`` seconds if ``old`` is kept now (None: nothing), as one step."""
+        expected: tuple[Any, ...] = () if old is None else (old,)
+        return bool(await self._redis.run(_SWAP, self._record(key), new, _milliseconds(ttl), *expected))
+
+    def _record(self, key: bytes) -> str:
+        return f"{self._prefix}:record:{{{key.hex()}}}"
+
+    def __repr__(self) -> str:
+        return f"RedisStore(prefix={self._prefix!r})"
+
+
+def _milliseconds(ttl: float) -> int:
+    """A time to live, not shorter than asked, and one that Redis takes."""
+    return max(1, math.ceil(min(ttl, _LONGEST) * 1000))
