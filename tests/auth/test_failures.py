@@ -2,12 +2,23 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Security
 from starlette.requests import HTTPConnection
 
-from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, JWTAuth, MemoryStore, RateLimit, SignatureAuth
+from mlguard import (
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    ConfigurationError,
+    JWTAuth,
+    MemoryStore,
+    RateLimit,
+    SignatureAuth,
+    harden,
+)
 from mlguard._guard import Guard
 from tests.asgi import Answer, call
 from tests.clock import Clock
@@ -142,3 +153,19 @@ def test_limit_by_a_function_of_the_connection_counts() -> None:
     async def predict() -> None: ...
 
     assert [call(app, method="GET", client=("192.0.2.1", port)).status for port in (1, 1, 2)] == [401, 429, 401]
+
+
+def test_documentation_tells_of_the_refusal() -> None:
+    """Who may be shut out after failures finds the 429 in OpenAPI, of every authenticator."""
+    limit = RateLimit("3/minute", name="failures", store=MemoryStore())
+    app = FastAPI()
+    harden(app, docs=True)
+    guards: list[Any] = [
+        APIKeyAuth(APIKeys([RECORD]), failures=limit),
+        JWTAuth(ONCE, algorithms=["HS256"], failures=limit),
+        SignatureAuth({"robot": ONCE}, failures=limit, store=MemoryStore()),
+    ]
+    for number, guard in enumerate(guards):
+        app.get(f"/{number}", dependencies=[Depends(guard)])(lambda: None)
+    paths = app.openapi()["paths"]
+    assert all("429" in paths[f"/{number}"]["get"]["responses"] for number in range(3))

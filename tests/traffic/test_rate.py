@@ -668,3 +668,9 @@ def test_replaced_keys_begin_no_new_count() -> None:
     guards.append((AnyAuth(*(before for before, _ in guards)), AnyAuth(*(after for _, after in guards))))
     for before, after in guards:
         assert RateLimit("5/minute", by=before).name == RateLimit("5/minute", by=after).name
+
+
+def test_the_class_of_a_guard_says_nobody() -> None:
+    """Who forgets to make a guard of it is told at once, and not at the first request."""
+    with pytest.raises(ConfigurationError, match="is the class"):
+        RateLimit("5/minute", by=APIKeyAuth)

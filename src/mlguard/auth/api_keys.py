@@ -228,7 +228,7 @@ class APIKeyAuth(SecurityBase, Guard):
     """
 
     control = Control.AUTHENTICATION
-    statuses = (401, 403)
+    statuses: tuple[int, ...] = (401, 403)
     challenge = "APIKey"
 
     def __init__(
@@ -250,6 +250,8 @@ class APIKeyAuth(SecurityBase, Guard):
         #: The header that carries the credential, and how it begins. For ``AnyAuth``.
         self.credential = (self._header, b"")
         self._failures = checked_failures(failures, where="APIKeyAuth")
+        if failures is not None:
+            self.statuses = (*self.statuses, 429)
         self._clock = clock
         self.suspends = failures is not None and failures.suspends
         self.header = header

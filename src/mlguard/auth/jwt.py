@@ -178,6 +178,8 @@ class JWTAuth(SecurityBase, Guard):
         self.suspends = published or any(part is not None and part.suspends for part in (failures, revocations))
         if self.suspends:
             self.statuses = (401, 403, 503)
+        if failures is not None:
+            self.statuses = (*self.statuses, 429)
         self.model = HTTPBearer(bearerFormat="JWT", description=description)
         self.scheme_name = scheme_name or type(self).__name__
 

@@ -147,6 +147,8 @@ class SignatureAuth(SecurityBase, Guard):
         self._begin()
         self._unknown_key = secrets.token_bytes(32)  # signs for unknown key ids, so that they cost the same time
         self._failures = checked_failures(failures, where="SignatureAuth")
+        if failures is not None:
+            self.statuses = (*self.statuses, 429)
         self.suspends = self._store.suspends or (failures is not None and failures.suspends)
         self.scheme_name = scheme_name or type(self).__name__
         self.model = APIKey.model_validate(

@@ -89,6 +89,8 @@ class RateLimit(Guard):
         elif isinstance(by, Guard):
             if by.control is not Control.AUTHENTICATION:
                 raise ConfigurationError(f"RateLimit(by=...): {type(by).__name__} does not say who is calling")
+        elif isinstance(by, type) and issubclass(by, Guard):
+            raise ConfigurationError(f"RateLimit(by={by.__name__}) is the class: give it the guard that you made of it")
         elif not callable(by):
             raise ConfigurationError("RateLimit(by=...) must be a guard such as APIKeyAuth, a function, or left out")
         elif _takes_a_connection(by):
