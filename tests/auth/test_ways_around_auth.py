@@ -119,11 +119,11 @@ class Waited(MemoryStore):
     suspends = True
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def put(self, key: bytes, value: bytes, ttl: float) -> None:
+    async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
         if self.meanwhile is not None:
             happen, self.meanwhile = self.meanwhile, None
             await happen()
-        await super().put(key, value, ttl)
+        return await super().swap(key, old, new, ttl)
 
 
 def test_token_that_is_minted_while_everything_is_revoked_is_revoked_too(clock: Clock) -> None:
