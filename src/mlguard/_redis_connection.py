@@ -126,7 +126,7 @@ class RedisConnection:
 
     async def _in_time(self, pool: RedisPool, command: _Command, if_unknown: _Command) -> Any:
         """Do it within the time-out, or twice that if something else kept this event loop from running meanwhile."""
-        from redis.exceptions import NoScriptError  # noqa: PLC0415
+        from redis.exceptions import NoScriptError  # noqa: PLC0415  # an extra
 
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeout
@@ -148,7 +148,7 @@ class RedisConnection:
 
     def _explain(self, error: Exception) -> "_Failure":
         """Why it failed, without what was sent and where to."""
-        from redis import exceptions  # noqa: PLC0415
+        from redis import exceptions  # noqa: PLC0415  # an extra
 
         if isinstance(error, TimeoutError | exceptions.TimeoutError):
             return _Failure(f"has not answered within {self._timeout:g} s", answered=False)

@@ -20,9 +20,9 @@ class RedisPool:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         from redis.asyncio import Connection, SSLConnection  # noqa: PLC0415  # an extra
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-        from redis.exceptions import ResponseError  # noqa: PLC0415
+        from redis.asyncio.retry import Retry  # noqa: PLC0415  # as above
+        from redis.backoff import NoBackoff  # noqa: PLC0415  # as above
+        from redis.exceptions import ResponseError  # noqa: PLC0415  # as above
 
         self._options = {name: value for name, value in options.items() if name != "tls"}
         # One time-out is around all of a call, so there is none here.
