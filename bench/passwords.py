@@ -24,7 +24,7 @@ from mlguard.auth.passwords import Passwords, owasp_argon2id
 from mlguard.auth.token_router import token_router
 from mlguard.auth.users import User, Users
 from mlguard.hardening import harden
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 
 _SECRET = "Kq3vT8nW1xZ5rB7yM2cD9fG4hJ6kL0pQ"
 _FORM = {"content-type": "application/x-www-form-urlencoded"}

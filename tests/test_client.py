@@ -17,7 +17,7 @@ from mlguard._guard import Principal
 from mlguard.auth.signing import SignatureAuth
 from mlguard.client import HTTPSignature
 from mlguard.errors import ConfigurationError
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 
 SECRET = hashlib.sha256(b"of alice").hexdigest()
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -25,7 +25,7 @@ from mlguard import (
     token_router,
     truncate_output,
 )
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 from tests.browser import CHROMIUM, Page, browsing
 from tests.servers import serving
 

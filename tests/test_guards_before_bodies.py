@@ -27,7 +27,8 @@ from mlguard import (
     _plans,
     harden,
 )
-from mlguard.store import Decision, MemoryStore
+from mlguard.memory_store import MemoryStore
+from mlguard.store import Decision
 from tests.asgi import Answer, acall, call
 
 RECORD, SECRET = APIKey.generate("alice", scopes={"predict"})

@@ -35,7 +35,7 @@ from mlguard import (
     require_api_key,
     truncate_output,
 )
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 from tests.asgi import Answer, acall, call, make_scope
 
 RECORD, SECRET = APIKey.generate("alice")

@@ -18,7 +18,7 @@ from mlguard import (
     SignatureAuth,
     harden,
 )
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 from tests.asgi import call
 
 PAGES = ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect")

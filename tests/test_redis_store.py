@@ -101,7 +101,7 @@ async def _each(ask: Callable[[], Awaitable[T]], number: int) -> list[T]:
 # The same as a store in memory ----------------------------------------------------------------------------------------
 
 seconds = st.sampled_from([1, 2, 3, 7, 10, 60, 61, 3_600, 86_400])
-windows = st.builds(Window, st.integers(1, 12), seconds)
+windows = st.builds(Window, st.integers(1, 12), seconds, st.just("sliding"))
 # Microseconds are what Redis counts in, and 64ths of a second are exact in floats too.
 steps = st.one_of(
     st.just(Fraction(0)),
@@ -188,7 +188,7 @@ def test_who_only_looks_counts_nothing(either: Store) -> None:
     """Cost 0 is always admitted and leaves all as it was."""
     caller = key()
     (untouched,) = hits(either, 1, Window(1, 60), cost=0, caller=caller)
-    assert untouched == Decision(True, 0.0, (1,), (0.0,))
+    assert untouched[:4] == Decision(True, 0.0, (1,), (0.0,))[:4]
     assert hits(either, 1, Window(1, 60), caller=caller)[0].admitted
     assert [one.remaining for one in hits(either, 2, Window(1, 60), cost=0, caller=caller)] == [(0,), (0,)]
 

@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from mlguard import APIKey, APIKeyAuth, APIKeys, Features, Principal, RateLimit, harden, request_id, truncate_output
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 from tests.asgi import Answer, acall, call
 
 ALICE, ALICE_SECRET = APIKey.generate("alice", scopes={"predict"})

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 from mlguard import APIKey, APIKeyAuth, APIKeys, Features, Principal, RateLimit, harden
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 
 RECORD, SECRET = APIKey.generate("alice", scopes={"predict"})
 KEY = f"X-API-Key: {SECRET}\r\n"

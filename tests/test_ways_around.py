@@ -34,7 +34,8 @@ from mlguard import (
 )
 from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
-from mlguard.store import Decision, MemoryStore
+from mlguard.memory_store import MemoryStore
+from mlguard.store import Decision
 from tests.asgi import acall, call, make_scope
 
 RECORD, SECRET = APIKey.generate("alice", scopes={"predict"})

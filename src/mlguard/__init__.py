@@ -35,9 +35,10 @@ from mlguard.errors import (
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
+from mlguard.memory_store import MemoryStore
 from mlguard.outputs.policy import truncate_output
 from mlguard.redis_store import RedisStore
-from mlguard.store import Decision, MemoryStore, Store, Window, store_from_url
+from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.rate import RateLimit
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "InvalidInputError",
     "JWTAuth",
     "KeysUnavailableError",
+    "Lease",
     "LoginTooWeakError",
     "MLGuardError",
     "MemoryStore",
@@ -73,6 +75,7 @@ __all__ = [
     "RedisStore",
     "Revocations",
     "SignatureAuth",
+    "Spending",
     "Store",
     "StoreFullError",
     "TokenIssuer",

@@ -6,15 +6,15 @@ from typing import Any
 
 from mlguard._records import DROPS
 from mlguard._redis_connection import RedisConnection, Script
-from mlguard._redis_scripts import ADD_NONCE, HIT, SWAP
+from mlguard._redis_scripts import ADD_NONCE, HIT, SETTLE, SPEND, SWAP, TAKE_LEASE
 from mlguard.errors import ConfigurationError, StoreFullError
-from mlguard.store import PARTS, Decision, Window, store_key
+from mlguard.store import PARTS, Decision, Lease, Spending, Window, store_key
 
 _EXACT = 2**53 - 1  # the largest number up to which Redis' scripts count exactly
-_PART = 1_000_000 // PARTS  # microseconds of one part of a second
 _LONGEST = 100 * 366 * 86_400.0  # seconds; what is to be kept for longer is kept for so long
 
-_HIT, _ADD_NONCE, _SWAP = Script(HIT), Script(ADD_NONCE), Script(SWAP)
+_HIT, _SETTLE, _SPEND, _TAKE_LEASE = Script(HIT), Script(SETTLE), Script(SPEND), Script(TAKE_LEASE)
+_ADD_NONCE, _SWAP = Script(ADD_NONCE), Script(SWAP)
 
 
 class RedisStore:
@@ -74,23 +74,52 @@ class RedisStore:
         """Count ``cost`` units of one caller in all windows, or in none of them."""
         if cost < 0:
             raise ValueError("the cost of a hit is negative")
-        place = store_key(bucket, *[f"{window.limit}/{window.seconds}" for window in windows]).hex()
-        keep = _milliseconds(max([window.seconds for window in windows]) * (1 + 1 / PARTS))
-        numbers = [number for window in windows for number in (min(window.limit, _EXACT), window.seconds * _PART)]
-        # The braces keep one caller's counters on one node of a Cluster.
-        key = f"{self._prefix}:rate:{{{caller.hex()}}}:{place}"
-        answer = await self._redis.run(_HIT, key, PARTS, min(cost, _EXACT + 1), keep, *numbers)
-        admitted, wait, *counted = answer
+        key, keep, numbers = self._counters(bucket, caller, windows)
+        answer = await self._redis.run(_HIT, key, PARTS, keep, min(cost, _EXACT + 1), *numbers)
+        admitted, wait, now, *counted = answer
         return Decision(
             admitted == 1,
             math.inf if wait < 0 else wait / 1e6,
-            tuple([window.limit - used for window, used in zip(windows, counted[::2], strict=True)]),
+            tuple([max(0, window.limit - used) for window, used in zip(windows, counted[::2], strict=True)]),
             tuple([reset / 1e6 for reset in counted[1::2]]),
+            now / 1e6,
         )
+
+    async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
+        """Correct what a hit has counted, once it is known what the request did cost."""
+        key, keep, numbers = self._counters(bucket, caller, windows)
+        await self._redis.run(_SETTLE, key, PARTS, keep, min(units, _EXACT), round(at * 1e6), *numbers)
+
+    def _counters(self, bucket: str, caller: bytes, windows: Sequence[Window]) -> tuple[str, int, list[float | str]]:
+        """Where they are, milliseconds to keep them, and the windows as scripts take them."""
+        place = store_key(bucket, *[f"{window.limit}/{window.seconds} {window.kind}" for window in windows]).hex()
+        keep = _milliseconds(max([window.seconds for window in windows]) * (1 + 1 / PARTS))
+        numbers: list[float | str] = []
+        for window in windows:
+            parts = PARTS if window.kind == "sliding" else 1
+            numbers += (window.kind, min(window.limit, _EXACT), window.seconds * (1_000_000 // parts))
+        # The braces keep one caller's counters on one node of a Cluster.
+        return f"{self._prefix}:rate:{{{caller.hex()}}}:{place}", keep, numbers
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        """Spend units of a budget, all of them or none."""
+        bound = () if limit is None else (min(limit, _EXACT),)
+        units = max(-_EXACT, min(units, _EXACT + 1))
+        admitted, used = await self._redis.run(_SPEND, self._place("budget", key), units, _milliseconds(ttl), *bound)
+        return Spending(admitted == 1, used)
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+        """Take one of ``limit`` places for ``ttl`` seconds, or keep the one that is held for so long from now on."""
+        held, wait = await self._redis.run(_TAKE_LEASE, self._place("leases", key), holder, _milliseconds(ttl), limit)
+        return Lease(held == 1, wait / 1e6)
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        """Give a place back. Nothing happens if it was not held."""
+        await self._redis.ask("ZREM", self._place("leases", key), holder)
 
     async def add_nonce(self, key: bytes, ttl: float, *, owner: bytes) -> bool:
         """Remember a nonce of one owner for ``ttl`` seconds. False if it is remembered already."""
-        place = f"{self._prefix}:nonces:{{{owner.hex()}}}"
+        place = self._place("nonces", owner)
         added, wait = await self._redis.run(_ADD_NONCE, place, key, _milliseconds(ttl), self._share, DROPS)
         if added < 0:
             raise StoreFullError(
@@ -102,22 +131,22 @@ class RedisStore:
         """The values kept under some keys, in the order asked; None where there is none."""
         if not keys:
             return ()
-        places = [self._record(key) for key in keys]
+        places = [self._place("record", key) for key in keys]
         found: list[bytes | None] = await self._redis.ask("MGET", *places)
         return tuple(found)
 
     async def put(self, key: bytes, value: bytes, ttl: float) -> None:
         """Keep a value for ``ttl`` seconds, in the place of any other."""
-        place, keep = self._record(key), _milliseconds(ttl)
+        place, keep = self._place("record", key), _milliseconds(ttl)
         await self._redis.ask("SET", place, value, "PX", keep)
 
     async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
         """Keep a value for ``ttl`` seconds if ``old`` is kept now (None: nothing), as one step."""
         expected: tuple[Any, ...] = () if old is None else (old,)
-        return bool(await self._redis.run(_SWAP, self._record(key), new, _milliseconds(ttl), *expected))
+        return bool(await self._redis.run(_SWAP, self._place("record", key), new, _milliseconds(ttl), *expected))
 
-    def _record(self, key: bytes) -> str:
-        return f"{self._prefix}:record:{{{key.hex()}}}"
+    def _place(self, kind: str, key: bytes) -> str:
+        return f"{self._prefix}:{kind}:{{{key.hex()}}}"
 
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self._prefix!r})"

@@ -1,19 +1,13 @@
-"""Shared state: rate counters, single-use nonces, and small records such as revocations.
+"""Shared state: rate counters, budgets, leases, single-use nonces, and small records such as revocations.
 
 One object serves every guard of an app, so that a nonce is refused everywhere once it was used anywhere.
 """
 
 import hashlib
-import math
-import threading
-import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from mlguard._records import DROPS, Records
-from mlguard.errors import ConfigurationError, StoreFullError
+from mlguard.errors import ConfigurationError
 from mlguard.settings import load_settings
 
 #: Schemes of URLs that name a Redis, and whether they mean TLS. Valkey speaks the same protocol.
@@ -24,11 +18,18 @@ SCHEMES = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 PARTS = 16
 
 
+#: How a window counts. ``sliding``: at most the limit in any stretch of that length. ``fixed``: at most the limit
+#: between two multiples of its length, so up to twice the limit around one of them. ``gcra``: a bucket of the limit
+#: that empties evenly over its length, so the limit at once and then as much as has leaked.
+Kind = Literal["sliding", "fixed", "gcra"]
+
+
 class Window(NamedTuple):
-    """At most ``limit`` units in any stretch of ``seconds``."""
+    """At most ``limit`` units in ``seconds``, counted as ``kind`` says."""
 
     limit: int
-    seconds: int
+    seconds: float
+    kind: Kind = "sliding"
 
 
 class Decision(NamedTuple):
@@ -39,12 +40,38 @@ class Decision(NamedTuple):
         retry_after: Seconds until the same hit would be admitted; 0 when it was, infinity when it never will be.
         remaining: Units left in each window, in the order asked.
         reset: Seconds until the oldest units of each window are given back, in the order asked.
+        at: When it was counted, by the store's clock. :meth:`Store.settle` wants it back.
     """
 
     admitted: bool
     retry_after: float
     remaining: tuple[int, ...]
     reset: tuple[float, ...]
+    at: float = 0.0
+
+
+class Spending(NamedTuple):
+    """What a store answers to a charge on a budget.
+
+    Attributes:
+        admitted: Whether there was room. If not, nothing was spent.
+        used: Units spent now. Below 0 where more was granted than spent.
+    """
+
+    admitted: bool
+    used: int
+
+
+class Lease(NamedTuple):
+    """What a store answers to who wants one of a number of places.
+
+    Attributes:
+        held: Whether it has one now.
+        retry_after: Seconds until the first of those that are taken ends by itself; 0 when it was given one.
+    """
+
+    held: bool
+    retry_after: float
 
 
 @runtime_checkable
@@ -71,6 +98,44 @@ class Store(Protocol):
         Raises:
             ValueError: ``cost`` is negative, which would give units away.
         """
+
+    async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
+        """Correct what a hit has counted, once it is known what the request did cost.
+
+        Args:
+            bucket: As of the hit.
+            caller: As of the hit.
+            windows: As of the hit.
+            units: How many more it were. They are counted now, even beyond the limit. Below 0, how many fewer: they are
+                given back in each window in which the hit still counts.
+            at: :attr:`Decision.at` of the hit.
+        """
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        """Spend units of a budget, all of them or none.
+
+        Args:
+            key: Whose budget of which period.
+            units: How many; 0 only looks, below 0 they are given back or granted.
+            limit: How many may be spent at most; units that are given back are always taken. None: any number.
+            ttl: Seconds for which the budget is remembered at least.
+
+        Raises:
+            StoreFullError: There is no room; a budget is never forgotten early to make some (503).
+        """
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+        """Take one of ``limit`` places for ``ttl`` seconds, or keep the one that is held for so long from now on.
+
+        Args:
+            key: Which places.
+            holder: Who wants it. One holder has one place.
+            limit: How many places there are.
+            ttl: Seconds after which it ends by itself, as for a process that has crashed.
+        """
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        """Give a place back. Nothing happens if it was not held."""
 
     async def add_nonce(self, key: bytes, ttl: float, *, owner: bytes) -> bool:
         """Remember a nonce of one owner for ``ttl`` seconds. False if it is remembered already.
@@ -112,237 +177,6 @@ def store_key(*parts: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class _Counter:
-    """Units counted in one window, by part. Parts without units take no space."""
-
-    __slots__ = ("current", "parts", "total")
-
-    def __init__(self) -> None:
-        self.current = 0
-        self.total = 0
-        self.parts: list[int] = []  # number of the part, units in it, oldest first: [17, 3, 19, 1]
-
-    def move(self, current: int) -> None:
-        """Let the window end in part ``current``, and forget the parts that lie wholly outside."""
-        self.current = current
-        parts = self.parts
-        while parts and parts[0] < current - PARTS:
-            self.total -= parts[1]
-            del parts[:2]
-
-    def add(self, cost: int) -> None:
-        """Count units in the current part."""
-        parts = self.parts
-        if parts and parts[-2] >= self.current:  # >=: a clock that went backwards
-            parts[-1] += cost
-        else:
-            parts += (self.current, cost)
-        self.total += cost
-
-    def seconds_until(self, room: int, window: Window, now: float) -> float:
-        """Seconds until ``room`` units fit, when enough old parts have left the window; infinity for never."""
-        excess = self.total + room - window.limit
-        width = window.seconds / PARTS
-        for position in range(0, len(self.parts), 2):
-            excess -= self.parts[position + 1]
-            if excess <= 0:
-                return (self.parts[position] + PARTS + 1) * width - now
-        return math.inf
-
-    def seconds_until_reset(self, window: Window, now: float) -> float:
-        """Seconds until the oldest part has left the window."""
-        return (self.parts[0] + PARTS + 1) * window.seconds / PARTS - now if self.parts else 0.0
-
-
-class _Counters:
-    """One caller's counters for all windows of one bucket."""
-
-    __slots__ = ("expires", "windows")
-
-    def __init__(self, number: int) -> None:
-        self.expires = 0.0
-        self.windows = [_Counter() for _ in range(number)]
-
-
-class _Nonces:
-    """One owner's nonces: when each expires, and the same in the order of time."""
-
-    __slots__ = ("expires", "order")
-
-    def __init__(self) -> None:
-        self.expires: dict[bytes, float] = {}
-        self.order: list[tuple[float, bytes]] = []
-
-    def add(self, key: bytes, expires: float) -> None:
-        self.expires[key] = expires
-        heappush(self.order, (expires, key))
-
-    def drop_oldest(self) -> None:
-        expired, key = heappop(self.order)
-        if self.expires.get(key) == expired:  # else it was used again since
-            del self.expires[key]
-
-
-class MemoryStore:
-    """State in this process, bounded, exact under asyncio and threads.
-
-    With several worker processes each one has its own, so each one admits the whole limit, and a nonce is single-use in
-    each one only.
-
-    Args:
-        max_counters: Callers counted at a time in each bucket. Beyond it, the caller unseen for longest is forgotten.
-            One takes about 0.5 to 1 KB.
-        max_nonces: Nonces remembered at a time. Beyond it, new ones are refused until old ones expire.
-        max_nonces_per_owner: Nonces remembered at a time of one owner, such as one key id of ``SignatureAuth``. Beyond
-            it, that owner's new ones are refused, and nobody else's. A tenth of ``max_nonces`` by default: 100 000 are
-            300 signed requests a second for as long as signatures hold by default.
-        max_records: Revocations and the like kept at a time. Beyond it, new ones are refused until old ones expire.
-        clock: Seconds, never going backwards.
-
-    Raises:
-        ConfigurationError: A maximum is not a positive whole number, or one owner's share is more than there is.
-    """
-
-    suspends = False
-    forgets_on_restart = True
-
-    def __init__(
-        self,
-        *,
-        max_counters: int = 100_000,
-        max_nonces: int = 1_000_000,
-        max_nonces_per_owner: int | None = None,
-        max_records: int = 1_000_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        _check_maximum("max_counters", max_counters)
-        _check_maximum("max_nonces", max_nonces)
-        _check_maximum("max_records", max_records)
-        if max_nonces_per_owner is None:
-            max_nonces_per_owner = -(-max_nonces // 10)  # rounded up
-        _check_maximum("max_nonces_per_owner", max_nonces_per_owner)
-        if max_nonces_per_owner > max_nonces:
-            raise ConfigurationError("MemoryStore(max_nonces_per_owner=...) must be at most max_nonces")
-        self._max_counters = max_counters
-        self._max_nonces = max_nonces
-        self._max_nonces_per_owner = max_nonces_per_owner
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._buckets: defaultdict[str, OrderedDict[bytes, _Counters]] = defaultdict(OrderedDict)
-        self._nonces: dict[bytes, _Nonces] = {}
-        #: Of every nonce, when it expires and whose it is. An owner's own list may be ahead of it, never behind.
-        self._nonce_order: list[tuple[float, bytes]] = []
-        self._records = Records(max_records, clock)
-
-    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
-        """Count ``cost`` units of one caller in all windows, or in none of them."""
-        if cost < 0:
-            raise ValueError("the cost of a hit is negative")
-        with self._lock:
-            now = self._clock()
-            counters = self._counters_of(self._buckets[bucket], caller, len(windows), now, keep=cost > 0)
-            pairs = [*zip(counters.windows, windows, strict=True)]
-            admitted = True
-            retry_after = 0.0
-            for counter, window in pairs:
-                counter.move(int(now * PARTS / window.seconds))
-                if counter.total + cost > window.limit:
-                    admitted = False  # not by retry_after, which rounding can make 0
-                    retry_after = max(retry_after, counter.seconds_until(cost, window, now))
-            if admitted and cost:
-                for counter in counters.windows:
-                    counter.add(cost)
-                counters.expires = now + max([window.seconds for window in windows]) * (1 + 1 / PARTS)
-            remaining = [window.limit - counter.total for counter, window in pairs]
-            reset = [counter.seconds_until_reset(window, now) for counter, window in pairs]
-            return Decision(admitted, retry_after, tuple(remaining), tuple(reset))
-
-    def _counters_of(
-        self, bucket: OrderedDict[bytes, _Counters], caller: bytes, number: int, now: float, *, keep: bool
-    ) -> _Counters:
-        counters = bucket.get(caller)
-        if counters is not None:
-            bucket.move_to_end(caller)
-            return counters
-        if not keep:  # who only looks takes nobody's place
-            return _Counters(number)
-        for _ in range(min(DROPS, len(bucket))):
-            oldest = next(iter(bucket.values()))
-            if len(bucket) < self._max_counters and oldest.expires > now:
-                break
-            bucket.popitem(last=False)
-        counters = bucket[caller] = _Counters(number)
-        return counters
-
-    async def add_nonce(self, key: bytes, ttl: float, *, owner: bytes) -> bool:
-        """Remember a nonce of one owner for ``ttl`` seconds. False if it is remembered already."""
-        with self._lock:
-            now = self._clock()
-            self._drop_nonces(now)
-            nonces = self._nonces.get(owner)
-            if nonces is not None:
-                self._drop_nonces_of(owner, nonces, now)
-                if nonces.expires.get(key, now) > now:
-                    return False
-                if len(nonces.order) >= self._max_nonces_per_owner:
-                    raise _full("one owner's share of the store", nonces.order[0][0] - now)
-            if len(self._nonce_order) >= self._max_nonces:
-                raise _full("the store", self._nonce_order[0][0] - now)
-            # Looked up again, because an owner without a nonce left was dropped. A refused one leaves nothing behind.
-            self._nonces.setdefault(owner, _Nonces()).add(key, now + ttl)
-            heappush(self._nonce_order, (now + ttl, owner))
-            return True
-
-    def _drop_nonces(self, now: float) -> None:
-        """Drop a few nonces that have expired, whosever they are."""
-        for _ in range(DROPS):
-            if not self._nonce_order or self._nonce_order[0][0] > now:
-                break
-            expired, owner = heappop(self._nonce_order)
-            nonces = self._nonces.get(owner)
-            if nonces is not None and nonces.order[0][0] <= expired:  # else the owner has dropped it already
-                self._drop_oldest_of(owner, nonces)
-
-    def _drop_nonces_of(self, owner: bytes, nonces: _Nonces, now: float) -> None:
-        """Drop a few of one owner's nonces that have expired, so that its share is not full of them."""
-        for _ in range(DROPS):
-            if not nonces.order or nonces.order[0][0] > now:
-                break
-            self._drop_oldest_of(owner, nonces)
-
-    def _drop_oldest_of(self, owner: bytes, nonces: _Nonces) -> None:
-        nonces.drop_oldest()
-        if not nonces.order:
-            del self._nonces[owner]
-
-    async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
-        """The values kept under some keys, in the order asked; None where there is none."""
-        with self._lock:
-            return tuple([self._records.get(key) for key in keys])
-
-    async def put(self, key: bytes, value: bytes, ttl: float) -> None:
-        """Keep a value for ``ttl`` seconds, in the place of any other."""
-        with self._lock:
-            self._records.put(key, value, ttl)
-
-    async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
-        """Keep a value for ``ttl`` seconds if ``old`` is kept now (None: nothing), as one step."""
-        with self._lock:
-            if self._records.get(key) != old:
-                return False
-            self._records.put(key, new, ttl)
-            return True
-
-
-def _check_maximum(setting: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"MemoryStore({setting}=...) must be a whole number of at least 1")
-
-
-def _full(what: str, seconds: float) -> StoreFullError:
-    return StoreFullError(f"{what} has no room for another nonce", retry_after=max(1, int(seconds) + 1))
-
-
 _default: Store | None = None
 
 
@@ -369,6 +203,8 @@ def store_from_url(url: str, *, where: str = "store_from_url(url)") -> Store:
         ConfigurationError: The URL cannot be used. The text names ``where``, and quotes nothing of the URL.
     """
     if url == "memory://":
+        from mlguard.memory_store import MemoryStore  # noqa: PLC0415  # which needs this module
+
         return MemoryStore()
     if not isinstance(url, str) or url.partition("://")[0].lower() not in SCHEMES:
         raise ConfigurationError(

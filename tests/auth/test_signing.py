@@ -37,7 +37,7 @@ from mlguard.auth.message_signatures import (
 from mlguard.auth.signing import SignatureAuth
 from mlguard.client import HTTPSignature
 from mlguard.errors import ConfigurationError, InsufficientScopeError, NotAuthenticatedError, StoreFullError
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 
 NOW = 1_700_000_000
 ALICE = hashlib.sha256(b"of alice").digest()

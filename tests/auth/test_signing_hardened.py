@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from mlguard import SignatureAuth, harden
 from mlguard.client import HTTPSignature
-from mlguard.store import MemoryStore
+from mlguard.memory_store import MemoryStore
 from tests.asgi import Answer, call, make_scope
 
 SECRET = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQs"

@@ -27,7 +27,8 @@ from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.signing import SignatureAuth
 from mlguard.errors import ConfigurationError
 from mlguard.hardening import harden
-from mlguard.store import MemoryStore, Window
+from mlguard.memory_store import MemoryStore
+from mlguard.store import Window
 from mlguard.traffic.rate import RateLimit
 
 ALICE = "Vq3tYxw0ZkLr8HcNfUe5Rj_bPa2GsT7dMi"

@@ -1,0 +1,154 @@
+"""What a guard that counts does while its store does not answer."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from mlguard.errors import ConfigurationError, UnavailableError
+from mlguard.memory_store import MemoryStore
+from mlguard.store import Decision, Lease, Spending, Store, Window
+
+logger = logging.getLogger("mlguard")
+
+#: ``refuse``: nobody is admitted (503). ``allow``: everybody is, and nothing is counted. ``local``: each process counts
+#: by itself, up to its share of the limit.
+OnStoreError = Literal["refuse", "allow", "local"]
+
+
+class Counts(Protocol):
+    """What guards that count need of a store. See :class:`~mlguard.store.Store`."""
+
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        """Count units in all windows, or in none of them."""
+
+    async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
+        """Correct what a hit has counted."""
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        """Spend units of a budget, all of them or none."""
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+        """Take one of ``limit`` places, or keep the one that is held."""
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        """Give a place back."""
+
+
+def counts_of(store: Store, on_store_error: OnStoreError, local_share: float, *, where: str) -> Counts:
+    """The store as a guard is to see it.
+
+    Args:
+        store: Where to count.
+        on_store_error: What to do while it does not answer.
+        local_share: The part of each limit that this process admits by itself, for ``local``. One unit at least.
+        where: The guard, for errors and the log.
+
+    Raises:
+        ConfigurationError: A policy that does not exist, or a share that is none.
+    """
+    if on_store_error not in {"refuse", "allow", "local"}:
+        raise ConfigurationError(f'{where}(on_store_error=...) is "refuse", "allow" or "local"')
+    if not isinstance(local_share, int | float) or isinstance(local_share, bool) or not 0 < local_share <= 1:
+        raise ConfigurationError(f"{where}(local_share=...) is a part of the limit: above 0, at most 1")
+    if on_store_error == "refuse":
+        return store
+    return _Substitute(store, _Everybody() if on_store_error == "allow" else _Share(local_share), where)
+
+
+class _Substitute:
+    """A store, and what decides in its place while it does not answer.
+
+    What was counted in one is not carried over to the other.
+    """
+
+    def __init__(self, store: Store, substitute: Counts, where: str) -> None:
+        self._store = store
+        self._substitute = substitute
+        self._where = where
+        self._without = 0  # decisions since the store went away
+
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        decision: Decision = await self._ask("hit", bucket, caller, windows, cost)
+        return decision
+
+    async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
+        await self._ask("settle", bucket, caller, windows, units, at=at)
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        spending: Spending = await self._ask("spend", key, units, limit=limit, ttl=ttl)
+        return spending
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+        lease: Lease = await self._ask("take_lease", key, holder, limit=limit, ttl=ttl)
+        return lease
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        await self._substitute.end_lease(key, holder)  # it may have been taken while the store was away
+        await self._ask("end_lease", key, holder)
+
+    async def _ask(self, method: str, *args: Any, **options: Any) -> Any:
+        try:
+            answer = await getattr(self._store, method)(*args, **options)
+        except UnavailableError:
+            if not self._without:
+                logger.error("%s goes on without its store: %s", self._where, self._substitute)
+            self._without += 1
+            return await getattr(self._substitute, method)(*args, **options)
+        if self._without:
+            logger.warning("%s counts in its store again, after %d decisions without it", self._where, self._without)
+            self._without = 0
+        return answer
+
+
+class _Everybody:
+    """Admits everybody, and counts nothing."""
+
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:  # noqa: ARG002
+        return Decision(True, 0.0, tuple(window.limit for window in windows), (0.0,) * len(windows))
+
+    async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
+        pass
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:  # noqa: ARG002
+        return Spending(admitted=True, used=0)
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:  # noqa: ARG002
+        return Lease(held=True, retry_after=0.0)
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        pass
+
+    def __str__(self) -> str:
+        return "everybody is admitted"
+
+
+class _Share:
+    """Counts in this process, up to a part of each limit."""
+
+    def __init__(self, part: float) -> None:
+        self._part = part
+        self._memory = MemoryStore()
+
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
+        return await self._memory.hit(bucket, caller, self._smaller(windows), cost)
+
+    async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
+        await self._memory.settle(bucket, caller, self._smaller(windows), units, at=at)
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        return await self._memory.spend(key, units, limit=None if limit is None else self._of(limit), ttl=ttl)
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+        return await self._memory.take_lease(key, holder, limit=self._of(limit), ttl=ttl)
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        await self._memory.end_lease(key, holder)
+
+    def _smaller(self, windows: Sequence[Window]) -> list[Window]:
+        return [window._replace(limit=self._of(window.limit)) for window in windows]
+
+    def _of(self, limit: int) -> int:
+        return max(1, int(limit * self._part))
+
+    def __str__(self) -> str:
+        return f"this process admits {self._part:g} of each limit by itself"
