@@ -25,6 +25,8 @@ class Control(StrEnum):
 
     AUTHENTICATION = "authentication"
     RATE_LIMIT = "rate limit"
+    BUDGET = "query budget"
+    CONCURRENCY = "concurrency limit"
     INPUT_VALIDATION = "input validation"
 
 
@@ -84,6 +86,9 @@ class Guard:
         control: Which control it implements.
         statuses: The refusals it can give, for OpenAPI.
         reads_body: Whether it needs the request body, and so cannot run before it.
+        takes_place: Whether it holds a place while the request runs, and so is judged once the body has arrived: a slow
+            upload must not hold it. After all guards that need no body, before those that charge for one.
+        charges_by: The guard that reads what it charges for, if any. A refused input is charged too.
         suspends: Whether a call may wait for something. One that never waits cannot be cancelled half way, and so
             needs no protection from it.
     """
@@ -91,10 +96,19 @@ class Guard:
     control: ClassVar[Control]
     statuses: tuple[int, ...] = ()
     reads_body: ClassVar[bool] = False
+    takes_place: ClassVar[bool] = False
+    charges_by: "Guard | None" = None
     suspends: bool = True
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` at start-up for what could not be checked when the guard was built."""
+
+    async def charge_refused(self, conn: HTTPConnection, **principals: Any) -> None:
+        """Charge for an input that ``charges_by`` has refused, so that its rules cannot be probed for nothing.
+
+        Raises:
+            RateLimitedError: There is no room for one more unit (429).
+        """
 
     @property
     def label(self) -> str:
@@ -127,8 +141,8 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admitted", "answered", "body", "decisions", "headers", "judged_headers", "plan", "refusal", "request_id",
-        "routed_scope", "task",
+        "admitted", "answered", "at_end", "body", "decisions", "headers", "judged_headers", "plan", "refusal",
+        "request_id", "routed_scope", "task",
     )  # fmt: skip
 
     _KEY = "mlguard"
@@ -142,6 +156,8 @@ class RequestMemory:
         #: Set by ``harden``: the incoming body, on which a digest can be demanded.
         self.body: IncomingBody | None = None
         self.answered = False
+        #: Called once when the request is over, however it ends, if ``harden`` is installed. They must not wait.
+        self.at_end: list[Callable[[], None]] = []
         # The state of the one run of all guards, see ``mlguard._order``.
         self.plan: Plan | None = None
         self.judged_headers: Any = None
@@ -173,7 +189,12 @@ class RequestMemory:
         return memory
 
     def close(self) -> None:
-        """Let go of what refers back to this memory, so that a request is freed at once and not by the collector."""
+        """End the request: give back what it holds, and let go of what refers back to this memory.
+
+        So a request is freed at once, and not by the collector.
+        """
+        while self.at_end:
+            self.at_end.pop()()
         if self.body is not None:
             self.body.close()
         if self.refusal is not None:

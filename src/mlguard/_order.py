@@ -55,6 +55,31 @@ async def judge_all(conn: HTTPConnection) -> RequestMemory:
     return memory
 
 
+async def take_places(conn: HTTPConnection) -> None:
+    """Have every guard of the route take its place that takes one, for a guard that charges for what the body holds.
+
+    So a request that finds no place is charged nothing, in whatever order the guards are listed.
+
+    Raises:
+        MLGuardError: The first refusal.
+    """
+    memory = await judge_all(conn)
+    for call in memory.plan.places if memory.plan is not None else ():
+        await call(conn)
+
+
+async def charge_refused_input(conn: HTTPConnection, reader: Guard) -> None:
+    """Have the guards of the route that charge for what a guard reads charge for what it is about to refuse.
+
+    Raises:
+        MLGuardError: One of them has no room (429): then that is the refusal.
+    """
+    plan = RequestMemory.of(conn.scope).plan
+    for call in plan.charges if plan is not None else ():
+        if call.guard.charges_by is reader:
+            await call.charge_refused(conn)
+
+
 def is_its_turn(memory: RequestMemory) -> bool:
     """Whether a guard that is asked now can decide at once.
 

@@ -4,6 +4,7 @@ A plan holds the guards that can be judged before the body is read, in the order
 an endpoint all of whose arguments come from mlguard.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,22 +28,52 @@ class GuardCall:
     scopes: SecurityScopes
     principals: tuple[tuple[str, "GuardCall"], ...]
 
-    async def __call__(self, conn: Any) -> Any:
-        """Run the guard, after the guards that it depends on."""
+    async def __call__(self, conn: Any, known: "Known | None" = None) -> Any:
+        """Run the guard, after the guards that it depends on.
+
+        Args:
+            conn: The request or WebSocket.
+            known: What guards have returned in this request already: each is run once.
+        """
         values: dict[str, Any] = {self.connection_name: conn}
         for name, call in self.principals:
-            values[name] = await call(conn)
+            values[name] = await (call(conn) if known is None else call.value(conn, known))
         if self.scopes_name is not None:
             values[self.scopes_name] = self.scopes
         return await self.guard(**values)  # type: ignore[operator]  # each guard's own signature
 
+    async def value(self, conn: Any, known: "Known") -> Any:
+        """What the guard has returned in this request, or returns now."""
+        place = self.guard, frozenset(self.scopes.scopes)
+        if place not in known:
+            known[place] = await self(conn, known)
+        return known[place]
+
+    async def charge_refused(self, conn: Any) -> None:
+        """Have the guard charge for an input that was refused."""
+        values = {name: await call(conn) for name, call in self.principals}
+        await self.guard.charge_refused(conn, **values)
+
+
+#: What guards have returned, by guard and scopes.
+Known = dict[tuple[Guard, frozenset[str]], Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The guards of one route in the order in which they are judged: who is calling, then everything that counts."""
+    """The guards of one route.
+
+    Attributes:
+        calls: Those that are judged before the body, in that order: who is calling, then everything that counts.
+        suspends: Whether one of them may wait for something.
+        places: Those that take a place once the body has arrived.
+        charges: Those that charge for what the body holds, without what reads it.
+    """
 
     calls: tuple[GuardCall, ...]
     suspends: bool
+    places: tuple[GuardCall, ...]
+    charges: tuple[GuardCall, ...]
 
 
 # The dependant is kept beside its plan, so that its id cannot be given to another one.
@@ -76,6 +107,8 @@ def plan_of(dependant: Dependant) -> Plan:
 def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
     authentication: dict[tuple[Guard, frozenset[str]], GuardCall] = {}
     counting: dict[Guard, GuardCall] = {}
+    places: dict[Guard, GuardCall] = {}
+    charges: dict[Guard, GuardCall] = {}
 
     def file(call: GuardCall) -> None:
         for _, principal in call.principals:
@@ -90,10 +123,16 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
             if child.call in overrides:
                 continue
             call = _guard_call(child, overrides)
-            if call is None:
-                walk(child)
-            else:
+            if call is not None:
                 file(call)
+                continue
+            walk(child)
+            place = _place_call(child, overrides)
+            if place is not None:
+                places.setdefault(place.guard, place)
+            charge = _charge_call(child, overrides)
+            if charge is not None:
+                charges.setdefault(charge.guard, charge)
 
     walk(dependant)
     # Who holds all scopes of one use holds some of them: the lesser use need not be judged.
@@ -103,7 +142,8 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
         if not (_is_ours(call) and any(guard is other and scopes < more for other, more in authentication))
     ]
     calls = (*proofs, *counting.values())
-    return Plan(calls, suspends=any(_may_wait(call) for call in calls))
+    suspends = any(_may_wait(call) for call in calls)
+    return Plan(calls, suspends, tuple(places.values()), tuple(charges.values()))
 
 
 def _may_wait(call: GuardCall) -> bool:
@@ -130,26 +170,48 @@ def is_guard_alone(dependant: Dependant) -> bool:
 def _guard_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
     """How to call the guard at this node, or None where the node is not a tree of body-less guards only."""
     guard: Any = dependant.call
-    connection_name = dependant.http_connection_param_name
-    if not isinstance(guard, Guard) or guard.reads_body or guard in overrides or not _fastapi.is_async(guard):
+    if not isinstance(guard, Guard) or guard.reads_body or guard.takes_place:
         return None
-    if connection_name is None or dependant.request_param_name or _reads_parameters(dependant):
+    return _call_of(dependant, overrides, lambda child: _guard_call(child, overrides))
+
+
+def _place_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
+    """How to call the guard at this node that takes a place, or None where there is none, or only FastAPI can."""
+    if not isinstance(dependant.call, Guard) or not dependant.call.takes_place:
         return None
-    if _fastapi.takes_turns(dependant):
+    return _call_of(dependant, overrides, lambda child: _guard_call(child, overrides))
+
+
+def _charge_call(dependant: Dependant, overrides: Mapping[Any, Any]) -> GuardCall | None:
+    """How to have the guard at this node charge for a refused input, or None where it does not."""
+    guard: Any = dependant.call
+    reader: Any = guard.charges_by if isinstance(guard, Guard) else None
+    if reader is None or reader in overrides:
         return None
-    principals = []
+    without_reader = dataclasses.replace(
+        dependant, dependencies=[child for child in dependant.dependencies if child.call is not reader]
+    )
+    return _call_of(without_reader, overrides, lambda child: _guard_call(child, overrides))
+
+
+def _call_of(
+    dependant: Dependant, overrides: Mapping[Any, Any], call_below: Callable[[Dependant], GuardCall | None]
+) -> GuardCall | None:
+    """How to call the guard at this node, or None where only FastAPI can."""
+    guard: Any = dependant.call
+    name = dependant.http_connection_param_name or dependant.request_param_name
+    if name is None or guard in overrides or not _fastapi.is_async(guard):
+        return None
+    if _reads_parameters(dependant) or _fastapi.takes_turns(dependant):
+        return None
+    below = []
     for child in dependant.dependencies:
-        call = _guard_call(child, overrides)
+        call = call_below(child)
         if call is None or child.name is None:
             return None
-        principals.append((child.name, call))
-    return GuardCall(
-        guard,
-        connection_name,
-        dependant.security_scopes_param_name,
-        SecurityScopes(_fastapi.scopes_of(dependant)),
-        tuple(principals),
-    )
+        below.append((child.name, call))
+    scopes = SecurityScopes(_fastapi.scopes_of(dependant))
+    return GuardCall(guard, name, dependant.security_scopes_param_name, scopes, tuple(below))
 
 
 def _reads_parameters(dependant: Dependant) -> bool:
@@ -178,8 +240,8 @@ class DirectCall:
 
     Attributes:
         endpoint: The function.
-        inputs: The guards that read the body or whose value the endpoint takes, in the order listed, and the names
-            under which it takes it.
+        inputs: The guards that are judged after the body or whose value the endpoint takes, in the order listed, and
+            the names under which it takes it.
         requests: The names under which it takes the request.
         response: The name under which it takes the response whose headers and status it may set.
     """
@@ -207,10 +269,11 @@ def direct_call(route: Any) -> DirectCall | None:
         return None
     inputs: dict[tuple[Guard, frozenset[str]], tuple[GuardCall, list[str]]] = {}
     for child in dependant.dependencies:
-        call = _guard_call(child, {}) or _reader_call(child)
+        early = _guard_call(child, {})
+        call = early or _late_call(child)
         if call is None or not _is_ours(call) or not child.use_cache:  # then each name has a value of its own
             return None
-        if child.name is not None or call.guard.reads_body:
+        if child.name is not None or early is None:
             names = inputs.setdefault((call.guard, frozenset(call.scopes.scopes)), (call, []))[1]
             names += [child.name] if child.name is not None else []
     requests = (dependant.request_param_name, dependant.http_connection_param_name)
@@ -222,19 +285,8 @@ def direct_call(route: Any) -> DirectCall | None:
     )
 
 
-def _reader_call(dependant: Dependant) -> GuardCall | None:
-    """How to call a guard that reads the body and needs nothing else."""
-    guard: Any = dependant.call
-    name = dependant.request_param_name
-    if (
-        not isinstance(guard, Guard)
-        or not guard.reads_body
-        or name is None
-        or dependant.dependencies
-        or dependant.http_connection_param_name
-        or dependant.security_scopes_param_name
-        or _reads_parameters(dependant)
-        or _fastapi.takes_turns(dependant)
-    ):
+def _late_call(dependant: Dependant) -> GuardCall | None:
+    """How to call a guard that reads the body, or needs what another one has read, or takes a place."""
+    if not isinstance(dependant.call, Guard):
         return None
-    return GuardCall(guard, name, None, SecurityScopes(), ())
+    return _call_of(dependant, {}, lambda child: _guard_call(child, {}) or _late_call(child))

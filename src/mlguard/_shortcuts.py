@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlguard import _fastapi
 from mlguard._order import judge_all
-from mlguard._plans import DirectCall, Plan, direct_call, is_guard_alone, plan_of
+from mlguard._plans import DirectCall, Known, Plan, direct_call, is_guard_alone, plan_of
 from mlguard.outputs._endpoint import is_truncating
 
 
@@ -72,8 +72,9 @@ class DirectRoute:
     async def _respond(self, request: Request) -> Response:
         await self._verdict(request)
         arguments: dict[str, Any] = dict.fromkeys(self._call.requests, request)
+        known: Known = {}
         for call, names in self._call.inputs:
-            value = await call(request)
+            value = await call.value(request, known)
             for name in names:
                 arguments[name] = value
         arguments[self._call.response] = _fastapi.injected_response()

@@ -9,8 +9,8 @@ from fastapi import Request
 from numpy.typing import ArrayLike, DTypeLike
 
 from mlguard._guard import Control, Guard
-from mlguard._order import judge_all
-from mlguard.errors import UnsupportedMediaTypeError
+from mlguard._order import charge_refused_input, judge_all
+from mlguard.errors import InvalidInputError, UnsupportedMediaTypeError
 from mlguard.inputs.json_rows import JSONRows
 from mlguard.inputs.row_rules import RowRules, Rows
 
@@ -104,11 +104,16 @@ class Features(Guard):
             MLGuardError: Another guard of the route refuses the request: all are judged first.
             UnsupportedMediaTypeError: The content type is not JSON in UTF-8 (415).
             BodyTooLargeError: The body is larger than ``harden`` allows (413).
-            InvalidInputError: A rule is broken (422).
+            InvalidInputError: A rule is broken (422). A budget whose cost are these rows is charged one.
         """
         await judge_all(request)  # who may not call is not told which content type is read
         _require_json(request.scope["headers"])
-        return self._reader.read(await request.body())
+        body = await request.body()
+        try:
+            return self._reader.read(body)
+        except InvalidInputError:
+            await charge_refused_input(request, self)
+            raise
 
     def openapi_body(self) -> dict[str, Any]:
         """The OpenAPI request body: what is accepted, with an example. It tells the bounds, but no feature's name."""
