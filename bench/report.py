@@ -66,7 +66,20 @@ class Table:
 
     def __str__(self) -> str:
         head = ["work", "bare", "guarded", "usual", "usual/bare", "guarded/bare", "target", "met"]
-        rows = [head, *(line.cells() for line in self.lines)]
+        return str(Grid(self.title, head, [line.cells() for line in self.lines], self.notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Measurements that have no target."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        rows = [self.head, *self.rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         printed = [
             "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -98,7 +98,7 @@ class Yielding(MemoryStore):
 class Impatient(RateLimit):
     """A limit with a time-out of the app's own, which on Python 3.11 runs in a task of its own."""
 
-    async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
+    async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
         await asyncio.wait_for(super().__call__(conn, who), 5)
 
 

@@ -85,6 +85,7 @@ class Cost:
 
     Attributes:
         reader: The guard that reads the body, where that is what says how much it is.
+        is_late: Whether FastAPI has to find it out, which it does after it has read the body.
 
     Raises:
         ConfigurationError: It is no whole number of at least 1, and nothing that can be called.
@@ -103,11 +104,11 @@ class Cost:
             raise ConfigurationError(f"{where}(cost=...) is a whole number, a function, or a guard such as Features")
         elif takes_a_connection(cost):
             self._direct = cost
+        self.is_late = self._fixed is None and self._direct is None
 
     def parameters(self) -> list[inspect.Parameter]:
         """What FastAPI is to fill in under ``costing``, if anything."""
-        needs_nothing = self._fixed is not None or self._direct is not None
-        return [] if needs_nothing else [_parameter("costing", self._cost)]
+        return [_parameter("costing", self._cost)] if self.is_late else []
 
     def units(self, conn: HTTPConnection, costing: Any) -> int:
         """How many units this request is.
@@ -120,16 +121,24 @@ class Cost:
         value = costing if self._direct is None else self._direct(conn)
         if isinstance(value, Sized) and not isinstance(value, str | bytes):
             value = len(value)
-        try:
-            units = -1 if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            units = -1
-        if not 0 <= units <= MAX_UNITS:
-            raise ConfigurationError(
-                f"{self._where}(cost=...) has returned a {type(value).__name__} that is no number of units: return a "
-                "whole number of at least 0, or something that has a length"
-            )
-        return units
+        return checked_units(value, where=f"{self._where}(cost=...) has returned")
+
+
+def checked_units(value: Any, *, where: str) -> int:
+    """A number of units.
+
+    Raises:
+        ConfigurationError: It is no whole number of at least 0, or more than a store can count.
+    """
+    try:
+        units = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        units = -1
+    if not 0 <= units <= MAX_UNITS:
+        raise ConfigurationError(
+            f"{where} a {type(value).__name__} that is no whole number of units, from 0 to 2**53 - 1"
+        )
+    return units
 
 
 def signature(*parts: By | Cost) -> inspect.Signature:

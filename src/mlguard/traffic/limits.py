@@ -5,9 +5,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from mlguard.errors import ConfigurationError
-from mlguard.store import Decision, Window
+from mlguard.store import Decision, Kind, Window
+from mlguard.traffic._by import MAX_UNITS
 
 _UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _LIMIT = re.compile(rf"([1-9][0-9]{{0,11}}) ?/ ?(?:([1-9][0-9]{{0,4}}) )?({'|'.join(_UNITS)})s?", re.ASCII)
@@ -24,25 +26,42 @@ class Limits:
         names: As people write them, in one spelling: ``"60/minute"``.
         policy: The value of ``RateLimit-Policy`` (draft-ietf-httpapi-ratelimit-headers).
         policy_header: The same as a raw header.
+        most: Units that can ever be admitted at once.
     """
 
     windows: tuple[Window, ...]
     names: tuple[str, ...]
     policy: str
     policy_header: tuple[bytes, bytes]
+    most: int
 
     @classmethod
-    def parse(cls, limits: Sequence[str], *, where: str, quote: bool = True) -> "Limits":
+    def parse(
+        cls,
+        limits: Sequence[str],
+        *,
+        where: str,
+        quote: bool = True,
+        strategy: Kind = "sliding",
+        burst: int | None = None,
+    ) -> "Limits":
         """Read limits.
 
         Args:
             limits: Each ``"60/minute"`` or ``"5/10 seconds"``.
             where: What carries them, for the error.
             quote: Whether the error may show what cannot be read. Not where a secret could stand by mistake.
+            strategy: How each window counts.
+            burst: Units at once for ``gcra``; None: as many as the limit.
 
         Raises:
-            ConfigurationError: One cannot be read, or two have the same window.
+            ConfigurationError: One cannot be read, two have the same window, there is no such strategy, or the burst is
+                none or stands where there can be none.
         """
+        if strategy not in get_args(Kind):
+            raise ConfigurationError(f'{where}(strategy=...) is "sliding", "fixed" or "gcra"')
+        if burst is not None:
+            _check_burst(burst, limits, strategy, where)
         windows = []
         for limit in limits:
             match = _LIMIT.fullmatch(limit.strip()) if isinstance(limit, str) else None
@@ -52,10 +71,15 @@ class Limits:
         if len({window.seconds for window in windows}) < len(windows):
             raise ConfigurationError(f"{where}: two limits have the same window; keep the lower one")
         names = tuple(_spell(window) for window in windows)
+        if burst is not None:
+            windows = [Window(burst, burst * window.seconds / window.limit) for window in windows]
+        windows = [window._replace(kind=strategy) for window in windows]
         policy = ", ".join(
-            f'"{name}";q={window.limit};w={window.seconds}' for name, window in zip(names, windows, strict=True)
+            f'"{name}";q={window.limit};w={math.ceil(window.seconds)}'
+            for name, window in zip(names, windows, strict=True)
         )
-        return cls(tuple(windows), names, policy, (b"ratelimit-policy", policy.encode()))
+        most = min((window.limit for window in windows), default=0)
+        return cls(tuple(windows), names, policy, (b"ratelimit-policy", policy.encode()), most)
 
     def field(self, decision: Decision) -> str:
         """The value of ``RateLimit`` after a decision."""
@@ -74,13 +98,20 @@ class Limits:
 
 
 @functools.lru_cache(_MAX_KNOWN)
-def limits_of(names: tuple[str, ...]) -> Limits:
+def limits_of(names: tuple[str, ...], strategy: Kind = "sliding") -> Limits:
     """The limits that a key or a principal carries, read once.
 
     Raises:
         ConfigurationError: One cannot be read. It is not quoted: in a mistyped key file, a secret can stand there.
     """
-    return Limits.parse(names, where="limits of a caller", quote=False)
+    return Limits.parse(names, where="limits of a caller", quote=False, strategy=strategy)
+
+
+def _check_burst(burst: object, limits: Sequence[str], strategy: Kind, where: str) -> None:
+    if strategy != "gcra" or len(limits) != 1:
+        raise ConfigurationError(f'{where}(burst=...) goes with strategy="gcra" and one limit')
+    if not isinstance(burst, int) or isinstance(burst, bool) or not 1 <= burst <= MAX_UNITS:
+        raise ConfigurationError(f"{where}(burst=...) is a whole number of at least 1")
 
 
 def _spell(window: Window) -> str:

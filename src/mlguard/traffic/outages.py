@@ -55,6 +55,11 @@ def counts_of(store: Store, on_store_error: OnStoreError, local_share: float, *,
     return _Substitute(store, _Everybody() if on_store_error == "allow" else _Share(local_share), where)
 
 
+def decided_without_store(counts: Counts) -> int:
+    """How many calls of a guard were decided while its store did not answer."""
+    return counts.decided if isinstance(counts, _Substitute) else 0
+
+
 class _Substitute:
     """A store, and what decides in its place while it does not answer.
 
@@ -65,7 +70,8 @@ class _Substitute:
         self._store = store
         self._substitute = substitute
         self._where = where
-        self._without = 0  # decisions since the store went away
+        self.decided = 0  # in its place
+        self._decided_before = 0  # when it was there the last time
 
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         decision: Decision = await self._ask("hit", bucket, caller, windows, cost)
@@ -90,13 +96,13 @@ class _Substitute:
         try:
             answer = await getattr(self._store, method)(*args, **options)
         except UnavailableError:
-            if not self._without:
+            if self.decided == self._decided_before:
                 logger.error("%s goes on without its store: %s", self._where, self._substitute)
-            self._without += 1
+            self.decided += 1
             return await getattr(self._substitute, method)(*args, **options)
-        if self._without:
-            logger.warning("%s counts in its store again, after %d decisions without it", self._where, self._without)
-            self._without = 0
+        if self.decided > self._decided_before:
+            without, self._decided_before = self.decided - self._decided_before, self.decided
+            logger.warning("%s counts in its store again, after %d decisions without it", self._where, without)
         return answer
 
 

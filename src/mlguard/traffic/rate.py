@@ -1,24 +1,22 @@
 """How often one caller may ask."""
 
-import inspect
 import itertools
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from functools import partial
+from typing import Any
 
-from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from mlguard._guard import Control, Guard, Principal, RequestMemory
-from mlguard._order import once
+from mlguard._guard import Control, Guard, Principal, RequestMemory, principal_of
+from mlguard._order import once, take_places
 from mlguard.errors import ConfigurationError, RateLimitedError
-from mlguard.store import Decision, Store, default_store, store_key
-from mlguard.traffic.addresses import client_address
+from mlguard.store import Decision, Kind, Store, default_store, store_key
+from mlguard.traffic._by import By, Cost, checked_units, signature
 from mlguard.traffic.limits import Limits, limits_of
+from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
+from mlguard.traffic.reservations import Reservation
 
 _serial = itertools.count(1)
-
-# Functions whose call returns no name yet: FastAPI knows how to get it out of them.
-_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class RateLimit(Guard):
@@ -27,10 +25,9 @@ class RateLimit(Guard):
     Guards against scraping a model and one caller using up everybody's capacity. Not against guessing a key on the same
     route: who fails to authenticate is refused before anything is counted.
 
-    Never more than the limit in any true window of that length; in the worst case 1/16 of a window too strict. Several
-    windows are decided as one: a refused request counts in none of them. One object on several endpoints is one bucket
-    a caller. A principal that carries limits of its own (``Principal.limits``) is counted by those instead, whatever
-    was written here; a change of them begins a new count.
+    Several windows are decided as one: a refused request counts in none of them. One object on several endpoints is one
+    bucket a caller. A principal that carries limits of its own (``Principal.limits``) is counted by those instead,
+    whatever was written here; a change of them begins a new count.
 
     Under ``harden``, accepted answers carry the ``RateLimit`` and ``RateLimit-Policy`` fields of the IETF draft
     (draft-ietf-httpapi-ratelimit-headers).
@@ -40,13 +37,26 @@ class RateLimit(Guard):
         by: Whose bucket. A guard that returns a :class:`Principal`, a function of the connection that returns a name,
             or any FastAPI dependency that returns a name or a principal. None is the client address. Callers for whom
             a function returns None or "" share one bucket.
+        cost: How many units one request is: a number, a function of the connection, or any FastAPI dependency. With
+            ``Features`` it is the rows, and an input that is refused costs 1. What depends on the body is counted once
+            it was read. 0 counts nothing.
+        strategy: ``"sliding"``: never more than the limit in any true window of that length, in the worst case 1/16 of
+            a window too strict. ``"fixed"``: windows begin at multiples of their length, so that around the end of one
+            there can be twice the limit. ``"gcra"``: ``burst`` at once, and then evenly at the rate of the limit, so at
+            most ``burst`` and the limit in one window (the generic cell rate algorithm, ITU-T I.371).
+        burst: Units admitted at once with ``"gcra"``. None: as many as the limit.
         name: Names the bucket. Two limits with the same windows and the same ``by`` need one, or they would share a
             bucket unknowingly. The same in every process.
         store: Where to count. None is the store that all guards share.
+        on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
+            everybody is, and nothing is counted. ``"local"``: each process counts by itself, up to ``local_share``.
+        local_share: The part of each limit that one process admits by itself, at least one unit.
 
     Raises:
-        ConfigurationError: A limit that cannot be read, none at all, or a ``by`` that cannot name a caller.
-        RateLimitedError: A limit is used up (429). ``Retry-After`` is the time until the next request is admitted.
+        ConfigurationError: A limit that cannot be read, none at all, a ``by`` that cannot name a caller, or another
+            argument that cannot work.
+        RateLimitedError: A limit is used up (429). ``Retry-After`` is the time until the same request is admitted; it
+            is missing where the request costs more than the limit ever admits.
         UnavailableError: A store outside this process does not answer (503).
     """
 
@@ -57,8 +67,13 @@ class RateLimit(Guard):
         self,
         *limits: str,
         by: Callable[..., Any] | Guard | None = None,
+        cost: Callable[..., Any] | Guard | int = 1,
+        strategy: Kind = "sliding",
+        burst: int | None = None,
         name: str | None = None,
         store: Store | None = None,
+        on_store_error: OnStoreError = "refuse",
+        local_share: float = 0.1,
     ) -> None:
         if name is not None and not name:
             raise ConfigurationError("RateLimit(name=...) is empty; leave it out or name the bucket")
@@ -66,48 +81,81 @@ class RateLimit(Guard):
             raise ConfigurationError("RateLimit(store=...) must be a Store, such as MemoryStore()")
         if not limits:
             raise ConfigurationError('RateLimit needs at least one limit, such as RateLimit("60/minute")')
-        self._limits = Limits.parse(limits, where="RateLimit")
+        self._limits = Limits.parse(limits, where="RateLimit", strategy=strategy, burst=burst)
+        self._by = By(by, where="RateLimit")
+        self._cost = Cost(cost, where="RateLimit")
+        self._principal_guard = by if isinstance(by, Guard) else None
+        self.charges_by = self._cost.reader
         self.windows = self._limits.windows
         self.limits = self._limits.names
+        self.strategy: Kind = strategy
         self.named = name is not None
-        self.name = name or f"{', '.join(self.limits)} by {_describe(by)}"
+        kind = "" if strategy == "sliding" else f" ({strategy})"
+        self.name = name or f"{', '.join(self.limits)}{kind} by {self._by.label}"
         self.store = default_store() if store is None else store
+        self._counts = counts_of(self.store, on_store_error, local_share, where=f"RateLimit {self.name!r}")
         self.suspends = self.store.suspends
-        if self.suspends:
+        if self.suspends and on_store_error == "refuse":
             self.statuses = (429, 503)
         # In this process's memory, an unnamed bucket is its object's own: two apps in one process share none.
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
-        self._bucket = f"{self.name} ({self._limits.policy}){own}"
-        self._direct: Callable[[HTTPConnection], Any] | None = None
-        self.__signature__ = self._sign(by)
+        self._bucket = f"{self.name} ({self._limits.policy}){kind}{own}"
+        self.__signature__ = signature(self._by, self._cost)
 
-    def _sign(self, by: Callable[..., Any] | Guard | None) -> inspect.Signature:
-        """The signature that FastAPI sees: ``by`` as a sub-dependency, unless it only needs the connection."""
-        parameters = [inspect.Parameter("conn", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)]
-        if by is None:
-            self._direct = client_address
-        elif isinstance(by, Guard):
-            if by.control is not Control.AUTHENTICATION:
-                raise ConfigurationError(f"RateLimit(by=...): {type(by).__name__} does not say who is calling")
-        elif isinstance(by, type) and issubclass(by, Guard):
-            raise ConfigurationError(f"RateLimit(by={by.__name__}) is the class: give it the guard that you made of it")
-        elif not callable(by):
-            raise ConfigurationError("RateLimit(by=...) must be a guard such as APIKeyAuth, a function, or left out")
-        elif _takes_a_connection(by):
-            self._direct = by
-        if self._direct is None:
-            annotation = Annotated[Any, Depends(by)]
-            parameters.append(inspect.Parameter("who", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation))
-        return inspect.Signature(parameters)
-
-    async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
+    async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
         """Count this request, or refuse it."""
-        await once(conn, self, lambda: self._count(conn, who))
+        if self._cost.is_late:
+            await take_places(conn)
+        await once(conn, self, lambda: self._count(conn, who, costing))
+
+    async def hit(self, conn: HTTPConnection, *, cost: int = 1) -> None:
+        """Count so many units now, each time that this is called: for the messages of a WebSocket, or a stream's parts.
+
+        Args:
+            conn: The request or WebSocket. Whose units they are is what the guard in ``by=`` has said of it, so the
+                route uses that guard, or this limit.
+            cost: How many units.
+
+        Raises:
+            RateLimitedError: The limit is used up (429). On a WebSocket under ``harden``, it is closed with 1008.
+            ConfigurationError: Nobody has said who is calling.
+        """
+        caller = self._known_caller(conn)
+        await self._admit(caller, self._limits_for(caller), checked_units(cost, where="RateLimit.hit(cost=...)"))
+
+    def reserve(self, conn: HTTPConnection, units: int) -> Reservation:
+        """Count units before it is known how many it will be, such as the tokens of a stream.
+
+        ::
+
+            async with tokens.reserve(conn, 500) as reservation:
+                async for token in answer:
+                    reservation.used += 1
+                    yield token
+
+        At the end of the block, however it ends, what was reserved and not used is given back, and what was used beyond
+        it is counted, even above the limit.
+
+        Args:
+            conn: As for :meth:`hit`.
+            units: How many at first.
+
+        Raises:
+            RateLimitedError: At the beginning of the block: there is no room for them (429).
+            ConfigurationError: As for :meth:`hit`.
+        """
+        units = checked_units(units, where="RateLimit.reserve(units=...)")
+        return Reservation(units, partial(self._reserve, conn, units), where=f"RateLimit {self.name!r}")
+
+    @property
+    def decided_without_store(self) -> int:
+        """How many requests were decided while the store did not answer, for metrics."""
+        return decided_without_store(self._counts)
 
     @property
     def needs_only_connection(self) -> bool:
-        """Whether the connection alone says whose bucket it is."""
-        return self._direct is not None
+        """Whether the connection alone says whose bucket it is, and what a request costs."""
+        return self._by.direct is not None and not self._cost.is_late
 
     async def ensure_room(self, conn: HTTPConnection) -> None:
         """Refuse if the limit is used up, and count nothing. For limits that need only the connection.
@@ -127,72 +175,81 @@ class RateLimit(Guard):
         caller = self._caller(conn)
         await self._hit(caller, self._limits_for(caller), cost=1)
 
-    async def _count(self, conn: HTTPConnection, who: Any) -> None:
+    async def charge_refused(self, conn: HTTPConnection, **principals: Any) -> None:
+        """Count one unit for an input that was refused.
+
+        Raises:
+            RateLimitedError: There is no room for it (429).
+        """
+        caller = self._caller(conn, principals.get("who"))
+        await self._admit(caller, self._limits_for(caller), 1)
+
+    async def _count(self, conn: HTTPConnection, who: Any, costing: Any) -> Any:
         caller = self._caller(conn, who)
         limits = self._limits_for(caller)
-        decision = await self._hit(caller, limits, cost=1)
-        if not decision.admitted:
-            raise self._refusal(caller, limits, decision, decision.retry_after)
+        decision = await self._admit(caller, limits, self._cost.units(conn, costing))
         headers = RequestMemory.of(conn.scope).headers
         headers.append(limits.policy_header)
         headers.append((b"ratelimit", limits.field(decision).encode()))
+        return caller
+
+    async def _admit(self, caller: Any, limits: Limits, cost: int) -> Decision:
+        if cost > limits.most:  # no store need be asked
+            raise RateLimitedError(
+                f"{self.name}: {cost} units at once are more than the limit{_of(caller)}",
+                detail="This request costs more than the limit ever admits. Ask for less at once.",
+                headers={"RateLimit-Policy": limits.policy},
+            )
+        decision = await self._hit(caller, limits, cost)
+        if not decision.admitted:
+            raise self._refusal(caller, limits, decision, decision.retry_after)
+        return decision
+
+    async def _reserve(self, conn: HTTPConnection, units: int) -> Callable[[int], Any]:
+        caller = self._known_caller(conn)
+        limits = self._limits_for(caller)
+        decision = await self._admit(caller, limits, units)
+        key = store_key(*self._identity(caller, limits))
+        return lambda more: self._counts.settle(self._bucket, key, limits.windows, more, at=decision.at)
 
     def _caller(self, conn: HTTPConnection, who: Any = None) -> Any:
-        return who if self._direct is None else self._direct(conn)
+        return self._by.caller(conn, who)
+
+    def _known_caller(self, conn: HTTPConnection) -> Any:
+        """Who has sent a request on which guards have spoken already."""
+        if self._by.direct is not None:
+            return self._by.direct(conn)
+        if self._principal_guard is not None:
+            return principal_of(conn, self._principal_guard)
+        memory = RequestMemory.of(conn.scope)
+        if self not in memory.decisions:
+            raise ConfigurationError(f"{self!r} has not judged this request; use it on the route, as Depends(...)")
+        return memory.recall(self)
 
     def _limits_for(self, caller: Any) -> Limits:
         own = caller.limits if isinstance(caller, Principal) else ()
-        return limits_of(own) if own else self._limits
+        return limits_of(own, self.strategy) if own else self._limits
 
     async def _hit(self, caller: Any, limits: Limits, cost: int) -> Decision:
-        identity = _identity(caller)
-        if limits is not self._limits:
-            # Hashed with the limits: the units of other windows, of this bucket or of an earlier limit, are not theirs.
-            identity = ("own limits", limits.policy, *identity)
-        return await self.store.hit(self._bucket, store_key(*identity), limits.windows, cost)
+        return await self._counts.hit(self._bucket, store_key(*self._identity(caller, limits)), limits.windows, cost)
+
+    def _identity(self, caller: Any, limits: Limits) -> tuple[str, ...]:
+        identity = self._by.identity(caller)
+        if limits is self._limits:
+            return identity
+        # Hashed with the limits: the units of other windows, of this bucket or of an earlier limit, are not theirs.
+        return ("own limits", limits.policy, *identity)
 
     def _refusal(self, caller: Any, limits: Limits, decision: Decision, retry_after: float) -> RateLimitedError:
         own = "" if limits is self._limits else f", own limits {', '.join(limits.names)}"
         return RateLimitedError(
-            f"{self.name}: limit used up{_by(caller)}{own}", headers=limits.refusal_headers(decision, retry_after)
+            f"{self.name}: limit used up{_of(caller)}{own}", headers=limits.refusal_headers(decision, retry_after)
         )
 
     def __repr__(self) -> str:
         return f"RateLimit({self.name!r})"
 
 
-def _describe(by: Callable[..., Any] | Guard | None) -> str:
-    """A name for ``by`` that is the same in every process."""
-    if by is None:
-        return "address"
-    if isinstance(by, Guard):
-        return by.label
-    return f"{getattr(by, '__module__', '')}.{getattr(by, '__qualname__', type(by).__qualname__)}"
-
-
-def _takes_a_connection(function: Callable[..., Any]) -> bool:
-    """Whether a plain function needs the connection and nothing else, so that FastAPI need not resolve it."""
-    if not inspect.isfunction(function) or function.__code__.co_flags & _NOT_PLAIN:
-        return False
-    parameters = list(inspect.signature(function).parameters)
-    try:
-        hints = get_type_hints(function)
-    except Exception:  # an annotation that cannot be resolved: FastAPI will say so
-        return False
-    hint = hints.get(parameters[0], HTTPConnection) if len(parameters) == 1 else None
-    return isinstance(hint, type) and issubclass(hint, HTTPConnection)
-
-
-def _by(caller: Any) -> str:
+def _of(caller: Any) -> str:
     """Who, for the log. Only a principal: a function may name callers by something that is not the log's business."""
     return f" by {caller.method} principal {caller.id!r}" if isinstance(caller, Principal) else ""
-
-
-def _identity(caller: Any) -> tuple[str, ...]:
-    if isinstance(caller, Principal):
-        return ("principal", *caller.identity)
-    if caller is None or isinstance(caller, (str, int)):
-        return ("name", "" if caller is None else str(caller))
-    raise ConfigurationError(
-        f"RateLimit(by=...) returned a {type(caller).__name__}; return a Principal, a str or an int to name the caller"
-    )
