@@ -67,6 +67,12 @@ class RedisServer:
             connection.sendall(f"*{len(words)}\r\n{parts}".encode())
             return connection.makefile("rb").readline().decode().strip()
 
+    def lines(self, *words: str) -> list[str]:
+        """Send one command, and return every line of the answer: an array's elements, with their lengths."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_SECONDS) as connection:
+            connection.sendall(f"{' '.join(words)}\r\nQUIT\r\n".encode())
+            return connection.makefile("rb").read().decode("latin-1").split("\r\n")
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)

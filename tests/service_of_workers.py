@@ -1,12 +1,23 @@
 """A service that runs in several worker processes, each answer of which says in which."""
 
+import asyncio
 import os
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from mlguard import APIKeyAuth, APIKeys, Principal, RateLimit, RedisStore, SignatureAuth, TokenIssuer, harden
+from mlguard import (
+    APIKeyAuth,
+    APIKeys,
+    ConcurrencyLimit,
+    Principal,
+    RateLimit,
+    RedisStore,
+    SignatureAuth,
+    TokenIssuer,
+    harden,
+)
 
 service = FastAPI()
 harden(service)
@@ -26,6 +37,12 @@ user = issuer.auth(token_url="token")
 @service.get("/limited", dependencies=[Depends(steady)])
 async def limited() -> None:
     """One unit of the limit."""
+
+
+@service.get("/held", dependencies=[Depends(ConcurrencyLimit(1, wait=0, lease=1, store=store))])
+async def held(seconds: float) -> None:
+    """The only place, for so long."""
+    await asyncio.sleep(seconds)
 
 
 @service.post("/signed", dependencies=[Depends(signed)])

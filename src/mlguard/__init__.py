@@ -17,6 +17,8 @@ from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
+    BudgetExceededError,
+    ConcurrencyLimitedError,
     ConfigurationError,
     GuardFailedError,
     InsufficientScopeError,
@@ -39,6 +41,7 @@ from mlguard.memory_store import MemoryStore
 from mlguard.outputs.policy import truncate_output
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
+from mlguard.traffic.concurrency import ConcurrencyLimit
 from mlguard.traffic.rate import RateLimit
 
 __all__ = [
@@ -48,6 +51,9 @@ __all__ = [
     "AnyAuth",
     "BodyTimeoutError",
     "BodyTooLargeError",
+    "BudgetExceededError",
+    "ConcurrencyLimit",
+    "ConcurrencyLimitedError",
     "ConfigurationError",
     "Control",
     "Decision",

@@ -8,6 +8,7 @@ applied.
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, get_args
@@ -96,6 +97,12 @@ def is_wrapped(route: Any) -> bool:
 def is_traced(scope: Scope) -> bool:
     """Whether FastAPI, in newer releases, keeps a record of this request's steps for OpenTelemetry."""
     return "fastapi.telemetry" in scope
+
+
+def exit_stack(scope: Scope) -> AsyncExitStack | None:
+    """What FastAPI closes once the answer was sent, however that ends; None in releases that have no such thing."""
+    stack: AsyncExitStack | None = scope.get("fastapi_middleware_astack")
+    return stack
 
 
 # Walking an app -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ loudly, so they are not answers::
     ├── UnsupportedMediaTypeError 415  a content type that the endpoint does not read
     ├── InvalidInputError        422   the body breaks a rule of the model's input
     ├── RateLimitedError         429   a limit is used up
+    │   ├── BudgetExceededError  429   a budget is used up
+    │   └── ConcurrencyLimitedError 429 the caller has as many requests running as may be
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
     └── UnavailableError         503   nothing can be decided now
         ├── OverloadedError      503   too many wait for something costly already
@@ -137,6 +139,25 @@ class RateLimitedError(MLGuardError):
     rule = "rate-limited"
     title = "Too many requests"
     default_detail = "A limit on requests is used up. Retry after the time in Retry-After."
+
+
+class BudgetExceededError(RateLimitedError):
+    """A budget is used up, or has too little left for this request (429)."""
+
+    rule = "budget-exceeded"
+    title = "Budget exceeded"
+    default_detail = "The budget of this period is used up. Retry after the time in Retry-After."
+
+
+class ConcurrencyLimitedError(RateLimitedError):
+    """The caller has as many requests running as may be (429)."""
+
+    rule = "concurrency-limited"
+    title = "Too many requests at once"
+    default_detail = "Too many requests of this caller run at once. Retry when one of them has ended."
+
+    def __init__(self, reason: str = "", *, retry_after: int) -> None:
+        super().__init__(reason, headers={"Retry-After": str(retry_after)})
 
 
 class GuardFailedError(MLGuardError):

@@ -1,0 +1,147 @@
+"""How many requests run at once."""
+
+import itertools
+import math
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starlette.requests import HTTPConnection, Request
+
+from mlguard import _fastapi
+from mlguard._guard import Control, Guard, RequestMemory
+from mlguard._order import judge_all, once
+from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, OverloadedError
+from mlguard.store import Store, default_store, store_key
+from mlguard.traffic._by import MAX_UNITS, By, signature
+from mlguard.traffic._places import Places
+from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
+
+_serial = itertools.count(1)
+
+
+class ConcurrencyLimit(Guard):
+    """Lets so many requests run at once, and refuses the others instead of queueing them without bound.
+
+    Guards against requests that take long, and together more memory or time than there is. Not against many short ones:
+    that is what ``RateLimit`` is for.
+
+    A place is taken once the body has arrived, so that slow uploads hold none, after all guards that need no body, and
+    before budgets charge for one. It is held until the answer was sent, background tasks included, or the WebSocket was
+    closed. Whoever finds none waits in a line for ``wait`` seconds; the line of one process is as long as there are
+    places, and who comes after that is refused at once. Across processes a place is a lease that is renewed while
+    the request runs, and that ends by itself after ``lease`` seconds if the process has crashed. The whole body is kept
+    in memory while it waits, so have ``harden`` limit its size.
+
+    Needs ``harden`` where FastAPI is older than 0.118.
+
+    Args:
+        limit: Places.
+        by: Who has so many each, as for ``RateLimit``. None: all requests together have so many.
+        wait: Seconds for which a place may be waited for, 0 to 60.
+        lease: Seconds after which the places of a crashed process are free again, 1 to 3600.
+        name: Names the places. Two limits of the same size and the same ``by`` need one, or they would share their
+            places unknowingly. The same in every process.
+        store: Where places are taken. None is the store that all guards share.
+        on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
+            everybody is. ``"local"``: each process has ``local_share`` of the places.
+        local_share: The part of the places that one process has by itself, at least one.
+
+    Raises:
+        ConfigurationError: An argument that cannot work. When called: ``harden`` is needed.
+        OverloadedError: There was no place in time, with ``by=None`` (503).
+        ConcurrencyLimitedError: The caller had no place left in time (429).
+        UnavailableError: A store outside this process does not answer (503).
+    """
+
+    control = Control.CONCURRENCY
+    takes_place = True
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        by: Callable[..., Any] | Guard | None = None,
+        wait: float = 0.5,
+        lease: float = 30.0,
+        name: str | None = None,
+        store: Store | None = None,
+        on_store_error: OnStoreError = "refuse",
+        local_share: float = 0.1,
+    ) -> None:
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_UNITS:
+            raise ConfigurationError("ConcurrencyLimit(limit) is a whole number of places, at least 1")
+        _check_seconds("wait", wait, 0, 60)
+        _check_seconds("lease", lease, 1, 3_600)
+        if name is not None and not name:
+            raise ConfigurationError("ConcurrencyLimit(name=...) is empty; leave it out or name the places")
+        if store is not None and not isinstance(store, Store):
+            raise ConfigurationError("ConcurrencyLimit(store=...) must be a Store, such as MemoryStore()")
+        self._by = By(_everybody if by is None else by, where="ConcurrencyLimit")
+        self._is_shared = by is None
+        self.limit = limit
+        self.named = name is not None
+        self.name = name or f"{limit} at once{'' if by is None else f' by {self._by.label}'}"
+        self.store = default_store() if store is None else store
+        self.suspends = True
+        self._counts = counts_of(self.store, on_store_error, local_share, where=f"ConcurrencyLimit {self.name!r}")
+        self._places = Places(self._counts, limit, wait=wait, ttl=lease if self.store.suspends else math.inf)
+        self.statuses = (503,) if by is None else (429, 503) if self.store.suspends else (429,)
+        own = "" if self.named or self.store.suspends else f" #{next(_serial)}"
+        self._bucket = f"{self.name} ({limit}){own}"
+        self.__signature__ = signature(self._by)
+
+    async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
+        """Take a place for this request, or refuse it."""
+        await judge_all(conn)
+        if isinstance(conn, Request):
+            await _arrival(conn)
+        await once(conn, self, partial(self._take, conn, who))
+
+    @property
+    def decided_without_store(self) -> int:
+        """How often a place was given or taken back while the store did not answer, for metrics."""
+        return decided_without_store(self._counts)
+
+    async def _take(self, conn: HTTPConnection, who: Any) -> None:
+        at_end = _at_end(conn)
+        key = store_key("places", self._bucket, *self._by.identity(self._by.caller(conn, who)))
+        holder = secrets.token_bytes(16)
+        if await self._places.take(key, holder):
+            at_end(partial(self._places.give_back, key, holder))
+        elif self._is_shared:
+            raise OverloadedError(f"{self.name}: no place in time", retry_after=1)
+        else:
+            raise ConcurrencyLimitedError(f"{self.name}: no place in time", retry_after=1)
+
+    def __repr__(self) -> str:
+        return f"ConcurrencyLimit({self.name!r})"
+
+
+def _everybody(conn: HTTPConnection) -> str:  # noqa: ARG001  # one name for all
+    return ""
+
+
+async def _arrival(request: Request) -> None:
+    """Wait until the whole body is there. What is read here, whoever reads it after gets from memory."""
+    try:
+        await request.body()
+    except RuntimeError:  # it was read already: a form, or a stream
+        return
+
+
+def _at_end(conn: HTTPConnection) -> Callable[[Callable[[], None]], Any]:
+    """Where to say what is to be done when the request is over."""
+    memory = RequestMemory.of(conn.scope)
+    if memory.request_id:
+        return memory.at_end.append
+    stack = _fastapi.exit_stack(conn.scope)
+    if stack is None:
+        raise ConfigurationError("ConcurrencyLimit needs harden(app), or a FastAPI of 0.118 or newer")
+    return stack.callback
+
+
+def _check_seconds(setting: str, value: object, least: float, most: float) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigurationError(f"ConcurrencyLimit({setting}=...) is a number of seconds from {least} to {most:,}")
