@@ -41,8 +41,11 @@ from mlguard.memory_store import MemoryStore
 from mlguard.outputs.policy import truncate_output
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
+from mlguard.traffic.budget import BudgetWarning, QueryBudget
 from mlguard.traffic.concurrency import ConcurrencyLimit
+from mlguard.traffic.ledger import BudgetStatus
 from mlguard.traffic.rate import RateLimit
+from mlguard.traffic.reservations import Reservation
 
 __all__ = [
     "APIKey",
@@ -52,6 +55,8 @@ __all__ = [
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
+    "BudgetStatus",
+    "BudgetWarning",
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
     "ConfigurationError",
@@ -76,9 +81,11 @@ __all__ = [
     "PasswordHasher",
     "Passwords",
     "Principal",
+    "QueryBudget",
     "RateLimit",
     "RateLimitedError",
     "RedisStore",
+    "Reservation",
     "Revocations",
     "SignatureAuth",
     "Spending",

@@ -33,6 +33,8 @@ from mlguard.problems import (
     unwrap,
 )
 from mlguard.settings import load_settings
+from mlguard.traffic.budget import QueryBudget
+from mlguard.traffic.concurrency import ConcurrencyLimit
 from mlguard.traffic.rate import RateLimit
 
 # The documentation pages load Swagger UI and ReDoc from a content delivery network and start them with inline script.
@@ -241,7 +243,7 @@ class _Hardened:
         for guard in guards:
             if guard not in overrides:  # a test without keys needs none
                 guard.check()
-        _check_buckets([guard for guard in guards if isinstance(guard, RateLimit)])
+        _check_buckets([guard for guard in guards if isinstance(guard, RateLimit | QueryBudget | ConcurrencyLimit)])
         self._shortcuts.install()
         self._checked = True
 
@@ -325,14 +327,14 @@ def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
             )
 
 
-def _check_buckets(limits: Sequence[RateLimit]) -> None:
+def _check_buckets(limits: Sequence[RateLimit | QueryBudget | ConcurrencyLimit]) -> None:
     """Two limits that would share a bucket without anybody having said so are a mistake."""
-    by_name: defaultdict[tuple[str, int], list[RateLimit]] = defaultdict(list)
+    by_name: defaultdict[tuple[str, str, int], list[Any]] = defaultdict(list)
     for limit in limits:
-        by_name[limit.name, id(limit.store)].append(limit)
-    for (name, _), same in by_name.items():
-        if len(same) > 1 and not all(limit.named and limit.windows == same[0].windows for limit in same):
+        by_name[type(limit).__name__, limit.name, id(limit.store)].append(limit)
+    for (kind, name, _), same in by_name.items():
+        if len(same) > 1 and not all(limit.named and limit.quota == same[0].quota for limit in same):
             raise ConfigurationError(
-                f"{len(same)} RateLimits are called {name!r} and would share one bucket; use one object for both "
+                f"{len(same)} {kind}s are called {name!r} and would share one bucket; use one object for both "
                 "endpoints, or give each its own name=..."
             )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from mlguard._guard import Control, Guard, Principal
+from mlguard._guard import Control, Guard, Principal, RequestMemory, principal_of
 from mlguard.errors import ConfigurationError
 from mlguard.traffic.addresses import client_address
 
@@ -58,6 +58,21 @@ class By:
     def caller(self, conn: HTTPConnection, who: Any) -> Any:
         """Who is calling."""
         return who if self.direct is None else self.direct(conn)
+
+    def known(self, conn: HTTPConnection, guard: Guard) -> Any:
+        """Who has sent a request that ``guard`` has judged already, or the guard in ``by``.
+
+        Raises:
+            ConfigurationError: Neither has.
+        """
+        if self.direct is not None:
+            return self.direct(conn)
+        if isinstance(self._by, Guard):
+            return principal_of(conn, self._by)
+        memory = RequestMemory.of(conn.scope)
+        if guard not in memory.decisions:
+            raise ConfigurationError(f"{guard!r} has not judged this request; use it on the route, as Depends(...)")
+        return memory.recall(guard)
 
     def identity(self, caller: Any) -> tuple[str, ...]:
         """The parts that together name one caller.
@@ -139,6 +154,11 @@ def checked_units(value: Any, *, where: str) -> int:
             f"{where} a {type(value).__name__} that is no whole number of units, from 0 to 2**53 - 1"
         )
     return units
+
+
+def describe(caller: Any) -> str:
+    """Who, for the log. Only a principal: a function may name callers by something that is not the log's business."""
+    return f" by {caller.method} principal {caller.id!r}" if isinstance(caller, Principal) else ""
 
 
 def signature(*parts: By | Cost) -> inspect.Signature:

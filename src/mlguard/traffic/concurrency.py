@@ -80,7 +80,7 @@ class ConcurrencyLimit(Guard):
             raise ConfigurationError("ConcurrencyLimit(store=...) must be a Store, such as MemoryStore()")
         self._by = By(_everybody if by is None else by, where="ConcurrencyLimit")
         self._is_shared = by is None
-        self.limit = limit
+        self.limit = self.quota = limit
         self.named = name is not None
         self.name = name or f"{limit} at once{'' if by is None else f' by {self._by.label}'}"
         self.store = default_store() if store is None else store

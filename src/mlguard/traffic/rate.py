@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from mlguard._guard import Control, Guard, Principal, RequestMemory, principal_of
+from mlguard._guard import Control, Guard, Principal, RequestMemory
 from mlguard._order import once, take_places
 from mlguard.errors import ConfigurationError, RateLimitedError
 from mlguard.store import Decision, Kind, Store, default_store, store_key
-from mlguard.traffic._by import By, Cost, checked_units, signature
+from mlguard.traffic._by import By, Cost, checked_units, describe, signature
 from mlguard.traffic.limits import Limits, limits_of
 from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
 from mlguard.traffic.reservations import Reservation
@@ -84,11 +84,11 @@ class RateLimit(Guard):
         self._limits = Limits.parse(limits, where="RateLimit", strategy=strategy, burst=burst)
         self._by = By(by, where="RateLimit")
         self._cost = Cost(cost, where="RateLimit")
-        self._principal_guard = by if isinstance(by, Guard) else None
         self.charges_by = self._cost.reader
         self.windows = self._limits.windows
         self.limits = self._limits.names
         self.strategy: Kind = strategy
+        self.quota = (self.windows, strategy)
         self.named = name is not None
         kind = "" if strategy == "sliding" else f" ({strategy})"
         self.name = name or f"{', '.join(self.limits)}{kind} by {self._by.label}"
@@ -120,7 +120,7 @@ class RateLimit(Guard):
             RateLimitedError: The limit is used up (429). On a WebSocket under ``harden``, it is closed with 1008.
             ConfigurationError: Nobody has said who is calling.
         """
-        caller = self._known_caller(conn)
+        caller = self._by.known(conn, self)
         await self._admit(caller, self._limits_for(caller), checked_units(cost, where="RateLimit.hit(cost=...)"))
 
     def reserve(self, conn: HTTPConnection, units: int) -> Reservation:
@@ -196,7 +196,7 @@ class RateLimit(Guard):
     async def _admit(self, caller: Any, limits: Limits, cost: int) -> Decision:
         if cost > limits.most:  # no store need be asked
             raise RateLimitedError(
-                f"{self.name}: {cost} units at once are more than the limit{_of(caller)}",
+                f"{self.name}: {cost} units at once are more than the limit{describe(caller)}",
                 detail="This request costs more than the limit ever admits. Ask for less at once.",
                 headers={"RateLimit-Policy": limits.policy},
             )
@@ -206,7 +206,7 @@ class RateLimit(Guard):
         return decision
 
     async def _reserve(self, conn: HTTPConnection, units: int) -> Callable[[int], Any]:
-        caller = self._known_caller(conn)
+        caller = self._by.known(conn, self)
         limits = self._limits_for(caller)
         decision = await self._admit(caller, limits, units)
         key = store_key(*self._identity(caller, limits))
@@ -214,17 +214,6 @@ class RateLimit(Guard):
 
     def _caller(self, conn: HTTPConnection, who: Any = None) -> Any:
         return self._by.caller(conn, who)
-
-    def _known_caller(self, conn: HTTPConnection) -> Any:
-        """Who has sent a request on which guards have spoken already."""
-        if self._by.direct is not None:
-            return self._by.direct(conn)
-        if self._principal_guard is not None:
-            return principal_of(conn, self._principal_guard)
-        memory = RequestMemory.of(conn.scope)
-        if self not in memory.decisions:
-            raise ConfigurationError(f"{self!r} has not judged this request; use it on the route, as Depends(...)")
-        return memory.recall(self)
 
     def _limits_for(self, caller: Any) -> Limits:
         own = caller.limits if isinstance(caller, Principal) else ()
@@ -243,13 +232,8 @@ class RateLimit(Guard):
     def _refusal(self, caller: Any, limits: Limits, decision: Decision, retry_after: float) -> RateLimitedError:
         own = "" if limits is self._limits else f", own limits {', '.join(limits.names)}"
         return RateLimitedError(
-            f"{self.name}: limit used up{_of(caller)}{own}", headers=limits.refusal_headers(decision, retry_after)
+            f"{self.name}: limit used up{describe(caller)}{own}", headers=limits.refusal_headers(decision, retry_after)
         )
 
     def __repr__(self) -> str:
         return f"RateLimit({self.name!r})"
-
-
-def _of(caller: Any) -> str:
-    """Who, for the log. Only a principal: a function may name callers by something that is not the log's business."""
-    return f" by {caller.method} principal {caller.id!r}" if isinstance(caller, Principal) else ""

@@ -1,0 +1,90 @@
+"""Budgets as they are written, and the calendar periods that they are for. UTC throughout."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, get_args
+
+from mlguard.errors import ConfigurationError
+
+Unit = Literal["hour", "day", "week", "month", "year"]
+
+_QUOTA = re.compile(rf"([1-9][0-9]{{0,14}}) ?/ ?({'|'.join(get_args(Unit))})", re.ASCII)
+_FORM = "write a number, '/', and hour, day, week, month or year, such as \"50000/month\""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """So many units in each calendar period.
+
+    Attributes:
+        limit: Units.
+        unit: The period: an hour, a day, a week that begins on Monday, a month or a year.
+    """
+
+    limit: int
+    unit: Unit
+
+    @classmethod
+    def parse(cls, text: str, *, where: str) -> "Quota":
+        """Read ``"50000/month"``.
+
+        Args:
+            text: What is written.
+            where: What carries it, for the error.
+
+        Raises:
+            ConfigurationError: It cannot be read.
+        """
+        match = _QUOTA.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None:
+            raise ConfigurationError(f"{where}: {text!r} is no budget; {_FORM}")
+        unit: Unit = match[2]  # type: ignore[assignment]  # the pattern names no others
+        return cls(int(match[1]), unit)
+
+    def __str__(self) -> str:
+        return f"{self.limit}/{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One calendar period.
+
+    Attributes:
+        name: The same everywhere: ``2026-11`` for a month, ``2026-W48`` for a week.
+        begins: Its first moment, in UTC.
+        ends: The first moment after it.
+    """
+
+    name: str
+    begins: datetime
+    ends: datetime
+
+    @classmethod
+    def at(cls, unit: Unit, seconds: float) -> "Period":
+        """The period of a moment.
+
+        Args:
+            unit: How long it is.
+            seconds: The moment, in seconds since 1970.
+        """
+        now = datetime.fromtimestamp(seconds, UTC)
+        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        if unit == "hour":
+            begins = day.replace(hour=now.hour)
+            return cls(f"{begins:%Y-%m-%dT%H}", begins, begins + timedelta(hours=1))
+        if unit == "day":
+            return cls(f"{day:%Y-%m-%d}", day, day + timedelta(days=1))
+        if unit == "week":
+            begins = day - timedelta(days=day.weekday())
+            return cls(f"{begins:%G-W%V}", begins, begins + timedelta(days=7))
+        if unit == "month":
+            begins = day.replace(day=1)
+            return cls(f"{begins:%Y-%m}", begins, (begins + timedelta(days=31)).replace(day=1))
+        begins = day.replace(month=1, day=1)
+        return cls(f"{begins:%Y}", begins, begins.replace(year=begins.year + 1))
+
+    @property
+    def seconds(self) -> int:
+        """How long it is."""
+        return int((self.ends - self.begins).total_seconds())

@@ -1,0 +1,449 @@
+"""What one caller may have of a model in a calendar period."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+from fastapi import Depends, FastAPI, Request, Security, WebSocket
+from pydantic import BaseModel
+from starlette.requests import HTTPConnection
+from tests.asgi import Answer, acall, call, make_scope
+from tests.clock import Clock
+from tests.redis_server import RedisServer, redis_server
+from tests.servers import serving
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
+
+from mlguard import (
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    BudgetStatus,
+    BudgetWarning,
+    ConfigurationError,
+    Features,
+    MemoryStore,
+    Principal,
+    QueryBudget,
+    RateLimit,
+    RedisStore,
+    Store,
+    harden,
+    truncate_output,
+)
+from mlguard.traffic.ledger import registered
+
+RECORDS = {name: APIKey.generate(name, scopes={"predict"}) for name in ("alice", "bob")}
+JSON = (b"content-type", b"application/json")
+NOVEMBER = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
+REST = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp() - NOVEMBER)
+
+
+def key(name: str) -> tuple[bytes, bytes]:
+    return (b"x-api-key", RECORDS[name][1].encode())
+
+
+def caller() -> APIKeyAuth:
+    return APIKeyAuth(APIKeys([record for record, _ in RECORDS.values()]))
+
+
+def rows(number: int) -> bytes:
+    return b'{"features": [' + b",".join([b"[1, 2]"] * number) + b"]}"
+
+
+class Service:
+    """A prediction behind a key and a budget in rows."""
+
+    def __init__(self, limit: str, *, direct: bool = False, hardened: bool = True, **options: Any) -> None:
+        self.clock = Clock(NOVEMBER)
+        self.caller = caller()
+        iris = Features(columns=2, low=0, high=10, max_rows=1_000)
+        settings = {"store": MemoryStore(), "clock": self.clock, **options}
+        self.budget = QueryBudget(limit, by=self.caller, cost=iris, **settings)
+        self.app = FastAPI()
+        if hardened:
+            harden(self.app)
+
+        async def predict(x: Annotated[np.ndarray, Depends(iris)]) -> Any:
+            return {"rows": len(x)}
+
+        guards = [Security(self.caller, scopes=["predict"]), Depends(self.budget)]
+        self.app.post("/predict", dependencies=guards)(truncate_output(decimals=1)(predict) if direct else predict)
+
+        @self.app.get("/budget")
+        async def left(status: Annotated[BudgetStatus, Depends(self.budget.status)]) -> BudgetStatus:
+            return status
+
+    def ask(self, number: int, name: str = "alice") -> Answer:
+        return call(self.app, headers=[JSON, key(name)], chunks=[rows(number)])
+
+    def statuses(self, *numbers: int, name: str = "alice") -> list[int]:
+        return [self.ask(number, name).status for number in numbers]
+
+    def used(self, name: str = "alice") -> int:
+        return asyncio.run(self.budget.status_of(Principal(name, method="api-key"))).used
+
+
+# What is charged ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("hardened", [False, True])
+def test_rows_are_charged_to_who_asks(*, hardened: bool, direct: bool) -> None:
+    """Each request once, all of its rows or none; another caller has a budget of its own."""
+    service = Service("10/month", direct=direct, hardened=hardened)
+    assert service.statuses(6, 5, 4, 1) == [200, 429, 200, 429]
+    assert service.statuses(10, 1, name="bob") == [200, 429]
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_refused_input_is_charged_one(*, direct: bool) -> None:
+    """The bounds cannot be probed for nothing, and not at all once the budget is spent."""
+    service = Service("3/month", direct=direct)
+    wrong = b'{"features": [[1, 99]]}'
+    bodies = [wrong, rows(1), wrong, wrong]
+    answers = [call(service.app, headers=[JSON, key("alice")], chunks=[body]) for body in bodies]
+    assert [answer.status for answer in answers] == [422, 200, 422, 429]
+    assert answers[3].json["type"] == "urn:mlguard:problem:budget-exceeded"
+
+
+def test_a_refused_caller_is_charged_nothing() -> None:
+    """Neither nobody, nor who may not, nor who asks too often; and nothing of their bodies is read."""
+    store, who = MemoryStore(), caller()
+    iris = Features(columns=2, low=0, high=10, max_rows=10)
+    budget = QueryBudget("10/month", by=who, cost=iris, store=store)
+    steady = RateLimit("1/minute", by=who, store=store)
+    app = FastAPI()
+    harden(app)
+    app.post("/predict", dependencies=[Depends(budget), Depends(steady)])(lambda: None)
+    app.post("/admin", dependencies=[Depends(budget), Security(who, scopes=["admin"])])(lambda: None)
+    asked = [("/predict", []), ("/admin", [key("alice")]), ("/predict", [key("alice")]), ("/predict", [key("alice")])]
+    answers = [call(app, path, headers=[JSON, *headers], chunks=[rows(3)]) for path, headers in asked]
+    assert [(answer.status, answer.reads) for answer in answers] == [(401, 0), (403, 0), (200, 1), (429, 0)]
+    assert asyncio.run(budget.status_of(Principal("alice", method="api-key"))).used == 3
+
+
+def test_what_is_known_before_the_body_is_charged_before_it() -> None:
+    """A fixed cost, or one of the connection."""
+    clock, store = Clock(NOVEMBER), MemoryStore()
+    for name, cost in (("fixed", 2), ("function", lambda conn: 2)):
+        budget = QueryBudget("5/day", cost=cost, store=store, clock=clock, name=name)
+        app = FastAPI()
+        harden(app)
+
+        @app.post("/predict", dependencies=[Depends(budget)])
+        async def predict(request: Request) -> None:
+            await request.body()
+
+        answers = [call(app, chunks=[b"{}"]) for _ in range(3)]
+        assert [(answer.status, answer.reads) for answer in answers] == [(200, 1), (200, 1), (429, 0)]
+
+
+class Prompt(BaseModel):
+    """What a language model is asked."""
+
+    max_tokens: int
+
+
+async def tokens_of(prompt: Prompt) -> int:
+    return prompt.max_tokens
+
+
+def test_a_dependency_of_the_app_says_the_cost() -> None:
+    """With a pydantic model as the body, which is read once."""
+    budget = QueryBudget("100/month", cost=tokens_of, store=MemoryStore(), clock=Clock(NOVEMBER))
+    app = FastAPI()
+    harden(app)
+
+    @app.post("/predict", dependencies=[Depends(budget)])
+    async def predict(prompt: Prompt) -> int:
+        return prompt.max_tokens
+
+    def ask(tokens: int) -> int:
+        return call(app, headers=[JSON], chunks=[f'{{"max_tokens": {tokens}}}'.encode()]).status
+
+    assert [ask(tokens) for tokens in (60, 41, 40, 1, 0)] == [200, 429, 200, 429, 200]
+    assert ask(-1) == 500  # the app lets it through, so the budget lets nobody through
+
+
+def test_a_total_over_all_callers() -> None:
+    """When it is spent nobody is admitted, nobody is charged, and nobody is told how much it was."""
+    service = Service("10/month", total="12/month")
+    assert service.statuses(8) == [200]
+    assert service.statuses(4, name="bob") == [200]
+    refused = service.ask(1, "bob")
+    assert (refused.status, refused.headers["ratelimit"]) == (429, f'"10/month";r=6;t={REST}')
+    assert b"12" not in refused.body
+    assert (service.used(), service.used("bob")) == (8, 4)
+
+
+def test_a_refusal_is_told_when_the_next_period_begins() -> None:
+    """And what costs more than a whole budget, that it never will be admitted."""
+    service = Service("10/month")
+    service.ask(8)
+    refused, never = service.ask(3), service.ask(11)
+    assert (refused.headers["retry-after"], refused.headers["ratelimit"]) == (str(REST), f'"10/month";r=2;t={REST}')
+    assert refused.headers["ratelimit-policy"] == f'"10/month";q=10;w={30 * 86_400}'
+    assert "retry-after" not in never.headers
+    assert never.json["detail"] == "This request costs more than a whole budget. Ask for less at once."
+
+
+def test_periods_begin_anew() -> None:
+    """With the calendar; and a clock that goes back finds what was spent then."""
+    service = Service("10/month")
+    assert service.statuses(10, 1) == [200, 429]
+    service.clock.now += REST
+    assert service.statuses(4) == [200]
+    service.clock.now -= 1
+    assert service.statuses(1) == [429]
+    service.clock.now += 1
+    assert service.used() == 4
+
+
+def test_a_new_limit_goes_on_with_what_was_spent() -> None:
+    """Where the budget has a name; without one, another limit is another budget."""
+    store, clock = MemoryStore(), Clock(NOVEMBER)
+    first, second = (QueryBudget(f"{n}/month", name="rows", store=store, clock=clock) for n in (5, 9))
+    asyncio.run(first.hit(_conn(), cost=5))
+    assert asyncio.run(second.status_of("127.0.0.1")).remaining == 4
+
+
+# What is told ---------------------------------------------------------------------------------------------------------
+
+
+def test_callers_see_what_is_left() -> None:
+    """In headers, and at an endpoint, which costs nothing."""
+    service = Service("10/month")
+    assert service.ask(4).headers["ratelimit"] == f'"10/month";r=6;t={REST}'
+    answers = [call(service.app, "/budget", method="GET", headers=[key("alice")]) for _ in range(3)]
+    assert answers[2].json == {"limit": 10, "used": 4, "remaining": 6, "resets_at": "2026-12-01T00:00:00Z"}
+    assert call(service.app, "/budget", method="GET", headers=[key("bob")]).json["used"] == 0
+    assert call(service.app, "/budget", method="GET").status == 401
+
+
+def test_a_warning_comes_once_and_a_header_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
+    """When 80 % are spent: a line in the log, and a call."""
+    caplog.set_level(logging.WARNING, "mlguard")
+    warnings: list[BudgetWarning] = []
+    service = Service("10/month", on_warning=warnings.append)
+    answers = [service.ask(number) for number in (7, 1, 1)]
+    assert ["budget-warning" in answer.headers for answer in answers] == [False, True, True]
+    assert answers[1].headers["budget-warning"] == f'"10/month";r=2;t={REST}'
+    (warning,) = warnings
+    status = BudgetStatus(10, 8, 2, datetime(2026, 12, 1, tzinfo=UTC))
+    assert (warning.caller.id, warning.status) == ("alice", status)
+    assert caplog.text.count("8 of 10 units are spent by api-key principal 'alice'") == 1
+
+
+def test_a_warning_that_fails_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The request is answered, and the log says what happened."""
+
+    def fail(warning: BudgetWarning) -> None:
+        raise ZeroDivisionError
+
+    assert Service("10/month", on_warning=fail).statuses(9) == [200]
+    assert "on_warning has failed" in caplog.text
+
+
+def test_operators_grant_and_reset() -> None:
+    """More for this period than the budget, and the period anew."""
+    service = Service("10/month")
+    alice = Principal("alice", method="api-key")
+    assert service.statuses(10, 1) == [200, 429]
+    assert asyncio.run(service.budget.grant(alice, 5)) == BudgetStatus(10, 5, 5, datetime(2026, 12, 1, tzinfo=UTC))
+    assert service.statuses(5, 1) == [200, 429]
+    assert asyncio.run(service.budget.reset(alice)).remaining == 10
+    assert asyncio.run(service.budget.grant(alice, 100)).used == -100
+    assert service.statuses(60, 50, 1) == [200, 200, 429]  # more at once than a budget, because it was granted
+    with pytest.raises(ConfigurationError, match=r"QueryBudget\.grant"):
+        asyncio.run(service.budget.grant(alice, -1))
+
+
+# Within a request -----------------------------------------------------------------------------------------------------
+
+
+def test_messages_of_a_websocket_are_charged() -> None:
+    """To who has opened it; when too little is left, it is closed."""
+    who = caller()
+    budget = QueryBudget("5/day", by=who, store=MemoryStore())
+    app = FastAPI()
+    harden(app)
+
+    @app.websocket("/ws")
+    async def echo(websocket: WebSocket, _: Annotated[Principal, Security(who)]) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await budget.hit(websocket, cost=len(text))
+            await websocket.send_text(text)
+
+    headers = {"x-api-key": RECORDS["alice"][1]}
+    with serving(app) as url, connect(url.replace("http", "ws") + "/ws", additional_headers=headers) as socket:
+        socket.send("abc")
+        assert socket.recv() == "abc"
+        socket.send("def")
+        with pytest.raises(ConnectionClosedError):
+            socket.recv()
+
+
+@pytest.mark.parametrize(("used", "spent"), [(0, 0), (30, 30), (60, 60), (90, 90), (150, 150)])
+def test_a_reservation_is_settled(used: int, spent: int) -> None:
+    """With the caller, and with all of them together; what was used beyond the budget is spent too."""
+    service = Service("100/month", total="1000/month")
+    total = service.budget._total_ledger
+    assert total is not None
+
+    @service.app.get("/stream", dependencies=[Depends(service.caller)])
+    async def stream(request: Request) -> None:
+        async with service.budget.reserve(request, 60) as reservation:
+            reservation.used += used
+
+    assert call(service.app, "/stream", method="GET", headers=[key("alice")]).status == 200
+    assert service.used() == spent
+    assert asyncio.run(total.status(service.budget.store, ("everybody",), NOVEMBER)).used == spent
+
+
+def test_a_reservation_without_room_begins_nothing() -> None:
+    """It is refused as a request would be."""
+    service = Service("100/month")
+
+    @service.app.get("/stream", dependencies=[Depends(service.caller)])
+    async def stream(request: Request) -> None:
+        async with service.budget.reserve(request, 60):
+            raise AssertionError
+
+    service.ask(41)
+    assert call(service.app, "/stream", method="GET", headers=[key("alice")]).status == 429
+
+
+def test_an_old_period_gives_nothing_to_the_new_one() -> None:
+    """What was reserved in November is settled in November."""
+    service = Service("100/month")
+
+    @service.app.get("/stream", dependencies=[Depends(service.caller)])
+    async def stream(request: Request) -> None:
+        async with service.budget.reserve(request, 60):
+            service.clock.now += REST
+
+    assert call(service.app, "/stream", method="GET", headers=[key("alice")]).status == 200
+    assert service.used() == 0
+    service.clock.now -= 1
+    assert service.used() == 0
+
+
+# Races and stores -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+async def crowd(service: Service, number: int, size: int) -> list[int]:
+    asked = [acall(service.app, headers=[JSON, key("alice")], chunks=[rows(size)]) for _ in range(number)]
+    return [answer.status for answer in await asyncio.gather(*asked)]
+
+
+@pytest.mark.parametrize("where", ["memory", "redis"])
+def test_many_at_once_spend_exactly_the_budget(where: str, redis: RedisServer) -> None:
+    """From several services with one store, with a total that is less than they could spend together."""
+    store: Store = MemoryStore() if where == "memory" else RedisStore(redis.url, timeout=30)
+    services = [Service("50/month", total="70/month", name="rows", store=store) for _ in range(3)]
+
+    async def main() -> list[list[int]]:
+        return await asyncio.gather(*[crowd(service, 30, 2) for service in services])
+
+    admitted = sum(statuses.count(200) for statuses in asyncio.run(main()))
+    assert (admitted, services[0].used()) == (25, 50)
+
+
+def test_a_budget_survives_a_restart(redis: RedisServer) -> None:
+    """Of the service: the store keeps it, and knows which budgets there are."""
+    assert Service("10/month", store=RedisStore(redis.url), name="rows").statuses(8) == [200]
+    store = RedisStore(redis.url)
+    service = Service("10/month", store=store, name="rows", total="99/year")
+    assert service.statuses(3, 2) == [429, 200]
+    budgets = asyncio.run(registered(store))
+    assert {what: str(ledger.quota) for what, ledger in budgets["rows"].items()} == {
+        "caller": "10/month",
+        "total": "99/year",
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "meanwhile"), [("refuse", [503, 503]), ("allow", [200, 200]), ("local", [200, 429])]
+)
+def test_without_a_store(policy: Any, meanwhile: list[int], redis: RedisServer) -> None:
+    """Each policy does what it says, and it counts how often."""
+    redis.kill()
+    store = RedisStore(redis.url)
+    service = Service("10/month", store=store, on_store_error=policy, local_share=0.3)
+    assert service.statuses(3, 1) == meanwhile
+    assert service.budget.decided_without_store == (0 if policy == "refuse" else 2)
+    assert service.budget.statuses == ((429, 503) if policy == "refuse" else (429,))
+
+
+def test_registering_waits_for_nobody(redis: RedisServer) -> None:
+    """Two services that begin at once are both known; one whose store is away is known later."""
+
+    async def main() -> list[str]:
+        store = RedisStore(redis.url, timeout=30)
+        services = [Service("10/month", store=store, name=f"rows {number}") for number in range(8)]
+        await asyncio.gather(*[crowd(service, 1, 1) for service in services])
+        return sorted(await registered(store))
+
+    assert asyncio.run(main()) == [f"rows {number}" for number in range(8)]
+
+
+def test_a_hit_needs_to_know_its_caller() -> None:
+    """Else it is an error."""
+    with pytest.raises(ConfigurationError, match="has not said"):
+        asyncio.run(QueryBudget("5/day", by=caller(), store=MemoryStore()).hit(_conn()))
+
+
+def _conn() -> HTTPConnection:
+    return HTTPConnection(make_scope("GET", "/"))
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "message"),
+    [
+        ("0/month", {}, "is no budget"),
+        ("10/month", {"total": "0/month"}, r"total=\.\.\."),
+        *(("10/month", {"warn_at": part}, r"warn_at=\.\.\.") for part in (0, -1, 1.1, True, "half", None)),
+        ("10/month", {"on_warning": "log"}, r"on_warning=\.\.\."),
+        ("10/month", {"on_warning": asyncio.sleep}, r"on_warning=\.\.\."),
+        ("10/month", {"name": ""}, r"name=\.\.\."),
+        ("10/month", {"store": "redis://"}, r"store=\.\.\."),
+        ("10/month", {"by": "alice"}, r"by=\.\.\."),
+        ("10/month", {"cost": 0}, r"cost=\.\.\."),
+        ("10/month", {"on_store_error": "open"}, r"on_store_error=\.\.\."),
+    ],
+)
+def test_a_setting_that_cannot_work(limit: str, options: Any, message: str) -> None:
+    """It stops the start, and is named."""
+    with pytest.raises(ConfigurationError, match=message):
+        QueryBudget(limit, **options)
+
+
+def test_two_budgets_that_would_be_one_stop_the_start() -> None:
+    """Unless their name says that they are meant to be one."""
+    store = MemoryStore()
+    for names, starts in (((None, None), False), (("a", "b"), True), (("a", "a"), True)):
+        app = FastAPI()
+        harden(app)
+        for number, name in enumerate(names):
+            budget = QueryBudget("10/month", store=store, name=name)
+            app.get(f"/{number}", dependencies=[Depends(budget)])(lambda: None)
+        if starts:
+            assert call(app, "/0", method="GET").status == 200
+        else:
+            with pytest.raises(ConfigurationError, match="2 QueryBudgets"):
+                call(app, "/0", method="GET")
