@@ -126,14 +126,18 @@ def ordinary(pool: Rows, seed: int) -> Callable[[int], Rows]:
             return pool[position : position + _BATCH]
         first, second = pool[random.integers(len(pool), size=(2, _BATCH))]
         share = random.uniform(0.6, 1.0, (_BATCH, 1))
-        return np.clip(share * first + (1 - share) * second + random.normal(0, 0.05, first.shape), 0.0, 1.0)
+        mixed: Rows = share * first + (1 - share) * second + random.normal(0, 0.05, first.shape)
+        return mixed.clip(0.0, 1.0)
 
     return inputs
 
 
 def _scores(answers: Any, classes: int) -> Rows:
     scores: Rows = np.array(answers, dtype=float)
-    return scores if scores.ndim == 2 else np.asarray(np.eye(classes)[scores.astype(int)])
+    if scores.ndim == 2:
+        return scores
+    marked: Rows = np.eye(classes)[scores.astype(int)]
+    return marked
 
 
 def fidelity(victim: Victim, asked: Rows, answered: Rows, seed: int) -> float:

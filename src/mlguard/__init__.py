@@ -15,6 +15,7 @@ from mlguard.auth.timestamp_signature import sign_request, verify_signature
 from mlguard.auth.token_router import token_router
 from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
+    AddressNotAllowedError,
     BodyTimeoutError,
     BodyTooLargeError,
     BudgetExceededError,
@@ -41,6 +42,8 @@ from mlguard.memory_store import MemoryStore
 from mlguard.outputs.policy import truncate_output
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
+from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
+from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import BudgetWarning, QueryBudget
 from mlguard.traffic.concurrency import ConcurrencyLimit
 from mlguard.traffic.ledger import BudgetStatus
@@ -51,17 +54,21 @@ __all__ = [
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
+    "AddressNotAllowedError",
+    "AllowAddresses",
     "AnyAuth",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
     "BudgetStatus",
     "BudgetWarning",
+    "ClientAddress",
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
     "ConfigurationError",
     "Control",
     "Decision",
+    "DenyAddresses",
     "FeatureMatrix",
     "FeatureVector",
     "Features",

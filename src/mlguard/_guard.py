@@ -23,6 +23,7 @@ _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 class Control(StrEnum):
     """The security control that a guard implements."""
 
+    ADDRESS = "address"
     AUTHENTICATION = "authentication"
     RATE_LIMIT = "rate limit"
     BUDGET = "query budget"

@@ -5,7 +5,7 @@ an endpoint all of whose arguments come from mlguard.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ class Plan:
     """The guards of one route.
 
     Attributes:
-        calls: Those that are judged before the body, in that order: who is calling, then everything that counts.
+        calls: Those that are judged before the body, in that order: where from, who is calling, then what counts.
         suspends: Whether one of them may wait for something.
         places: Those that take a place once the body has arrived.
         charges: Those that charge for what the body holds, without what reads it.
@@ -105,45 +105,53 @@ def plan_of(dependant: Dependant) -> Plan:
 
 
 def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
+    nodes = [*_nodes_below(dependant, overrides)]
+    early = [call for _, tree in nodes if tree is not None for call in _calls_in(tree)]
+    late = [node for node, tree in nodes if tree is None]
     authentication: dict[tuple[Guard, frozenset[str]], GuardCall] = {}
-    counting: dict[Guard, GuardCall] = {}
-    places: dict[Guard, GuardCall] = {}
-    charges: dict[Guard, GuardCall] = {}
-
-    def file(call: GuardCall) -> None:
-        for _, principal in call.principals:
-            file(principal)
+    for call in early:
         if call.guard.control is Control.AUTHENTICATION:
             authentication.setdefault((call.guard, frozenset(call.scopes.scopes)), call)
-        else:
-            counting.setdefault(call.guard, call)
-
-    def walk(node: Dependant) -> None:
-        for child in node.dependencies:
-            if child.call in overrides:
-                continue
-            call = _guard_call(child, overrides)
-            if call is not None:
-                file(call)
-                continue
-            walk(child)
-            place = _place_call(child, overrides)
-            if place is not None:
-                places.setdefault(place.guard, place)
-            charge = _charge_call(child, overrides)
-            if charge is not None:
-                charges.setdefault(charge.guard, charge)
-
-    walk(dependant)
     # Who holds all scopes of one use holds some of them: the lesser use need not be judged.
     proofs = [
         call
         for (guard, scopes), call in authentication.items()
         if not (_is_ours(call) and any(guard is other and scopes < more for other, more in authentication))
     ]
-    calls = (*proofs, *counting.values())
-    suspends = any(_may_wait(call) for call in calls)
-    return Plan(calls, suspends, tuple(places.values()), tuple(charges.values()))
+    addresses = _one_each(call for call in early if call.guard.control is Control.ADDRESS)
+    counting = _one_each(call for call in early if call.guard.control not in {Control.ADDRESS, Control.AUTHENTICATION})
+    calls = (*addresses, *proofs, *counting)
+    return Plan(
+        calls,
+        suspends=any(_may_wait(call) for call in calls),
+        places=_one_each(_place_call(node, overrides) for node in late),
+        charges=_one_each(_charge_call(node, overrides) for node in late),
+    )
+
+
+def _nodes_below(dependant: Dependant, overrides: Mapping[Any, Any]) -> Iterator[tuple[Dependant, GuardCall | None]]:
+    """The nodes of a tree from above, those that are a tree of body-less guards as one call."""
+    for child in dependant.dependencies:
+        if child.call not in overrides:
+            call = _guard_call(child, overrides)
+            yield child, call
+            if call is None:
+                yield from _nodes_below(child, overrides)
+
+
+def _calls_in(call: GuardCall) -> Iterator[GuardCall]:
+    for _, below in call.principals:
+        yield from _calls_in(below)
+    yield call
+
+
+def _one_each(calls: Iterable[GuardCall | None]) -> tuple[GuardCall, ...]:
+    """One call of each guard, the first."""
+    by_guard: dict[Guard, GuardCall] = {}
+    for call in calls:
+        if call is not None:
+            by_guard.setdefault(call.guard, call)
+    return tuple(by_guard.values())
 
 
 def _may_wait(call: GuardCall) -> bool:

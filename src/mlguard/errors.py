@@ -8,6 +8,7 @@ loudly, so they are not answers::
     ├── NotAuthenticatedError    401   no credential, or one that does not hold
     ├── LoginTooWeakError        401   a valid token of a login that is too old, or lacks a factor
     ├── InsufficientScopeError   403   a valid credential without the scope that the route demands
+    ├── AddressNotAllowedError   403   an address from which nobody may ask
     ├── BodyTimeoutError         408   the body did not arrive in time
     ├── BodyTooLargeError        413   the body is larger than ``max_body_size``
     ├── UnsupportedMediaTypeError 415  a content type that the endpoint does not read
@@ -91,6 +92,15 @@ class InsufficientScopeError(MLGuardError):
     rule = "insufficient-scope"
     title = "Insufficient scope"
     default_detail = "The credential does not carry a scope that this request needs."
+
+
+class AddressNotAllowedError(MLGuardError):
+    """Nobody may ask from this address (403)."""
+
+    status = 403
+    rule = "address-not-allowed"
+    title = "Address not allowed"
+    default_detail = "This service does not answer requests from this address."
 
 
 class BodyTimeoutError(MLGuardError):

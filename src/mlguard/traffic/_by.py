@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory, principal_of
 from mlguard.errors import ConfigurationError
-from mlguard.traffic.addresses import client_address
+from mlguard.traffic.addresses import ClientAddress, client_address
 
 MAX_UNITS = 2**53 - 1  # what every store counts exactly
 
@@ -171,6 +171,8 @@ def signature(*parts: By | Cost) -> inspect.Signature:
 
 def takes_a_connection(function: Callable[..., Any]) -> bool:
     """Whether a plain function needs the connection and nothing else, so that FastAPI need not resolve it."""
+    if isinstance(function, ClientAddress):
+        return True
     if not inspect.isfunction(function) or function.__code__.co_flags & _NOT_PLAIN:
         return False
     parameters = list(inspect.signature(function).parameters)
@@ -192,4 +194,6 @@ def _describe(by: Callable[..., Any] | Guard | None) -> str:
         return "address"
     if isinstance(by, Guard):
         return by.label
+    if isinstance(by, ClientAddress):
+        return repr(by)
     return f"{getattr(by, '__module__', '')}.{getattr(by, '__qualname__', type(by).__qualname__)}"
