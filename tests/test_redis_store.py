@@ -49,6 +49,7 @@ from tests.asgi import acall, call
 from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
 from tests.servers import ROOT, program, wait_until
+from tests.traffic.test_rate import start
 
 T = TypeVar("T")
 
@@ -792,3 +793,45 @@ def test_workers_share_limits_nonces_and_revocations(redis: RedisServer) -> None
         assert ask("/revoke", "POST", bearer)[0] == 200
         time.sleep(1)  # for so long a worker believes what the store said
         assert {status for status, _ in until_all("/me", bearer)} == {401}
+
+
+# At start-up ----------------------------------------------------------------------------------------------------------
+
+
+def started(url: str) -> list[Any]:
+    """What an app says to the server that starts it, with a limit in this store."""
+    app = FastAPI()
+    harden(app)
+    app.get("/", dependencies=[Depends(RateLimit("5/minute", store=RedisStore(url)))])(lambda: None)
+    return do(lambda: start(app))
+
+
+def test_a_wrong_password_stops_the_start() -> None:
+    """As do a missing one and a user who may run no scripts; the text names the setting and quotes nothing."""
+    with redis_server("--requirepass", SECRET) as server:
+        host = server.url.removeprefix("redis://")
+        server.command("AUTH", SECRET)
+        do(lambda: _make_user(f"redis://:{SECRET}@{host}"))
+        for login in ("", "wrong-password-1@", ":wrong-password-1@", f"reader:{SECRET}@"):
+            (failed,) = started(f"redis://{login}{host}")
+            assert failed["type"] == "lifespan.startup.failed"
+            assert "RedisStore(url): Redis does not accept the user or the password" in failed["message"]
+            assert not {"wrong-password-1", SECRET} & set(failed["message"].replace("@", " ").split())
+        assert [message["type"] for message in started(f"redis://:{SECRET}@{host}")] == [
+            "lifespan.startup.complete",
+            "lifespan.shutdown.complete",
+        ]
+
+
+async def _make_user(url: str) -> None:
+    store = RedisStore(url, timeout=LONG)
+    await store._redis.ask("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", "+get", "+set")
+
+
+def test_a_redis_that_is_away_does_not_stop_the_start(own_redis: RedisServer) -> None:
+    """Else one that is away for a minute would keep down every copy that begins in that minute."""
+    own_redis.kill()
+    assert [message["type"] for message in started(own_redis.url)] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]

@@ -64,7 +64,9 @@ class RedisConnection:
         self._answered_at = -math.inf
         self._ask_again_at = -math.inf
         self._is_down = False
+        self._is_refused = False  # by the password, or by what the user may do
         self._knows_policy = False
+        self._where = where
 
     async def run(self, script: Script, key: str, *arguments: bytes | float | str) -> Any:
         """Have a script run in one trip, or two if Redis does not know it, as after its restart.
@@ -77,6 +79,23 @@ class RedisConnection:
         return await self._ask(
             ("EVALSHA", script.digest, 1, key, *arguments), ("EVAL", script.text, 1, key, *arguments)
         )
+
+    async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
+        """Have a script run that changes nothing, to find out whether this service may.
+
+        Raises:
+            ConfigurationError: Redis does not accept the user or the password, or lets the user do too little.
+            UnavailableError: It cannot be reached, does not answer in time, or answers with another error (503).
+        """
+        try:
+            await self.run(script, key, *arguments)
+        except UnavailableError:
+            if not self._is_refused:
+                raise
+        if self._is_refused:
+            raise ConfigurationError(
+                f"{self._where}: Redis does not accept the user or the password, or does not let the user run scripts"
+            )
 
     async def ask(self, *command: bytes | float | str) -> Any:
         """Have a command run. Raises what :meth:`run` does."""
@@ -150,6 +169,7 @@ class RedisConnection:
         """Why it failed, without what was sent and where to."""
         from redis import exceptions  # noqa: PLC0415  # an extra
 
+        self._is_refused = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
         if isinstance(error, TimeoutError | exceptions.TimeoutError):
             return _Failure(f"has not answered within {self._timeout:g} s", answered=False)
         if isinstance(error, exceptions.AuthenticationError):
@@ -160,6 +180,7 @@ class RedisConnection:
         return _Failure(f"has answered with an error ({type(error).__name__})", answered=True, is_full=full)
 
     def _note_answer(self) -> None:
+        self._is_refused = False
         self._answered_at = time.monotonic()
         self._ask_again_at = -math.inf
         if self._is_down:

@@ -19,6 +19,7 @@ from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
 from mlguard._order import judge
 from mlguard._shortcuts import Shortcuts
+from mlguard._workers import one_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
 from mlguard.outputs._endpoint import is_bare
@@ -33,6 +34,7 @@ from mlguard.problems import (
     unwrap,
 )
 from mlguard.settings import load_settings
+from mlguard.store import Store
 from mlguard.traffic.budget import QueryBudget
 from mlguard.traffic.concurrency import ConcurrencyLimit
 from mlguard.traffic.rate import RateLimit
@@ -186,6 +188,8 @@ class _Hardened:
         self._docs_paths = docs_paths
         self._development = development
         self._checked = False
+        self._routes: Sequence[_fastapi.RouteInfo] = ()
+        self._stores: Sequence[Store] = ()
         self._headers = _security_headers()
         self._docs_headers = _security_headers(csp=_DOCS_CSP)
 
@@ -224,11 +228,24 @@ class _Hardened:
         """Check the whole app before it starts: a server must not come up with a guard that cannot work."""
         try:
             self._check()
+            for store in self._stores:
+                await store.check_access()
         except ConfigurationError as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-        await self._app(scope, receive, send)
+        with one_of_several(self._name()) as several:
+            if several and any(store.forgets_on_restart for store in self._stores):
+                logger.error(
+                    "several processes serve this app, and each counts and remembers by itself (memory://): every "
+                    "limit holds once for each of them, and a nonce is single-use in each. Set MLGUARD_STORE_URL"
+                )
+            await self._app(scope, receive, send)
+
+    def _name(self) -> str:
+        """The same in every process that serves this app, and in no other."""
+        routes = [f"{route.path} {getattr(route.endpoint, '__module__', '')}" for route in self._routes]
+        return f"{self._hardened.title} {routes}"
 
     def _check(self) -> None:
         _check_debug(self._hardened, development=self._development)
@@ -236,14 +253,16 @@ class _Hardened:
             _check_debug(mounted, development=self._development)
             if not _is_hardened(mounted):
                 logger.warning("the app mounted at %s has its own errors and documentation pages: harden it too", path)
-        routes = [*_fastapi.routes_of(self._hardened)]
-        _check_decorators(routes)
-        guards = dict.fromkeys(guard for route in routes for guard in route.guards)
+        self._routes = [*_fastapi.routes_of(self._hardened)]
+        _check_decorators(self._routes)
+        guards = dict.fromkeys(guard for route in self._routes for guard in route.guards)
         overrides: Mapping[Any, Any] = self._hardened.dependency_overrides
         for guard in guards:
             if guard not in overrides:  # a test without keys needs none
                 guard.check()
         _check_buckets([guard for guard in guards if isinstance(guard, RateLimit | QueryBudget | ConcurrencyLimit)])
+        stores = [getattr(guard, "store", None) for guard in guards]
+        self._stores = [*{id(store): store for store in stores if isinstance(store, Store)}.values()]
         self._shortcuts.install()
         self._checked = True
 

@@ -101,6 +101,9 @@ class MemoryStore:
         self._budgets = Records(max_budgets, clock)
         self._leases: dict[bytes, dict[bytes, float]] = {}
 
+    async def check_access(self) -> None:
+        """It is this process's own."""
+
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         """Count ``cost`` units of one caller in all windows, or in none of them."""
         if cost < 0:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from mlguard._records import DROPS
 from mlguard._redis_connection import RedisConnection, Script
 from mlguard._redis_scripts import ADD_NONCE, HIT, SETTLE, SPEND, SWAP, TAKE_LEASE
-from mlguard.errors import ConfigurationError, StoreFullError
+from mlguard.errors import ConfigurationError, StoreFullError, UnavailableError
 from mlguard.store import PARTS, Decision, Lease, Spending, Window, store_key
 
 _EXACT = 2**53 - 1  # the largest number up to which Redis' scripts count exactly
@@ -69,6 +70,12 @@ class RedisStore:
         self._prefix = prefix
         self._share = max_nonces_per_owner
         self._redis = RedisConnection(url, timeout=timeout, where="RedisStore(url)")
+
+    async def check_access(self) -> None:
+        """Find out at start-up whether it lets this service in. That it does not answer is no error: it may yet."""
+        nobody = store_key("nobody")
+        with suppress(UnavailableError):
+            await self._redis.check_access(_SPEND, self._place("budget", nobody), 0, 1)
 
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         """Count ``cost`` units of one caller in all windows, or in none of them."""

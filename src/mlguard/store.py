@@ -86,6 +86,13 @@ class Store(Protocol):
     suspends: bool
     forgets_on_restart: bool
 
+    async def check_access(self) -> None:
+        """Find out at start-up whether it lets this service in. That it does not answer is no error: it may yet.
+
+        Raises:
+            ConfigurationError: It refuses the user, the password or what they may do.
+        """
+
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         """Count ``cost`` units of one caller in all windows, or in none of them.
 

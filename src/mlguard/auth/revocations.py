@@ -27,11 +27,11 @@ class Revocations:
     """
 
     def __init__(self, *, store: Store | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._store = default_store() if store is None else store
-        if not isinstance(self._store, Store):
+        self.store = default_store() if store is None else store
+        if not isinstance(self.store, Store):
             raise ConfigurationError("Revocations(store=...) must be a mlguard store, such as MemoryStore()")
         self._clock = clock
-        self.suspends = self._store.suspends
+        self.suspends = self.store.suspends
 
     async def revoke(self, jti: str, *, issuer: str | None, expires_at: float) -> None:
         """Revoke one token, by its ``jti``, or a whole family of tokens.
@@ -51,7 +51,7 @@ class Revocations:
             raise ValueError("expires_at must be seconds since 1970")
         ttl = expires_at + MAX_LEEWAY - self._clock()
         if ttl > 0:
-            await self._store.put(_token_key(jti, issuer), b"", ttl)
+            await self.store.put(_token_key(jti, issuer), b"", ttl)
 
     async def revoke_all(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
         """Revoke all tokens of one subject that were issued up to now: when the store has taken it.
@@ -78,12 +78,12 @@ class Revocations:
     async def _revoke_until_now(self, key: bytes, lifetime: float) -> float:
         while True:
             now = self._clock()
-            (known,) = await self._store.get(key)
+            (known,) = await self.store.get(key)
             until, kept_until = now, now + lifetime + MAX_LEEWAY
             if known is not None:
                 known_until, known_kept_until = map(float, known.split())
                 until, kept_until = max(until, known_until), max(kept_until, known_kept_until)
-            if await self._store.swap(key, known, f"{until!r} {kept_until!r}".encode(), kept_until - now):
+            if await self.store.swap(key, known, f"{until!r} {kept_until!r}".encode(), kept_until - now):
                 return now
 
     async def covers(self, jti: str | None, *, subject: str, issuer: str | None, issued_at: float | None) -> bool:
@@ -99,7 +99,7 @@ class Revocations:
 
     async def cover_any(self, keys: tuple[bytes, ...], issued_at: float | None) -> bool:
         """The same, for one who asks about a token again and again: with the keys of :func:`revocation_keys`."""
-        found = await self._store.get(*keys)
+        found = await self.store.get(*keys)
         if found.count(None) == len(found):  # nearly always
             return False
         all_until, *this = found

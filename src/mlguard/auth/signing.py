@@ -132,8 +132,8 @@ class SignatureAuth(SecurityBase, Guard):
         self._max_age = _seconds("max_age", max_age, positive=True)
         self._max_skew = _seconds("max_skew", max_skew, positive=False)
         self._restart_grace = _seconds("restart_grace", restart_grace, positive=False)
-        self._store = default_store() if store is None else store
-        if not isinstance(self._store, Store):
+        self.store = default_store() if store is None else store
+        if not isinstance(self.store, Store):
             raise ConfigurationError(
                 "SignatureAuth(store=...) must be a mlguard store, such as MemoryStore(), with all members of Store"
             )
@@ -149,7 +149,7 @@ class SignatureAuth(SecurityBase, Guard):
         self._failures = checked_failures(failures, where="SignatureAuth")
         if failures is not None:
             self.statuses = (*self.statuses, 429)
-        self.suspends = self._store.suspends or (failures is not None and failures.suspends)
+        self.suspends = self.store.suspends or (failures is not None and failures.suspends)
         self.scheme_name = scheme_name or type(self).__name__
         self.model = APIKey.model_validate(
             {"in": APIKeyIn.header, "name": "Signature", "description": description or _DESCRIPTION}
@@ -167,7 +167,7 @@ class SignatureAuth(SecurityBase, Guard):
         """Note from when on a signature cannot have been used in a process before this one."""
         self._process = os.getpid()
         # The second as a whole, because that is how signers count.
-        started = math.floor(self._clock()) if self._store.forgets_on_restart else -math.inf
+        started = math.floor(self._clock()) if self.store.forgets_on_restart else -math.inf
         self._not_before = started - self._restart_grace
 
     async def __call__(self, conn: HTTPConnection, security_scopes: SecurityScopes) -> Principal:
@@ -226,7 +226,7 @@ class SignatureAuth(SecurityBase, Guard):
         # Another worker's clock may run behind by the skew: the nonce must outlive the signature there too.
         ttl = signature.created + self._max_age + self._max_skew + 1 - now
         nonce = store_key("nonce", signature.key_id, signature.nonce)
-        if not await self._store.add_nonce(nonce, ttl, owner=store_key("nonces of", signature.key_id)):
+        if not await self.store.add_nonce(nonce, ttl, owner=store_key("nonces of", signature.key_id)):
             raise _refusal(f"replay: a nonce of key id {signature.key_id!r} was used before")
 
 
