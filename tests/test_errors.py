@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from mlguard import errors
 from mlguard.errors import (
     BodyTimeoutError,
+    ConcurrencyLimitedError,
     ConfigurationError,
     InsufficientScopeError,
     InvalidInputError,
@@ -22,7 +23,11 @@ from mlguard.errors import (
 
 # Those that everybody may meet; a module may have some of its own, as the token endpoints have for RFC 6749.
 TREE = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, MLGuardError)]
-REFUSALS = [kind for kind in TREE if not any(other is not kind and issubclass(other, kind) for other in TREE)]
+REFUSALS = [
+    kind
+    for kind in TREE[1:]
+    if not any(other is not kind and issubclass(other, kind) and other.rule == kind.rule for other in TREE)
+]
 REASON = "key of 'alice' expired"
 
 
@@ -31,7 +36,7 @@ def make(kind: type[MLGuardError]) -> MLGuardError:
         return NotAuthenticatedError(REASON, challenge="APIKey")
     if kind is LoginTooWeakError:
         return LoginTooWeakError(REASON, challenge="Bearer")
-    if issubclass(kind, UnavailableError):
+    if issubclass(kind, UnavailableError | ConcurrencyLimitedError):
         return kind(REASON, retry_after=7)
     return kind(REASON)
 
