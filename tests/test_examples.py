@@ -2,14 +2,20 @@
 
 import ast
 import asyncio
+import functools
+import json
+import os
 import re
 import secrets
 import shlex
 import signal
 import ssl
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +23,11 @@ from typing import Any
 import httpx
 import pytest
 
-from mlguard import Passwords
+from mlguard import APIKey, Passwords
+from mlguard.client import HTTPSignature
 from tests.auth.provider import provider, token
-from tests.servers import ROOT, Program, program
+from tests.redis_server import redis_server
+from tests.servers import ROOT, Program, program, wait_until
 
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.py") if path.name != "__init__.py")
 SETOSA = [5.1, 3.5, 1.4, 0.2]
@@ -245,3 +253,60 @@ def test_examples_hold_no_secret() -> None:
             node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
         ]
         assert not [text for text in literals if isinstance(text, str) and re.fullmatch(r"[\w+=-]{22,}", text)]
+
+
+def test_four_workers_are_one_service(tmp_path: Path) -> None:
+    """They admit one limit and one budget together, take a signature once, and hold on to both over a restart."""
+    secret = secrets.token_urlsafe(32)
+    keys = {name: APIKey.generate(name, scopes={"predict"}) for name in ("alice", "bob")}
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [_entry(record) for record, _ in keys.values()]}), "utf-8")
+    with redis_server() as redis:
+        environment = {
+            "MLGUARD_STORE_URL": redis.url,
+            "MLGUARD_API_KEYS_FILE": str(file),
+            "PARTNER_SECRET": secret,
+        }
+        with four_workers(environment) as url:
+            with client(url, keys["alice"][1]) as http, ThreadPoolExecutor(12) as pool:
+                ask = functools.partial(http.post, "/predict", json={"features": [SETOSA] * 3})
+                statuses = [answer.status_code for answer in pool.map(lambda _: ask(), range(80))]
+                assert (statuses.count(200), statuses.count(429)) == (60, 20)
+                assert http.get("/budget").json()["used"] == 180
+            signed = HTTPSignature("partner", secret)
+            with httpx.Client(base_url=url, trust_env=False) as http, ThreadPoolExecutor(12) as pool:
+                request = signed(http.build_request("POST", "/partner/predict", json={"features": SETOSA}))
+                answers = [*pool.map(lambda _: http.send(request), range(24))]
+                assert sorted(answer.status_code for answer in answers) == [200] + [401] * 23
+        with (
+            four_workers(environment) as url,
+            client(url, keys["bob"][1]) as bob,
+            client(url, keys["alice"][1]) as alice,
+        ):
+            assert alice.get("/budget").json()["used"] == 180
+            assert alice.post("/predict", json={"features": SETOSA}).status_code == 429
+            batch = {"features": [SETOSA] * 100}
+            assert [bob.post("/predict", json=batch).status_code for _ in range(51)] == [200] * 50 + [429]
+        shown = subprocess.run(
+            [sys.executable, "-m", "mlguard", "budget", "show", "rows", "--caller", "bob"],
+            env={**os.environ, **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "has 0 of 5000 left, 5000 spent" in shown
+
+
+@contextmanager
+def four_workers(environment: dict[str, str]) -> Iterator[str]:
+    """The example, once all of its workers have started."""
+    with started("workers", **environment) as running:
+        url = running.url()
+        wait_until(lambda: running.output.count("Application startup complete") == 4)
+        yield url
+        assert "several processes serve this app" not in running.output
+
+
+def _entry(record: APIKey) -> dict[str, Any]:
+    return {"id": record.id, "digest": f"sha256:{record.digest.hex()}", "scopes": sorted(record.scopes)}
