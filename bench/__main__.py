@@ -9,7 +9,7 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, auth, extraction, passwords, predict, refusal, stores, tokens
+from bench import answer, auth, extraction, passwords, predict, puzzles, refusal, stores, tokens
 
 _BENCHES = {
     "predict": predict.measure,
@@ -19,6 +19,7 @@ _BENCHES = {
     "tokens": tokens.measure,
     "passwords": passwords.measure,
     "stores": stores.measure,
+    "puzzles": puzzles.measure,
     "extraction": extraction.measure,
 }
 

@@ -269,6 +269,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "RateLimit": mlguard.RateLimit,
     "QueryBudget": mlguard.QueryBudget,
     "ConcurrencyLimit": mlguard.ConcurrencyLimit,
+    "ProofOfWork": mlguard.ProofOfWork,
     "ClientAddress": mlguard.ClientAddress,
     "AllowAddresses": mlguard.AllowAddresses,
     "DenyAddresses": mlguard.DenyAddresses,

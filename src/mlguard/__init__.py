@@ -29,6 +29,7 @@ from mlguard.errors import (
     MLGuardError,
     NotAuthenticatedError,
     OverloadedError,
+    ProofOfWorkRequiredError,
     RateLimitedError,
     StoreFullError,
     UnavailableError,
@@ -47,6 +48,7 @@ from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import BudgetWarning, QueryBudget
 from mlguard.traffic.concurrency import ConcurrencyLimit
 from mlguard.traffic.ledger import BudgetStatus
+from mlguard.traffic.proof_of_work import ProofOfWork
 from mlguard.traffic.rate import RateLimit
 from mlguard.traffic.reservations import Reservation
 
@@ -88,6 +90,8 @@ __all__ = [
     "PasswordHasher",
     "Passwords",
     "Principal",
+    "ProofOfWork",
+    "ProofOfWorkRequiredError",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",

@@ -3,7 +3,7 @@
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from mlguard.auth.message_signatures import (
@@ -89,6 +89,35 @@ class HTTPSignature:
         request.headers["Signature-Input"] = f"{_LABEL}={params}"
         request.headers["Signature"] = f"{_LABEL}=:{b64encode(signature).decode()}:"
         return request
+
+
+def solve_challenge(challenge: Mapping[str, Any], *, timeout: float = 90.0) -> str:
+    """The solution of a puzzle of ``ProofOfWork``, for the header ``X-Altcha``.
+
+    ::
+
+        answer = client.get("/predict")
+        if answer.status_code == 429 and "challenge" in answer.json():
+            answer = client.get("/predict", headers={"X-Altcha": solve_challenge(answer.json()["challenge"])})
+
+    Takes as long as the service has set, about a second and a half by default, on one core. Needs the extra ``altcha``.
+
+    Args:
+        challenge: The member ``challenge`` of the refusal.
+        timeout: Seconds after which to give up.
+
+    Raises:
+        ImportError: The package altcha is not installed.
+        TimeoutError: There was no solution in time.
+        KeyError: It is no puzzle.
+    """
+    import altcha  # noqa: PLC0415  # an extra
+
+    puzzle = altcha.Challenge.from_dict(dict(challenge))
+    solution = altcha.solve_challenge(puzzle, timeout=timeout)
+    if solution is None:
+        raise TimeoutError(f"the challenge was not solved within {timeout:g} s")
+    return altcha.Payload(puzzle, solution).to_base64()
 
 
 def _body(request: _Request) -> bytes:

@@ -15,7 +15,8 @@ loudly, so they are not answers::
     ├── InvalidInputError        422   the body breaks a rule of the model's input
     ├── RateLimitedError         429   a limit is used up
     │   ├── BudgetExceededError  429   a budget is used up
-    │   └── ConcurrencyLimitedError 429 the caller has as many requests running as may be
+    │   ├── ConcurrencyLimitedError 429 the caller has as many requests running as may be
+    │   └── ProofOfWorkRequiredError 429 a limit is used up, and a solved puzzle opens it
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
     └── UnavailableError         503   nothing can be decided now
         ├── OverloadedError      503   too many wait for something costly already
@@ -168,6 +169,14 @@ class ConcurrencyLimitedError(RateLimitedError):
 
     def __init__(self, reason: str = "", *, retry_after: int) -> None:
         super().__init__(reason, headers={"Retry-After": str(retry_after)})
+
+
+class ProofOfWorkRequiredError(RateLimitedError):
+    """What is free is used up: solve the puzzle in ``challenge``, and ask again with the solution (429)."""
+
+    rule = "proof-of-work-required"
+    title = "Proof of work required"
+    default_detail = "Solve the challenge and send the request again with the solution in X-Altcha, or retry later."
 
 
 class GuardFailedError(MLGuardError):

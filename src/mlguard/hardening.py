@@ -37,7 +37,11 @@ from mlguard.settings import load_settings
 from mlguard.store import Store
 from mlguard.traffic.budget import QueryBudget
 from mlguard.traffic.concurrency import ConcurrencyLimit
+from mlguard.traffic.proof_of_work import ProofOfWork
 from mlguard.traffic.rate import RateLimit
+
+#: Guards that count in buckets, which have names.
+_Counting = RateLimit | QueryBudget | ConcurrencyLimit | ProofOfWork
 
 # The documentation pages load Swagger UI and ReDoc from a content delivery network and start them with inline script.
 _DOCS_CSP = (
@@ -260,7 +264,7 @@ class _Hardened:
         for guard in guards:
             if guard not in overrides:  # a test without keys needs none
                 guard.check()
-        _check_buckets([guard for guard in guards if isinstance(guard, RateLimit | QueryBudget | ConcurrencyLimit)])
+        _check_buckets([guard for guard in guards if isinstance(guard, _Counting)])
         stores = [getattr(guard, "store", None) for guard in guards]
         self._stores = [*{id(store): store for store in stores if isinstance(store, Store)}.values()]
         self._shortcuts.install()
@@ -346,7 +350,7 @@ def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
             )
 
 
-def _check_buckets(limits: Sequence[RateLimit | QueryBudget | ConcurrencyLimit]) -> None:
+def _check_buckets(limits: Sequence[_Counting]) -> None:
     """Two limits that would share a bucket without anybody having said so are a mistake."""
     by_name: defaultdict[tuple[str, str, int], list[Any]] = defaultdict(list)
     for limit in limits:
