@@ -384,7 +384,7 @@ def test_without_a_store(policy: Any, meanwhile: list[int], redis: RedisServer) 
     service = Service("10/month", store=store, on_store_error=policy, local_share=0.3)
     assert service.statuses(3, 1) == meanwhile
     assert service.budget.decided_without_store == (0 if policy == "refuse" else 2)
-    assert service.budget.statuses == ((429, 503) if policy == "refuse" else (429,))
+    assert service.budget.statuses == ((429,) if policy == "local" else (429, 503))
 
 
 def test_registering_waits_for_nobody(redis: RedisServer) -> None:

@@ -92,10 +92,8 @@ class Limits:
 
     def refusal_headers(self, decision: Decision, retry_after: float) -> dict[str, str]:
         """What a refusal carries. No time to wait where waiting does not help."""
-        headers = {"RateLimit-Policy": self.policy, "RateLimit": self.field(decision)}
-        if retry_after < math.inf:
-            headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
-        return headers
+        wait = {"Retry-After": str(max(1, math.ceil(retry_after)))} if retry_after < math.inf else {}
+        return {**wait, "RateLimit-Policy": self.policy, "RateLimit": self.field(decision)}
 
 
 @functools.lru_cache(_MAX_KNOWN)

@@ -45,7 +45,8 @@ class RateLimit(Guard):
             a window too strict. ``"fixed"``: windows begin at multiples of their length, so that around the end of one
             there can be twice the limit. ``"gcra"``: ``burst`` at once, and then evenly at the rate of the limit, so at
             most ``burst`` and the limit in one window (the generic cell rate algorithm, ITU-T I.371).
-        burst: Units admitted at once with ``"gcra"``. None: as many as the limit.
+        burst: Units admitted at once with ``"gcra"`` and one limit. None: as many as the limit. A principal's own
+            limits have none.
         name: Names the bucket. Two limits with the same windows and the same ``by`` need one, or they would share a
             bucket unknowingly. The same in every process.
         store: Where to count. None is the store that all guards share.
