@@ -177,7 +177,7 @@ def test_a_total_over_all_callers() -> None:
     assert service.statuses(4, name="bob") == [200]
     refused = service.ask(1, "bob")
     assert (refused.status, refused.headers["ratelimit"]) == (429, f'"10/month";r=6;t={REST}')
-    assert b"12" not in refused.body
+    assert "12" not in str(refused.json | {"request_id": ""})  # where it may stand by chance
     assert (service.used(), service.used("bob")) == (8, 4)
 
 

@@ -73,21 +73,12 @@ def test_each_policy_does_what_it_says(
     limit = limit_in(redis, policy)
     app = service(limit)
 
-    async def until_back() -> None:
-        while True:
-            try:
-                await limit.store.get(b"any")
-            except UnavailableError:
-                await asyncio.sleep(0.05)
-            else:
-                return
-
     async def main() -> None:
         assert await ask(app, 3) == [200] * 3
         getattr(redis, how)()
         assert await ask(app, 5) == meanwhile
         redis.start() if how == "kill" else redis.resume()
-        await until_back()
+        await _until_back(limit)
         assert await ask(app, 3) == [200] * 3
 
     asyncio.run(main())
@@ -101,6 +92,66 @@ def test_each_policy_does_what_it_says(
             f"RateLimit 'limit' goes on without its store: {said}",
             "RateLimit 'limit' counts in its store again, after 5 decisions without it",
         ]
+
+
+@pytest.mark.parametrize("policy", ["refuse", "allow", "local"])
+def test_under_load_there_are_only_answers(policy: Any, redis: RedisServer) -> None:
+    """Redis hangs, goes on, is killed and comes back empty while 40 callers ask: no 500, and it counts again after.
+
+    Under ``refuse``, never more than the limit while Redis keeps what it knows, and one limit more once that is lost.
+    """
+    limit = RateLimit("50/hour", store=RedisStore(redis.url, timeout=0.1), on_store_error=policy, name="limit")
+    app = service(limit)
+    answers: list[int] = []
+
+    async def caller(over: asyncio.Event) -> None:
+        while not over.is_set():
+            answers.append((await acall(app, method="GET")).status)
+
+    async def seen(number: int) -> None:
+        """Until so many more were answered."""
+        enough = len(answers) + number
+        while len(answers) < enough:  # noqa: ASYNC110  # what is waited for are answers, from many tasks
+            await asyncio.sleep(0.01)
+
+    async def main() -> int:
+        over = asyncio.Event()
+        callers = [asyncio.create_task(caller(over)) for _ in range(40)]
+        await seen(200)
+        redis.pause()
+        await seen(200)
+        redis.resume()
+        await _until_back(limit)
+        await seen(200)
+        before_loss = answers.count(200)
+        redis.kill()
+        await seen(200)
+        redis.start()
+        await _until_back(limit)
+        await seen(200)
+        over.set()
+        await asyncio.gather(*callers)
+        return before_loss
+
+    before_loss = asyncio.run(main())
+    assert set(answers) <= {200, 429, 503}
+    if policy == "refuse":
+        assert 0 < before_loss <= 50 < answers.count(200) <= 100
+    elif policy == "local":
+        assert answers.count(503) == 0
+        assert before_loss <= 55
+        assert answers.count(200) <= 105
+    assert asyncio.run(ask(app, 2)) == [429, 429]
+
+
+async def _until_back(limit: RateLimit) -> None:
+    while True:
+        try:
+            await limit.store.get(b"any")
+        except UnavailableError:
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 def test_a_reservation_survives_the_store(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:

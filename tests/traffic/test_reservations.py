@@ -35,11 +35,19 @@ def left(limit: RateLimit, host: str = "192.0.2.1") -> int:
     return asyncio.run(room(limit, host))
 
 
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
 @pytest.mark.parametrize("strategy", ["sliding", "fixed", "gcra"])
 @pytest.mark.parametrize(("used", "remaining"), [(0, 100), (30, 70), (60, 40), (90, 10), (150, 0)])
-def test_a_reservation_is_settled(strategy: Any, used: int, remaining: int) -> None:
+def test_a_reservation_is_settled(strategy: Any, kind: str, used: int, remaining: int, redis: RedisServer) -> None:
     """What was not used is given back, and what was used beyond it is counted, even above the limit."""
-    limit = RateLimit("100/minute", strategy=strategy, store=MemoryStore(clock=Clock(600.0)))
+    store = MemoryStore(clock=Clock(600.0)) if kind == "memory" else RedisStore(redis.url, prefix=f"{strategy}{used}")
+    limit = RateLimit("100/90000 days", strategy=strategy, store=store)
 
     async def stream() -> None:
         async with limit.reserve(conn(), 60) as reservation:
@@ -186,6 +194,14 @@ def test_one_reservation_is_counted_once() -> None:
     assert left(limit) == 96
 
 
+def test_a_forgotten_await_is_told() -> None:
+    """As Python tells of a coroutine that nobody awaits: it would be no limit at all."""
+    limit = RateLimit("100/minute", store=MemoryStore(clock=Clock(600.0)))
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        limit.reserve(conn(), 10)
+    assert left(limit) == 100
+
+
 def test_many_reservations_of_one_connection_leave_nothing_behind() -> None:
     """A WebSocket that lives for days does not collect them."""
     limit = RateLimit("100/minute", store=MemoryStore(clock=Clock(600.0)))
@@ -201,12 +217,6 @@ def test_many_reservations_of_one_connection_leave_nothing_behind() -> None:
 
 
 # Clients that leave --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from types import TracebackType
@@ -49,6 +50,10 @@ class Reservation:
         self._at_end = RequestMemory.of(conn.scope).at_end
         self._has_begun = False
         self._settle: Settle | None = None
+
+    def __del__(self) -> None:
+        if not self._has_begun:  # as Python does with coroutines: a forgotten await would be no limit at all
+            warnings.warn(f"{self._where}: a reservation was never awaited, and counts nothing", RuntimeWarning, 2)
 
     @property
     def used(self) -> int:
