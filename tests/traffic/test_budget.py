@@ -177,7 +177,7 @@ def test_a_total_over_all_callers() -> None:
     assert service.statuses(4, name="bob") == [200]
     refused = service.ask(1, "bob")
     assert (refused.status, refused.headers["ratelimit"]) == (429, f'"10/month";r=6;t={REST}')
-    assert b"12" not in refused.body
+    assert "12" not in str(refused.json | {"request_id": ""})  # where it may stand by chance
     assert (service.used(), service.used("bob")) == (8, 4)
 
 
@@ -384,7 +384,7 @@ def test_without_a_store(policy: Any, meanwhile: list[int], redis: RedisServer) 
     service = Service("10/month", store=store, on_store_error=policy, local_share=0.3)
     assert service.statuses(3, 1) == meanwhile
     assert service.budget.decided_without_store == (0 if policy == "refuse" else 2)
-    assert service.budget.statuses == ((429, 503) if policy == "refuse" else (429,))
+    assert service.budget.statuses == ((429,) if policy == "local" else (429, 503))
 
 
 def test_registering_waits_for_nobody(redis: RedisServer) -> None:

@@ -1,14 +1,11 @@
-"""What one request adds to a limit: costs, strategies, hits and reservations within a request."""
+"""What one request adds to a limit: costs, strategies, and hits within a request."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi import Depends, FastAPI, Request, WebSocket
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from tests.asgi import Answer, acall, call, make_scope
@@ -163,7 +160,17 @@ def test_a_dependency_says_the_cost() -> None:
     assert [ask(tokens) for tokens in (60, 0, 41, 40, 1, 0)] == [200, 200, 429, 200, 429, 200]
 
 
-@pytest.mark.parametrize("cost", [-1, 2**53, 1.5, None, "3", True, float("nan"), object()])
+@pytest.mark.parametrize("rows", [2, np.int64(2), np.array(2), [1, 2], (1, 2), np.zeros((2, 5)), range(2)])
+def test_what_a_cost_may_be(rows: Any) -> None:
+    """A whole number of any kind costs itself, what has rows costs as many."""
+    limit = RateLimit("5/minute", cost=lambda conn: rows, store=MemoryStore(clock=Clock()))
+    assert admitted(limit, Clock(), 0.0) == [2]
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [-1, 2**53, 1.5, None, "3", True, float("nan"), object(), {"rows": 1}, np.bool_(1), np.float64(2), np.array(2.0)],
+)
 def test_a_cost_that_is_none_fails_closed(cost: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody is admitted, and the log names the setting."""
     app = FastAPI()
@@ -192,6 +199,50 @@ def test_a_million_units_are_one_count() -> None:
     assert seen == [(1_000_000,), (0,)]
     (counters,) = store._buckets["b"].values()
     assert len(counters.windows[0].parts) == 2  # type: ignore[attr-defined]  # the number of a part, and its units
+
+
+def test_a_cost_of_the_app_may_come_from_the_rows() -> None:
+    """A dependency that multiplies them, say; another one in its place, as in tests, is honoured too."""
+    iris = Features(columns=2, low=0, high=10, max_rows=1_000)
+
+    async def price(x: Annotated[np.ndarray, Depends(iris)]) -> int:
+        return 3 * len(x)
+
+    limit = RateLimit("10/minute", cost=price, store=MemoryStore(clock=Clock()))
+    app = service(limit, iris)
+    assert [call(app, headers=[JSON], chunks=[rows(n)]).status for n in (3, 1, 2)] == [200, 429, 429]
+    app.dependency_overrides[price] = lambda: 1
+    assert [call(app, headers=[JSON], chunks=[rows(n)]).status for n in (5, 5)] == [200, 429]
+
+
+def test_an_override_of_the_rows_is_what_costs() -> None:
+    """What the endpoint gets is what is counted."""
+    limit, iris = limited_by_rows("10/minute")
+    app = service(limit, iris)
+    app.dependency_overrides[iris] = lambda: np.zeros((6, 2))
+    assert [call(app, headers=[JSON], chunks=[b"{}"]).status for _ in range(2)] == [200, 429]
+
+
+def test_who_is_calling_is_still_asked_before_the_body() -> None:
+    """Only the count waits for the body."""
+    limit, iris = limited_by_rows("10/minute", by=APIKeyAuth(APIKeys([RECORD])))
+    app = service(limit, iris)
+    answers = [call(app, headers=[JSON, *key], chunks=[rows(6)]) for key in ([], [KEY], [KEY])]
+    assert [(answer.status, answer.reads) for answer in answers] == [(401, 0), (200, 1), (429, 1)]
+
+
+def test_nothing_costs_nothing_even_beyond_the_limit() -> None:
+    """Where more was used than reserved, a request of no units is admitted, and others wait."""
+    limit = RateLimit("10/minute", store=MemoryStore(clock=Clock()))
+
+    async def main() -> None:
+        async with limit.reserve(conn(), 10) as reservation:
+            reservation.used = 99
+        await limit.hit(conn(), cost=0)
+        with pytest.raises(RateLimitedError):
+            await limit.hit(conn())
+
+    asyncio.run(main())
 
 
 # Strategies -----------------------------------------------------------------------------------------------------------
@@ -286,7 +337,7 @@ def test_own_limits_are_counted_by_the_same_strategy() -> None:
         {"strategy": None},
         {"burst": 5},
         {"strategy": "fixed", "burst": 5},
-        *({"strategy": "gcra", "burst": burst} for burst in (0, -1, 1.5, True, "5", 2**53)),
+        *({"strategy": "gcra", "burst": burst} for burst in (0, -1, 1.5, True, "5", 10**12, 2**53)),
     ],
 )
 def test_a_strategy_that_is_none(options: Any) -> None:
@@ -301,7 +352,7 @@ def test_a_burst_goes_with_one_limit() -> None:
         RateLimit("60/minute", "100/day", strategy="gcra", burst=5)
 
 
-# Hits and reservations ------------------------------------------------------------------------------------------------
+# Hits within a request ------------------------------------------------------------------------------------------------
 
 
 def test_a_websocket_is_limited_by_message() -> None:
@@ -366,134 +417,25 @@ def test_a_hit_by_a_dependency_of_the_app() -> None:
     assert [call(app, method="GET", headers=[(b"x-org", name)]).status for name in names] == [200, 429, 200]
 
 
+def test_a_hit_by_who_takes_the_place_of_a_guard() -> None:
+    """As in an app's tests, where somebody stands in for the guard: the limit on the route knows whom it has judged."""
+    caller = APIKeyAuth(APIKeys([RECORD]))
+    limit = RateLimit("4/minute", by=caller, store=MemoryStore(clock=Clock()))
+    app = FastAPI()
+    app.dependency_overrides[caller] = lambda: Principal("stand-in")
+
+    @app.get("/predict", dependencies=[Depends(limit)])
+    async def predict(request: Request) -> None:
+        await limit.hit(request, cost=2)
+
+    assert [call(app, method="GET").status for _ in range(2)] == [200, 429]
+
+
 @pytest.mark.parametrize("cost", [-1, 1.5, "3", True, None])
 def test_a_hit_of_no_cost(cost: Any) -> None:
     """It fails closed."""
     with pytest.raises(ConfigurationError, match=r"RateLimit\.hit\(cost"):
         asyncio.run(RateLimit("3/minute", store=MemoryStore()).hit(conn(), cost=cost))
-
-
-def left(limit: RateLimit) -> int:
-    """Units left, found out by hits that count nothing."""
-    return asyncio.run(limit.store.hit(limit._bucket, _key(limit), limit.windows, 0)).remaining[0]
-
-
-def _key(limit: RateLimit) -> bytes:
-    from mlguard.store import store_key
-
-    return store_key("name", "192.0.2.1")
-
-
-@pytest.mark.parametrize("strategy", ["sliding", "fixed", "gcra"])
-@pytest.mark.parametrize(("used", "remaining"), [(0, 100), (30, 70), (60, 40), (90, 10), (150, 0)])
-def test_a_reservation_is_settled(strategy: Any, used: int, remaining: int) -> None:
-    """What was not used is given back, and what was used beyond it is counted, even above the limit."""
-    limit = RateLimit("100/minute", strategy=strategy, store=MemoryStore(clock=Clock(600.0)))
-
-    async def stream() -> None:
-        async with limit.reserve(conn(), 60) as reservation:
-            assert reservation.reserved == 60
-            reservation.used += used
-
-    asyncio.run(stream())
-    assert left(limit) == remaining
-
-
-def test_a_reservation_that_has_no_room() -> None:
-    """The stream does not begin, and nothing is settled."""
-    limit = RateLimit("100/minute", store=MemoryStore(clock=Clock()))
-
-    async def streams() -> None:
-        async with limit.reserve(conn(), 60) as first:
-            first.used = 60
-            with pytest.raises(RateLimitedError):
-                async with limit.reserve(conn(), 60):
-                    raise AssertionError
-            with pytest.raises(RateLimitedError):
-                async with limit.reserve(conn(), 101):
-                    raise AssertionError
-
-    asyncio.run(streams())
-    assert left(limit) == 40
-
-
-@pytest.mark.parametrize("how", ["error", "cancelled"])
-def test_a_stream_that_breaks_off_pays_what_it_used(how: str) -> None:
-    """Also when the task that ran it is cancelled, as servers do when the client has gone."""
-    limit = RateLimit("100/minute", store=MemoryStore(clock=Clock()))
-
-    async def stream(started: asyncio.Event) -> None:
-        async with limit.reserve(conn(), 60) as reservation:
-            reservation.used = 7
-            started.set()
-            if how == "error":
-                raise ZeroDivisionError
-            await asyncio.Event().wait()
-
-    async def main() -> None:
-        started = asyncio.Event()
-        task = asyncio.create_task(stream(started))
-        await started.wait()
-        task.cancel()
-        with pytest.raises((ZeroDivisionError, asyncio.CancelledError)):
-            await task
-
-    asyncio.run(main())
-    assert left(limit) == 93
-
-
-def test_nobody_gets_back_units_of_somebody_else() -> None:
-    """A stream that is longer than the window gives nothing back: its units have left the window by themselves."""
-    clock = Clock(600.0)
-    limit = RateLimit("100/minute", store=MemoryStore(clock=clock))
-
-    async def main() -> None:
-        async with limit.reserve(conn(), 60):
-            clock.now += 120
-            await limit.hit(conn(), cost=50)
-
-    asyncio.run(main())
-    assert left(limit) == 50
-
-
-@pytest.mark.parametrize("used", [-1, 1.5, None, True])
-def test_what_was_used_is_a_number(used: Any) -> None:
-    """Anything else is an error where it is written."""
-
-    async def main() -> None:
-        async with RateLimit("3/minute", store=MemoryStore()).reserve(conn(), 1) as reservation:
-            reservation.used = used
-
-    with pytest.raises(ConfigurationError, match=r"reservation\.used"):
-        asyncio.run(main())
-
-
-def test_tokens_of_a_stream_over_http() -> None:
-    """A stream whose client leaves after two tokens has paid for as many as were made."""
-    limit = RateLimit("100/minute", store=MemoryStore())
-    app = FastAPI()
-    harden(app)
-
-    @app.get("/stream")
-    async def stream(request: Request) -> StreamingResponse:
-        async def tokens() -> AsyncIterator[bytes]:
-            async with limit.reserve(request, 50) as reservation:
-                for _ in range(20):
-                    reservation.used += 1
-                    yield b"token\n"
-
-        return StreamingResponse(tokens())
-
-    with serving(app) as url:
-        answer = httpx.get(url + "/stream", trust_env=False)
-    assert answer.text.count("token") == 20
-    assert asyncio.run(limit.store.hit(limit._bucket, _local(), limit.windows, 0)).remaining == (80,)
-
-
-def _local() -> bytes:
-    from mlguard.store import store_key
-
-    return store_key("name", "127.0.0.1")
 
 
 async def _race(limit: RateLimit, number: int) -> int:

@@ -25,7 +25,7 @@ from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKeyAuth, APIKeys
 from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.signing import SignatureAuth
-from mlguard.errors import ConfigurationError
+from mlguard.errors import ConfigurationError, RateLimitedError
 from mlguard.hardening import harden
 from mlguard.memory_store import MemoryStore
 from mlguard.store import Window
@@ -378,6 +378,54 @@ def test_names_with_separators_do_not_share() -> None:
     limits = [RateLimit("1/minute", by=_always(who), name=name, store=store) for name, who in pairs]
     app = app_with(*limits)
     assert statuses(app, *[f"/{n}" for n in range(len(pairs))]) == [200] * len(pairs)
+
+
+_characters = st.characters() | st.characters(categories=["Cs"])  # surrogates too, which no encoding takes
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(_characters, max_size=6), min_size=2, max_size=6, unique=True))
+@example(["\ud800", "\udfff", "?", "\ud800\udfff", "\U000103ff"])
+@example(["", "\0", "0", " "])
+def test_any_two_names_are_two_callers(names: list[str]) -> None:
+    """Whatever text a function returns."""
+    limit = RateLimit("1/minute", by=lambda conn: conn.scope["name"], store=fresh())
+
+    async def admitted() -> int:
+        number = 0
+        for name in names * 2:
+            with contextlib.suppress(RateLimitedError):
+                await limit.hit(HTTPConnection({"type": "http", "headers": [], "name": name}))
+                number += 1
+        return number
+
+    assert asyncio.run(admitted()) == len(names)
+
+
+def test_long_names_take_no_more_room() -> None:
+    """A name of a megabyte, which a caller may have chosen, is kept as any other, and tells itself from another."""
+    store = fresh()
+    names = ["a" * 1_000_000, "a" * 999_999 + "b", "a"]
+    limit = RateLimit("1/minute", by=lambda conn: names[int(conn.headers["X-Name"])], store=store)
+    assert statuses(app_with(limit), *[("/0", {"X-Name": n}) for n in "012012"]) == [200] * 3 + [429] * 3
+    (callers,) = store._buckets.values()
+    assert {len(key) for key in callers} == {16}
+    assert all(len(bucket) < 1_000 for bucket in store._buckets)
+
+
+@pytest.mark.parametrize("strategy", ["sliding", "fixed", "gcra"])
+def test_a_clock_that_goes_backwards(strategy: Any) -> None:
+    """It gives nothing away, answers no error, and the limit is there again when the time has really passed."""
+    clock = Clock(1_000_000.0)
+    app = app_with(RateLimit("2/minute", strategy=strategy, store=MemoryStore(clock=clock)))
+    assert statuses(app, *["/0"] * 3) == [200, 200, 429]
+    for back in (1, 30, 60, 3_600, 999_999):
+        clock.now = 1_000_000.0 - back
+        (answer,) = calls(app, "/0")
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) >= 1
+    clock.now = 1_000_130.0
+    assert statuses(app, *["/0"] * 3) == [200, 200, 429]
 
 
 def _always(who: str) -> Callable[[], str]:

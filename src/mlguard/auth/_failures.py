@@ -16,14 +16,21 @@ def checked_failures(failures: RateLimit | None, *, where: str) -> RateLimit | N
 
     Raises:
         ConfigurationError: It is no ``RateLimit``, or it asks another dependency whose bucket it is: who has failed to
-            authenticate has no principal.
+            authenticate has no principal. Or an outage of its store would open it.
     """
-    if failures is None or (isinstance(failures, RateLimit) and failures.needs_only_connection):
-        return failures
-    raise ConfigurationError(
-        f"{where}(failures=...) takes a RateLimit by address, such as RateLimit('10/minute', name='failures'), "
-        "or by a plain function of the connection"
-    )
+    if failures is None:
+        return None
+    if not isinstance(failures, RateLimit) or not failures.needs_only_connection:
+        raise ConfigurationError(
+            f"{where}(failures=...) takes a RateLimit by address, such as RateLimit('10/minute', name='failures'), "
+            "or by a plain function of the connection"
+        )
+    if failures.on_store_error == "allow":
+        raise ConfigurationError(
+            f"{where}(failures=...): with on_store_error='allow', secrets could be guessed without a limit while the "
+            "store is away; use 'local' or 'refuse'"
+        )
+    return failures
 
 
 async def with_failures(

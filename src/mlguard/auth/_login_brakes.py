@@ -37,10 +37,10 @@ class FailureBrake(Guard):
     """
 
     control = Control.RATE_LIMIT
-    statuses = (429,)
 
     def __init__(self, failures: RateLimit) -> None:
         self._failures = failures
+        self.statuses = failures.statuses
         self.suspends = failures.suspends
 
     async def __call__(self, conn: HTTPConnection) -> None:

@@ -251,7 +251,7 @@ class APIKeyAuth(SecurityBase, Guard):
         self.credential = (self._header, b"")
         self._failures = checked_failures(failures, where="APIKeyAuth")
         if failures is not None:
-            self.statuses = (*self.statuses, 429)
+            self.statuses = tuple(sorted({*self.statuses, *failures.statuses}))
         self._clock = clock
         self.suspends = failures is not None and failures.suspends
         self.header = header

@@ -176,10 +176,10 @@ class JWTAuth(SecurityBase, Guard):
         self._failures = checked_failures(failures, where="JWTAuth")
         self._clock = clock
         self.suspends = published or any(part is not None and part.suspends for part in (failures, revocations))
-        if self.suspends:
+        if published or (revocations is not None and revocations.suspends):
             self.statuses = (401, 403, 503)
         if failures is not None:
-            self.statuses = (*self.statuses, 429)
+            self.statuses = tuple(sorted({*self.statuses, *failures.statuses}))
         self.model = HTTPBearer(bearerFormat="JWT", description=description)
         self.scheme_name = scheme_name or type(self).__name__
 

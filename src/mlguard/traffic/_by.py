@@ -2,7 +2,8 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
+from contextlib import suppress
 from typing import Annotated, Any, get_type_hints
 
 from fastapi import Depends
@@ -67,12 +68,12 @@ class By:
         """
         if self.direct is not None:
             return self.direct(conn)
+        memory = RequestMemory.of(conn.scope)
+        if guard in memory.decisions:
+            return memory.recall(guard)
         if isinstance(self._by, Guard):
             return principal_of(conn, self._by)
-        memory = RequestMemory.of(conn.scope)
-        if guard not in memory.decisions:
-            raise ConfigurationError(f"{guard!r} has not judged this request; use it on the route, as Depends(...)")
-        return memory.recall(guard)
+        raise ConfigurationError(f"{guard!r} has not judged this request; use it on the route, as Depends(...)")
 
     def identity(self, caller: Any) -> tuple[str, ...]:
         """The parts that together name one caller.
@@ -95,7 +96,7 @@ class Cost:
 
     Args:
         cost: A number, a function of the connection, or any FastAPI dependency, such as ``Features``: an array or a
-            list costs its rows.
+            list costs its length.
         where: The guard that takes it, for errors.
 
     Attributes:
@@ -134,8 +135,9 @@ class Cost:
         if self._fixed is not None:
             return self._fixed
         value = costing if self._direct is None else self._direct(conn)
-        if isinstance(value, Sized) and not isinstance(value, str | bytes):
-            value = len(value)
+        if isinstance(value, Sized) and not isinstance(value, str | bytes | Mapping):
+            with suppress(TypeError):  # an array without a dimension is a number
+                value = len(value)
         return checked_units(value, where=f"{self._where}(cost=...) has returned")
 
 

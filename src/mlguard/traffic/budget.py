@@ -118,7 +118,7 @@ class QueryBudget(Guard):
         self.store = default_store() if store is None else store
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"QueryBudget {self.name!r}")
         self.suspends = self.store.suspends
-        self.statuses = (429, 503) if self.suspends and on_store_error == "refuse" else (429,)
+        self.statuses = (429, 503) if self.suspends and on_store_error != "local" else (429,)
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
         self._ledger = Ledger(self.name + own, self.quota)
         self._total_ledger = None if self._total is None else Ledger(self.name + own, self._total)
@@ -149,11 +149,11 @@ class QueryBudget(Guard):
         """Charge units before it is known how many it will be. See :meth:`RateLimit.reserve`.
 
         Raises:
-            BudgetExceededError: At the beginning of the block: there is too little left (429).
+            BudgetExceededError: When awaited: there is too little left (429).
             ConfigurationError: Nobody has said who is calling.
         """
         units = checked_units(units, where="QueryBudget.reserve(units=...)")
-        return Reservation(units, partial(self._reserve, conn, units), where=f"QueryBudget {self.name!r}")
+        return Reservation(units, partial(self._reserve, conn, units), where=f"QueryBudget {self.name!r}", conn=conn)
 
     async def status_of(self, caller: Any) -> BudgetStatus:
         """What is left to a caller, for endpoints of the operator.

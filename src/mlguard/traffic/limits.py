@@ -9,10 +9,10 @@ from typing import get_args
 
 from mlguard.errors import ConfigurationError
 from mlguard.store import Decision, Kind, Window
-from mlguard.traffic._by import MAX_UNITS
 
 _UNITS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _LIMIT = re.compile(rf"([1-9][0-9]{{0,11}}) ?/ ?(?:([1-9][0-9]{{0,4}}) )?({'|'.join(_UNITS)})s?", re.ASCII)
+_MAX_LIMIT = 10**12 - 1  # of a limit's twelve digits; a header holds numbers of fifteen (RFC 9651)
 _FORM = 'write a number, \'/\', and second, minute, hour or day, such as "60/minute" or "5/10 seconds"'
 _MAX_KNOWN = 1_024  # different sets of limits that callers of one process carry and that need not be read again
 
@@ -84,17 +84,16 @@ class Limits:
     def field(self, decision: Decision) -> str:
         """The value of ``RateLimit`` after a decision."""
         return ", ".join(
-            f'"{name}";r={remaining};t={math.ceil(reset)}'
-            for name, remaining, reset in zip(self.names, decision.remaining, decision.reset, strict=True)
+            [  # a list, which is joined faster
+                f'"{name}";r={remaining};t={math.ceil(reset)}'
+                for name, remaining, reset in zip(self.names, decision.remaining, decision.reset, strict=True)
+            ]
         )
 
     def refusal_headers(self, decision: Decision, retry_after: float) -> dict[str, str]:
-        """What a refusal carries."""
-        return {
-            "Retry-After": str(max(1, math.ceil(retry_after))),
-            "RateLimit-Policy": self.policy,
-            "RateLimit": self.field(decision),
-        }
+        """What a refusal carries. No time to wait where waiting does not help."""
+        wait = {"Retry-After": str(max(1, math.ceil(retry_after)))} if retry_after < math.inf else {}
+        return {**wait, "RateLimit-Policy": self.policy, "RateLimit": self.field(decision)}
 
 
 @functools.lru_cache(_MAX_KNOWN)
@@ -110,8 +109,8 @@ def limits_of(names: tuple[str, ...], strategy: Kind = "sliding") -> Limits:
 def _check_burst(burst: object, limits: Sequence[str], strategy: Kind, where: str) -> None:
     if strategy != "gcra" or len(limits) != 1:
         raise ConfigurationError(f'{where}(burst=...) goes with strategy="gcra" and one limit')
-    if not isinstance(burst, int) or isinstance(burst, bool) or not 1 <= burst <= MAX_UNITS:
-        raise ConfigurationError(f"{where}(burst=...) is a whole number of at least 1")
+    if not isinstance(burst, int) or isinstance(burst, bool) or not 1 <= burst <= _MAX_LIMIT:
+        raise ConfigurationError(f"{where}(burst=...) is a whole number from 1 to {_MAX_LIMIT}")
 
 
 def _spell(window: Window) -> str:

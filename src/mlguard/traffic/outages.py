@@ -1,17 +1,22 @@
 """What a guard that counts does while its store does not answer."""
 
 import logging
+import math
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from mlguard.errors import ConfigurationError, UnavailableError
+from mlguard.errors import ConfigurationError, OverloadedError, UnavailableError
 from mlguard.memory_store import MemoryStore
 from mlguard.store import Decision, Lease, Spending, Store, Window
 
 logger = logging.getLogger("mlguard")
 
+_ASK_AGAIN = 1.0  # seconds, as a Redis that has failed says
+
 #: ``refuse``: nobody is admitted (503). ``allow``: everybody is, and nothing is counted. ``local``: each process counts
-#: by itself, up to its share of the limit.
+#: by itself, up to its share of the limit. One that has too many requests of its own in the line for the store is no
+#: reason to admit everybody: then ``allow`` refuses too, or a flood would open what is to stop it.
 OnStoreError = Literal["refuse", "allow", "local"]
 
 
@@ -47,9 +52,9 @@ def counts_of(store: Store, on_store_error: OnStoreError, local_share: float, *,
         ConfigurationError: A policy that does not exist, or a share that is none.
     """
     if on_store_error not in {"refuse", "allow", "local"}:
-        raise ConfigurationError(f'{where}(on_store_error=...) is "refuse", "allow" or "local"')
+        raise ConfigurationError(f'{where}: on_store_error=... is "refuse", "allow" or "local"')
     if not isinstance(local_share, int | float) or isinstance(local_share, bool) or not 0 < local_share <= 1:
-        raise ConfigurationError(f"{where}(local_share=...) is a part of the limit: above 0, at most 1")
+        raise ConfigurationError(f"{where}: local_share=... is a part of the limit: above 0, at most 1")
     if on_store_error == "refuse":
         return store
     return _Substitute(store, _Everybody() if on_store_error == "allow" else _Share(local_share), where)
@@ -60,16 +65,21 @@ def decided_without_store(counts: Counts) -> int:
     return counts.decided if isinstance(counts, _Substitute) else 0
 
 
+class _Elsewhere(float):
+    """When a substitute has counted a hit. What it has counted can be given back by nobody else."""
+
+
 class _Substitute:
     """A store, and what decides in its place while it does not answer.
 
     What was counted in one is not carried over to the other.
     """
 
-    def __init__(self, store: Store, substitute: Counts, where: str) -> None:
+    def __init__(self, store: Store, substitute: "_Everybody | _Share", where: str) -> None:
         self._store = store
         self._substitute = substitute
         self._where = where
+        self._lock = threading.Lock()  # an app's tests, or a server of several event loops, may use threads
         self.decided = 0  # in its place
         self._decided_before = 0  # when it was there the last time
 
@@ -78,7 +88,10 @@ class _Substitute:
         return decision
 
     async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
-        await self._ask("settle", bucket, caller, windows, units, at=at)
+        if units < 0 and isinstance(at, _Elsewhere):
+            await self._substitute.settle(bucket, caller, windows, units, at=at)
+        else:
+            await self._ask("settle", bucket, caller, windows, units, at=at)
 
     async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
         spending: Spending = await self._ask("spend", key, units, limit=limit, ttl=ttl)
@@ -93,24 +106,43 @@ class _Substitute:
         await self._ask("end_lease", key, holder)
 
     async def _ask(self, method: str, *args: Any, **options: Any) -> Any:
+        decided = self.decided
         try:
             answer = await getattr(self._store, method)(*args, **options)
-        except UnavailableError:
-            if self.decided == self._decided_before:
-                logger.error("%s goes on without its store: %s", self._where, self._substitute)
-            self.decided += 1
+        except UnavailableError as error:
+            if isinstance(error, OverloadedError) and not self._substitute.is_bounded:
+                raise
+            self._note_failure()
             return await getattr(self._substitute, method)(*args, **options)
-        if self.decided > self._decided_before:
-            without, self._decided_before = self.decided - self._decided_before, self.decided
-            logger.warning("%s counts in its store again, after %d decisions without it", self._where, without)
+        if decided != self._decided_before:
+            self._note_answer(decided)
         return answer
+
+    def _note_failure(self) -> None:
+        with self._lock:
+            self.decided += 1
+            is_first = self.decided == self._decided_before + 1
+        if is_first:
+            logger.error("%s goes on without its store: %s", self._where, self._substitute)
+
+    def _note_answer(self, decided: int) -> None:
+        """It answers again, unless it has failed others since it was asked."""
+        with self._lock:
+            without = self.decided - self._decided_before if self.decided == decided else 0
+            if without:
+                self._decided_before = decided
+        if without:
+            logger.warning("%s counts in its store again, after %d decisions without it", self._where, without)
 
 
 class _Everybody:
     """Admits everybody, and counts nothing."""
 
+    is_bounded = False
+
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:  # noqa: ARG002
-        return Decision(True, 0.0, tuple(window.limit for window in windows), (0.0,) * len(windows))
+        left = tuple([window.limit for window in windows])
+        return Decision(True, 0.0, left, (0.0,) * len(windows), _Elsewhere())
 
     async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
         pass
@@ -131,17 +163,25 @@ class _Everybody:
 class _Share:
     """Counts in this process, up to a part of each limit."""
 
+    is_bounded = True
+
     def __init__(self, part: float) -> None:
         self._part = part
         self._memory = MemoryStore()
 
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
-        return await self._memory.hit(bucket, caller, self._smaller(windows), cost)
+        decision = await self._memory.hit(bucket, caller, self._smaller(windows), cost)
+        # What costs more than the share has room again when the store is back, which may be soon.
+        retry_after = decision.retry_after if decision.retry_after < math.inf else _ASK_AGAIN
+        return decision._replace(retry_after=retry_after, at=_Elsewhere(decision.at))
 
     async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
-        await self._memory.settle(bucket, caller, self._smaller(windows), units, at=at)
+        if units > 0 or isinstance(at, _Elsewhere):
+            await self._memory.settle(bucket, caller, self._smaller(windows), units, at=at)
 
     async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        if units < 0:  # of which the store may have counted some
+            units = -min(-units, (await self._memory.spend(key, 0, limit=None, ttl=ttl)).used)
         return await self._memory.spend(key, units, limit=None if limit is None else self._of(limit), ttl=ttl)
 
     async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
@@ -151,7 +191,14 @@ class _Share:
         await self._memory.end_lease(key, holder)
 
     def _smaller(self, windows: Sequence[Window]) -> list[Window]:
-        return [window._replace(limit=self._of(window.limit)) for window in windows]
+        return [self._smaller_window(window) for window in windows]
+
+    def _smaller_window(self, window: Window) -> Window:
+        limit = self._of(window.limit)
+        if window.kind != "gcra":
+            return window._replace(limit=limit)
+        # The rate is what is shared, also where the burst is one unit already.
+        return window._replace(limit=limit, seconds=limit * window.seconds / (window.limit * self._part))
 
     def _of(self, limit: int) -> int:
         return max(1, int(limit * self._part))

@@ -1,7 +1,7 @@
 """How often one caller may ask."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -37,27 +37,31 @@ class RateLimit(Guard):
         by: Whose bucket. A guard that returns a :class:`Principal`, a function of the connection that returns a name,
             or any FastAPI dependency that returns a name or a principal. None is the client address. Callers for whom
             a function returns None or "" share one bucket.
-        cost: How many units one request is: a number, a function of the connection, or any FastAPI dependency. With
-            ``Features`` it is the rows, and an input that is refused costs 1. What depends on the body is counted once
-            it was read. 0 counts nothing.
+        cost: How many units one request is: a whole number, or what a function of the connection or any FastAPI
+            dependency returns, where an array or a list costs its length. With ``Features`` it is the rows, and an
+            input that is refused costs 1. What depends on the body is counted once it was read. 0 counts nothing and
+            is admitted. Anything else that is returned is a 500, which the log explains.
         strategy: ``"sliding"``: never more than the limit in any true window of that length, in the worst case 1/16 of
             a window too strict. ``"fixed"``: windows begin at multiples of their length, so that around the end of one
             there can be twice the limit. ``"gcra"``: ``burst`` at once, and then evenly at the rate of the limit, so at
             most ``burst`` and the limit in one window (the generic cell rate algorithm, ITU-T I.371).
-        burst: Units admitted at once with ``"gcra"``. None: as many as the limit.
+        burst: Units admitted at once with ``"gcra"`` and one limit. None: as many as the limit. A principal's own
+            limits have none.
         name: Names the bucket. Two limits with the same windows and the same ``by`` need one, or they would share a
             bucket unknowingly. The same in every process.
         store: Where to count. None is the store that all guards share.
         on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
             everybody is, and nothing is counted. ``"local"``: each process counts by itself, up to ``local_share``.
-        local_share: The part of each limit that one process admits by itself, at least one unit.
+        local_share: The part of each limit that one process admits by itself, above 0 and up to 1. At least one unit.
 
     Raises:
         ConfigurationError: A limit that cannot be read, none at all, a ``by`` that cannot name a caller, or another
             argument that cannot work.
         RateLimitedError: A limit is used up (429). ``Retry-After`` is the time until the same request is admitted; it
             is missing where the request costs more than the limit ever admits.
-        UnavailableError: A store outside this process does not answer (503).
+        UnavailableError: A store outside this process does not answer, and ``on_store_error`` is ``"refuse"`` (503). Or
+            it is ``"allow"``, and this process has too many requests that wait for the store: that is no failure of
+            the store, and nobody can bring it about to be admitted.
     """
 
     control = Control.RATE_LIMIT
@@ -93,9 +97,10 @@ class RateLimit(Guard):
         kind = "" if strategy == "sliding" else f" ({strategy})"
         self.name = name or f"{', '.join(self.limits)}{kind} by {self._by.label}"
         self.store = default_store() if store is None else store
+        self.on_store_error: OnStoreError = on_store_error
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"RateLimit {self.name!r}")
         self.suspends = self.store.suspends
-        if self.suspends and on_store_error == "refuse":
+        if self.suspends and on_store_error != "local":
             self.statuses = (429, 503)
         # In this process's memory, an unnamed bucket is its object's own: two apps in one process share none.
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
@@ -128,28 +133,32 @@ class RateLimit(Guard):
 
         ::
 
-            async with tokens.reserve(conn, 500) as reservation:
-                async for token in answer:
-                    reservation.used += 1
-                    yield token
+            reservation = await tokens.reserve(request, 500)
+
+            async def stream():
+                async with reservation:
+                    async for token in answer:
+                        reservation.used += 1
+                        yield token
 
         At the end of the block, however it ends, what was reserved and not used is given back, and what was used beyond
-        it is counted, even above the limit.
+        it is counted, even above the limit. Where there is no answer that has begun, as on a WebSocket,
+        ``async with tokens.reserve(conn, 500) as reservation`` does both.
 
         Args:
             conn: As for :meth:`hit`.
             units: How many at first.
 
         Raises:
-            RateLimitedError: At the beginning of the block: there is no room for them (429).
+            RateLimitedError: When awaited: there is no room for them (429).
             ConfigurationError: As for :meth:`hit`.
         """
         units = checked_units(units, where="RateLimit.reserve(units=...)")
-        return Reservation(units, partial(self._reserve, conn, units), where=f"RateLimit {self.name!r}")
+        return Reservation(units, partial(self._reserve, conn, units), where=f"RateLimit {self.name!r}", conn=conn)
 
     @property
     def decided_without_store(self) -> int:
-        """How many requests were decided while the store did not answer, for metrics."""
+        """How many times this process has decided while the store did not answer, for metrics. It only grows."""
         return decided_without_store(self._counts)
 
     @property
@@ -201,7 +210,7 @@ class RateLimit(Guard):
                 headers={"RateLimit-Policy": limits.policy},
             )
         decision = await self._hit(caller, limits, cost)
-        if not decision.admitted:
+        if not decision.admitted and cost:  # nothing has room even where a reservation has left more than the limit
             raise self._refusal(caller, limits, decision, decision.retry_after)
         return decision
 
@@ -219,8 +228,8 @@ class RateLimit(Guard):
         own = caller.limits if isinstance(caller, Principal) else ()
         return limits_of(own, self.strategy) if own else self._limits
 
-    async def _hit(self, caller: Any, limits: Limits, cost: int) -> Decision:
-        return await self._counts.hit(self._bucket, store_key(*self._identity(caller, limits)), limits.windows, cost)
+    def _hit(self, caller: Any, limits: Limits, cost: int) -> Awaitable[Decision]:
+        return self._counts.hit(self._bucket, store_key(*self._identity(caller, limits)), limits.windows, cost)
 
     def _identity(self, caller: Any, limits: Limits) -> tuple[str, ...]:
         identity = self._by.identity(caller)
