@@ -42,7 +42,7 @@ from mlguard import (
     store_from_url,
 )
 from mlguard._redis_connection import Script
-from mlguard._redis_scripts import HIT
+from mlguard._redis_scripts import HIT, SETTLE
 from mlguard.client import HTTPSignature
 from mlguard.store import default_store, store_key
 from tests.asgi import acall, call
@@ -101,31 +101,37 @@ async def _each(ask: Callable[[], Awaitable[T]], number: int) -> list[T]:
 # The same as a store in memory ----------------------------------------------------------------------------------------
 
 seconds = st.sampled_from([1, 2, 3, 7, 10, 60, 61, 3_600, 86_400])
-windows = st.builds(Window, st.integers(1, 12), seconds, st.just("sliding"))
+windows = st.builds(Window, st.integers(1, 12), seconds, st.sampled_from(["sliding", "fixed", "gcra"]))
 # Microseconds are what Redis counts in, and 64ths of a second are exact in floats too.
 steps = st.one_of(
     st.just(Fraction(0)),
     st.integers(0, 40).map(lambda n: Fraction(n, 64)),
     st.sampled_from([Fraction(15, 16), Fraction(1), Fraction(17, 16)]),
 )
-histories = st.lists(st.tuples(steps, st.integers(0, 4)), min_size=1, max_size=30)
+#: A hit of so many units, or so many more or fewer for one of the hits before.
+works = st.one_of(
+    st.tuples(st.just("hit"), st.integers(0, 4), st.just(0)),
+    st.tuples(st.just("settle"), st.integers(-4, 4), st.integers(0, 9)),
+)
+histories = st.lists(st.tuples(steps, works), min_size=1, max_size=30)
 
 
 @pytest.fixture
 def by_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script takes the time from a list in Redis, so that a test can set it."""
-    assert HIT.count("'TIME'") == 1
-    monkeypatch.setattr(mlguard.redis_store, "_HIT", Script(HIT.replace("'TIME'", "'LRANGE', 'clock', 0, 1")))
+    """The scripts take the time from a list in Redis, so that a test can set it."""
+    for name, text in (("_HIT", HIT), ("_SETTLE", SETTLE)):
+        assert text.count("'TIME'") == 1
+        monkeypatch.setattr(mlguard.redis_store, name, Script(text.replace("'TIME'", "'LRANGE', 'clock', 0, 1")))
 
 
 @pytest.mark.usefixtures("by_list")
-def test_hits_like_a_store_in_memory(redis: RedisServer) -> None:
-    """Every decision of every history is the same, number by number."""
+def test_counts_like_a_store_in_memory(redis: RedisServer) -> None:
+    """Every decision of every history is the same, number by number, in windows of all kinds, settled or not."""
     store = open_store(redis)
 
     with asyncio.Runner() as runner:
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=150, deadline=None)
         @given(st.lists(windows, min_size=1, max_size=3), histories, st.integers(10**6, 10**9))
         def compare(limits: list[Window], history: list[Any], start: int) -> None:
             runner.run(_compare(limits, history, start))
@@ -134,10 +140,23 @@ def test_hits_like_a_store_in_memory(redis: RedisServer) -> None:
             clock, caller = Clock(float(start)), key()
             memory = MemoryStore(clock=clock)
             scale = max(window.seconds for window in limits)
-            for step, cost in history:
-                clock.now += round(float(step * scale) * 64) / 64
+            before = [clock.now]
+            for step, (work, units, which) in history:
+                clock.now += round(float(step * int(scale)) * 64) / 64
                 await set_clock(store, clock.now)
-                assert await store.hit("b", caller, limits, cost) == await memory.hit("b", caller, limits, cost)
+                if work == "settle":
+                    at = before[which % len(before)]
+                    await store.settle("b", caller, limits, units, at=at)
+                    await memory.settle("b", caller, limits, units, at=at)
+                for cost in (0, units) if work == "hit" else (0,):
+                    ours = await store.hit("b", caller, limits, cost)
+                    theirs = await memory.hit("b", caller, limits, cost)
+                    assert ours[::4] == theirs[::4]
+                    assert ours.remaining == theirs.remaining
+                    # A bucket that leaks does so by fractions, which are rounded up to microseconds.
+                    assert ours.retry_after == pytest.approx(theirs.retry_after, abs=2e-6, rel=0)
+                    assert ours.reset == pytest.approx(theirs.reset, abs=2e-6, rel=0)
+                before.append(clock.now)
 
         compare()
 
