@@ -102,8 +102,8 @@ return answer
 """.replace("PARTS", str(PARTS))
 )
 
-#: KEYS: the counters. ARGV: units (below 0: given back), milliseconds to keep them, then of each window its limit, width
-#: and kind, and at last the time of the hit.
+#: KEYS: the counters. ARGV: units (below 0: given back), milliseconds to keep them, then of each window its limit,
+#: width and kind, and at last the time of the hit.
 SETTLE = (
     _COUNTERS
     + """
@@ -162,11 +162,15 @@ return {1, used}
 TAKE_LEASE = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then
-  return {0, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] - now}
+local later = '(' .. string.format('%.0f', now)
+local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local held = ends and tonumber(ends) > now
+if not held and redis.call('ZCOUNT', KEYS[1], later, '+inf') >= tonumber(ARGV[3]) then
+  return {0, redis.call('ZRANGEBYSCORE', KEYS[1], later, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] - now}
 end
+-- Added before others are removed: only the first write of a script is refused where memory is full.
 redis.call('ZADD', KEYS[1], now + ARGV[2] * 1000, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2] + 1) end
 return {1, 0}
 """
