@@ -42,7 +42,7 @@ from mlguard import (
     store_from_url,
 )
 from mlguard._redis_connection import Script
-from mlguard._redis_scripts import HIT
+from mlguard._redis_scripts import HIT, SETTLE
 from mlguard.client import HTTPSignature
 from mlguard.store import default_store, store_key
 from tests.asgi import acall, call
@@ -102,31 +102,37 @@ async def _each(ask: Callable[[], Awaitable[T]], number: int) -> list[T]:
 # The same as a store in memory ----------------------------------------------------------------------------------------
 
 seconds = st.sampled_from([1, 2, 3, 7, 10, 60, 61, 3_600, 86_400])
-windows = st.builds(Window, st.integers(1, 12), seconds, st.just("sliding"))
+windows = st.builds(Window, st.integers(1, 12), seconds, st.sampled_from(["sliding", "fixed", "gcra"]))
 # Microseconds are what Redis counts in, and 64ths of a second are exact in floats too.
 steps = st.one_of(
     st.just(Fraction(0)),
     st.integers(0, 40).map(lambda n: Fraction(n, 64)),
     st.sampled_from([Fraction(15, 16), Fraction(1), Fraction(17, 16)]),
 )
-histories = st.lists(st.tuples(steps, st.integers(0, 4)), min_size=1, max_size=30)
+#: A hit of so many units, or so many more or fewer for one of the hits before.
+works = st.one_of(
+    st.tuples(st.just("hit"), st.integers(0, 4), st.just(0)),
+    st.tuples(st.just("settle"), st.integers(-4, 4), st.integers(0, 9)),
+)
+histories = st.lists(st.tuples(steps, works), min_size=1, max_size=30)
 
 
 @pytest.fixture
 def by_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script takes the time from a list in Redis, so that a test can set it."""
-    assert HIT.count("'TIME'") == 1
-    monkeypatch.setattr(mlguard.redis_store, "_HIT", Script(HIT.replace("'TIME'", "'LRANGE', 'clock', 0, 1")))
+    """The scripts take the time from a list in Redis, so that a test can set it."""
+    for name, text in (("_HIT", HIT), ("_SETTLE", SETTLE)):
+        assert text.count("'TIME'") == 1
+        monkeypatch.setattr(mlguard.redis_store, name, Script(text.replace("'TIME'", "'LRANGE', 'clock', 0, 1")))
 
 
 @pytest.mark.usefixtures("by_list")
-def test_hits_like_a_store_in_memory(redis: RedisServer) -> None:
-    """Every decision of every history is the same, number by number."""
+def test_counts_like_a_store_in_memory(redis: RedisServer) -> None:
+    """Every decision of every history is the same, number by number, in windows of all kinds, settled or not."""
     store = open_store(redis)
 
     with asyncio.Runner() as runner:
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=150, deadline=None)
         @given(st.lists(windows, min_size=1, max_size=3), histories, st.integers(10**6, 10**9))
         def compare(limits: list[Window], history: list[Any], start: int) -> None:
             runner.run(_compare(limits, history, start))
@@ -135,10 +141,23 @@ def test_hits_like_a_store_in_memory(redis: RedisServer) -> None:
             clock, caller = Clock(float(start)), key()
             memory = MemoryStore(clock=clock)
             scale = max(window.seconds for window in limits)
-            for step, cost in history:
-                clock.now += round(float(step * scale) * 64) / 64
+            before = [clock.now]
+            for step, (work, units, which) in history:
+                clock.now += round(float(step * int(scale)) * 64) / 64
                 await set_clock(store, clock.now)
-                assert await store.hit("b", caller, limits, cost) == await memory.hit("b", caller, limits, cost)
+                if work == "settle":
+                    at = before[which % len(before)]
+                    await store.settle("b", caller, limits, units, at=at)
+                    await memory.settle("b", caller, limits, units, at=at)
+                for cost in (0, units) if work == "hit" else (0,):
+                    ours = await store.hit("b", caller, limits, cost)
+                    theirs = await memory.hit("b", caller, limits, cost)
+                    assert ours[::4] == theirs[::4]
+                    assert ours.remaining == theirs.remaining
+                    # A bucket that leaks does so by fractions, which are rounded up to microseconds.
+                    assert ours.retry_after == pytest.approx(theirs.retry_after, abs=2e-6, rel=0)
+                    assert ours.reset == pytest.approx(theirs.reset, abs=2e-6, rel=0)
+                before.append(clock.now)
 
         compare()
 
@@ -221,6 +240,134 @@ def test_a_window_that_has_passed_is_free_again(either: Store) -> None:
     assert hits(either, 1, Window(2, 1), caller=caller)[0].admitted
 
 
+def test_what_a_hit_turned_out_to_cost(either: Store) -> None:
+    """Less is given back in every window, more is counted even beyond the limit, and both are settled once."""
+    caller, limits = key(), (Window(10, 60), Window(20, 3_600, "fixed"), Window(30, 60, "gcra"))
+
+    async def left() -> tuple[int, ...]:
+        return (await either.hit("bucket", caller, limits, 0)).remaining
+
+    async def work() -> None:
+        await either.settle("bucket", caller, limits, -5, at=time.time())
+        assert await left() == (10, 20, 30), "nothing was counted, so nothing is given back"
+        hit = await either.hit("bucket", caller, limits, 8)
+        assert await left() == (2, 12, 22)
+        await either.settle("bucket", caller, limits, 0, at=hit.at)
+        assert await left() == (2, 12, 22)
+        await either.settle("bucket", caller, limits, -5, at=hit.at)
+        assert await left() == (7, 17, 27)
+        other = await either.hit("bucket", caller, limits, 2)
+        await either.settle("bucket", caller, limits, 100, at=other.at)
+        refused = await either.hit("bucket", caller, limits, 1)
+        assert (refused.admitted, refused.remaining) == (False, (0, 0, 0))
+
+    do(work)
+
+
+def test_units_that_count_no_more_are_not_given_back(either: Store) -> None:
+    """Whoever settles late takes nothing from what was counted since."""
+    caller, short = key(), (Window(5, 1), Window(5, 1, "fixed"), Window(5, 1, "gcra"))
+
+    async def work() -> None:
+        first = await either.hit("bucket", caller, short, 5)
+        await asyncio.sleep(1.07)
+        assert (await either.hit("bucket", caller, short, 4)).admitted
+        await either.settle("bucket", caller, short, -5, at=first.at)
+        assert max((await either.hit("bucket", caller, short, 0)).remaining[::2]) <= 2
+
+    do(work)
+
+
+def test_a_budget_is_spent_whole_or_not_at_all(either: Store) -> None:
+    """Up to its limit; units that are given back or granted are always taken, and without a limit everything is."""
+    budget = key()
+
+    async def work() -> None:
+        async def spend(units: int, limit: int | None = 10) -> tuple[bool, int]:
+            return await either.spend(budget, units, limit=limit, ttl=60)
+
+        assert await spend(0) == (True, 0)
+        assert await spend(11) == (False, 0)
+        assert [await spend(4), await spend(7), await spend(6), await spend(1)] == [
+            (True, 4), (False, 4), (True, 10), (False, 10),
+        ]  # fmt: skip
+        assert await spend(0) == (True, 10)
+        assert await spend(5, None) == (True, 15)
+        assert await spend(0) == (False, 15), "there is no room for anything"
+        assert await spend(-20) == (True, -5), "more was granted than spent"
+        assert [await spend(16), await spend(15), await spend(-1, 0)] == [(False, -5), (True, 10), (True, 9)]
+
+    do(work)
+
+
+def test_a_budget_of_any_size(either: Store) -> None:
+    """Up to what Redis counts exactly; beyond it nothing is admitted that the limit does not admit."""
+    largest = 2**53 - 1
+
+    async def work() -> None:
+        budget = key()
+        assert await either.spend(budget, largest - 1, limit=largest, ttl=60) == (True, largest - 1)
+        assert await either.spend(budget, 1, limit=largest, ttl=60) == (True, largest)
+        assert not (await either.spend(budget, 1, limit=largest, ttl=60)).admitted
+        assert not (await either.spend(key(), 10**30, limit=largest, ttl=60)).admitted
+        assert await either.spend(budget, -largest, limit=largest, ttl=60) == (True, 0)
+
+    do(work)
+
+
+def test_a_budget_is_forgotten_after_its_time(either: Store) -> None:
+    """Not before, and not while it is spent."""
+    budget = key()
+
+    async def work() -> None:
+        for _ in range(3):
+            await either.spend(budget, 1, limit=None, ttl=0.2)
+            await asyncio.sleep(0.1)
+        assert await either.spend(budget, 0, limit=None, ttl=0.2) == (True, 3)
+        await asyncio.sleep(0.15)
+        assert await either.spend(budget, 0, limit=None, ttl=0.2) == (True, 0)
+
+    do(work)
+
+
+def test_places_are_taken_kept_and_given_back(either: Store) -> None:
+    """One a holder, as many as there are, and nobody ends another's."""
+    places = key()
+
+    async def work() -> None:
+        async def take(holder: bytes, ttl: float = 60) -> bool:
+            return (await either.take_lease(places, holder, limit=2, ttl=ttl)).held
+
+        await either.end_lease(places, b"nobody")
+        assert [await take(b"a"), await take(b"b", 30), await take(b"c")] == [True, True, False]
+        assert await take(b"a"), "who has one keeps it"
+        refused = await either.take_lease(places, b"c", limit=2, ttl=60)
+        assert 29 < refused.retry_after <= 30
+        for holder in (b"c", b"a", b"a"):
+            await either.end_lease(places, holder)
+        assert [await take(b"c"), await take(b"d")] == [True, False]
+
+    do(work)
+
+
+def test_a_place_that_is_not_kept_ends_by_itself(either: Store) -> None:
+    """As those of a process that has crashed; a holder that asks again in time has it for longer."""
+    places = key()
+
+    async def work() -> None:
+        async def take(holder: bytes) -> bool:
+            return (await either.take_lease(places, holder, limit=2, ttl=0.4)).held
+
+        assert [await take(b"kept"), await take(b"crashed")] == [True, True]
+        await asyncio.sleep(0.25)
+        assert [await take(b"kept"), await take(b"new")] == [True, False]
+        await asyncio.sleep(0.2)
+        assert [await take(b"new"), await take(b"newer")] == [True, False]
+        assert await take(b"kept")
+
+    do(work)
+
+
 def test_a_nonce_is_single_use_and_each_owner_has_a_share(either: Store) -> None:
     """Known is known, two owners may use the same one, and a full share is full for its owner only."""
     first, second = key(), key()
@@ -270,27 +417,36 @@ def test_records_are_kept_and_swapped(either: Store) -> None:
 # Many at once ---------------------------------------------------------------------------------------------------------
 
 
-def _race(url: str, caller: bytes, nonce: bytes) -> tuple[int, int, int]:
-    """What 60 callers at once get in one process: units, nonces, swaps."""
+def _race(url: str, caller: bytes, holder: bytes) -> tuple[int, ...]:
+    """What 60 callers at once get in one process: units of windows and of a budget, places, nonces, swaps."""
     store = RedisStore(url, timeout=LONG)
 
-    async def work() -> tuple[int, int, int]:
+    async def work() -> tuple[int, ...]:
         decisions = await asyncio.gather(
             *[store.hit("race", caller, (Window(100, 3_600), Window(500, 86_400)), 1) for _ in range(60)]
         )
-        added = await asyncio.gather(*[store.add_nonce(nonce, 60, owner=caller) for _ in range(20)])
-        swapped = await asyncio.gather(*[store.swap(nonce, None, b"mine", 60) for _ in range(20)])
-        return sum(decision.admitted for decision in decisions), sum(added), sum(swapped)
+        spendings = await asyncio.gather(*[store.spend(caller, 3, limit=200, ttl=60) for _ in range(60)])
+        leases = await asyncio.gather(
+            *[store.take_lease(caller, holder + bytes([number]), limit=50, ttl=60) for number in range(60)]
+        )
+        added = await asyncio.gather(*[store.add_nonce(caller, 60, owner=caller) for _ in range(20)])
+        swapped = await asyncio.gather(*[store.swap(caller, None, b"mine", 60) for _ in range(20)])
+        return (
+            sum(decision.admitted for decision in decisions),
+            sum(spending.admitted for spending in spendings),
+            sum(lease.held for lease in leases),
+            sum(added),
+            sum(swapped),
+        )
 
     return asyncio.run(work())
 
 
 def test_processes_at_once_admit_exactly_the_limit(redis: RedisServer) -> None:
-    """Of 180 hits from three processes 100 are admitted, and of 60 who use one nonce, or swap, one succeeds."""
-    caller, nonce = key(), key()
+    """Of 180 from three processes as many are admitted as have room, and of 60 who use one nonce, or swap, one."""
     with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
-        results = list(pool.map(_race, [redis.url] * 3, [caller] * 3, [nonce] * 3))
-    assert [sum(column) for column in zip(*results, strict=True)] == [100, 1, 1]
+        results = list(pool.map(_race, [redis.url] * 3, [key()] * 3, [b"a", b"b", b"c"]))
+    assert [sum(column) for column in zip(*results, strict=True)] == [100, 66, 50, 1, 1]
 
 
 def test_one_store_serves_event_loops_in_many_threads(redis: RedisServer) -> None:
@@ -375,6 +531,10 @@ def test_keys_are_digests_that_expire(own_redis: RedisServer) -> None:
         await store.add_nonce(key(), 60, owner=key())
         await store.put(key(), b"", 60)
         await store.swap(key(), None, b"", 60)
+        await store.spend(key(), 0, limit=5, ttl=60)
+        await store.spend(key(), 5, limit=5, ttl=60)
+        await store.settle("alice", key(), (Window(1, 60),), -1, at=0)
+        await store.take_lease(key(), b"holder", limit=1, ttl=60)
 
     do(work)
     assert call(app, "/", method="GET").status == 200
@@ -384,7 +544,9 @@ def test_keys_are_digests_that_expire(own_redis: RedisServer) -> None:
         return [(name, await store._redis.ask("PTTL", name)) for name in keys]
 
     found = do(look)
-    assert Counter(name.split(":")[1] for name, _ in found) == {"rate": 1, "nonces": 1, "record": 2}
+    assert Counter(name.split(":")[1] for name, _ in found) == {
+        "rate": 1, "nonces": 1, "record": 2, "budget": 1, "leases": 1,
+    }  # fmt: skip
     for name, ttl in found:
         assert name.startswith("shop:")
         assert "alice" not in name
@@ -422,6 +584,8 @@ def test_full_memory_refuses_and_forgets_nothing(own_redis: RedisServer) -> None
     do(lambda: refused(lambda: store.add_nonce(key(), 60, owner=b"o")))
     do(lambda: refused(lambda: store.put(key(), b"", 60)))
     do(lambda: refused(lambda: store.hit("b", key(), (Window(1, 60),), 1)))
+    do(lambda: refused(lambda: store.spend(key(), 1, limit=5, ttl=60)))
+    do(lambda: refused(lambda: store.take_lease(key(), b"holder", limit=1, ttl=60)))
     assert do(lambda: store.get(used)) == (b"v",)
     assert not do(lambda: store.add_nonce(used, 60, owner=b"o"))
 

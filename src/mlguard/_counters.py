@@ -60,12 +60,15 @@ class SlidingCounter:
         self.total += cost
 
     def give_back(self, units: int, at: float, window: Window, now: float) -> None:  # noqa: ARG002  # as above
-        part = int(at * PARTS / window.seconds)
-        for position in range(0, len(self.parts), 2):
-            if self.parts[position] == part:
-                units = min(units, self.parts[position + 1])
-                self.parts[position + 1] -= units
+        part, parts = int(at * PARTS / window.seconds), self.parts
+        for position in range(0, len(parts), 2):
+            if parts[position] == part:
+                units = min(units, parts[position + 1])
+                parts[position + 1] -= units
                 self.total -= units
+                if not parts[position + 1]:
+                    del parts[position : position + 2]
+                return
 
     def seconds_until(self, room: int, window: Window, now: float) -> float:
         excess = self.total + room - window.limit

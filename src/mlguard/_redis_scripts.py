@@ -3,136 +3,136 @@
 Times are whole microseconds since 1970, which doubles hold exactly, as they do every quotient that is rounded down.
 """
 
+from mlguard.store import PARTS
+
 #: What HIT and SETTLE share: one caller's counters for all windows of a bucket, as in ``mlguard._counters``. The value
-#: holds of each window, if it slides, part, units, part, units..., oldest first; if it is fixed, its number and units;
-#: if it is a bucket that leaks, the level and when it had it.
+#: holds of each window the units that count and then, if it slides, part, units, part, units..., oldest first; if it is
+#: fixed, its number; if it is a bucket that leaks, when it had that level.
 #:
 #: A width is that of a part of a sliding window, else that of the window, in microseconds.
 _COUNTERS = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local PARTS = tonumber(ARGV[1])
 local stored = redis.call('GET', KEYS[1])
 local counters = stored and cmsgpack.unpack(stored) or {}
+local floor, ceil, max = math.floor, math.ceil, math.max
 
-local function move(kind, old, limit, width)
+local function move(window, limit, width, kind)
+  local counter = counters[window]
   if kind == 'sliding' then
-    local first, kept, total = math.floor(now / width) - PARTS, {}, 0
-    for i = 1, #old, 2 do
-      if old[i] >= first then
-        kept[#kept + 1], kept[#kept + 2] = old[i], old[i + 1]
-        total = total + old[i + 1]
-      end
+    counter = counter or {0}
+    local first = floor(now / width) - PARTS
+    while counter[2] and counter[2] < first do
+      counter[1] = counter[1] - counter[3]
+      table.remove(counter, 2)
+      table.remove(counter, 2)
     end
-    return kept, total
   elseif kind == 'fixed' then
-    local number = math.floor(now / width)
-    if not old[1] or number > old[1] then return {number, 0}, 0 end
-    return old, old[2]
-  end
-  local level, at = old[1] or 0, old[2] or now
-  if now > at then level, at = math.max(0, level - (now - at) * limit / width), now end
-  return {level, at}, level
-end
-
-local function add(kind, counter, width, units)
-  if kind == 'fixed' then
-    counter[2] = counter[2] + units
-  elseif kind == 'gcra' then
-    counter[1] = counter[1] + units
+    local number = floor(now / width)
+    if not counter or number > counter[2] then counter = {0, number} end
   else
-    local current = math.floor(now / width)
-    if #counter > 0 and counter[#counter - 1] >= current then  -- >=: a clock that went backwards
-      counter[#counter] = counter[#counter] + units
-    else
-      counter[#counter + 1], counter[#counter + 2] = current, units
-    end
+    counter = counter or {0, now}
+    if now > counter[2] then counter = {max(0, counter[1] - (now - counter[2]) * limit / width), now} end
+  end
+  counters[window] = counter
+  return counter
+end
+
+local function add(counter, width, kind, units)
+  counter[1] = counter[1] + units
+  if kind ~= 'sliding' then return end
+  local last, current = #counter, floor(now / width)
+  if last > 1 and counter[last - 1] >= current then  -- >=: a clock that went backwards
+    counter[last] = counter[last] + units
+  else
+    counter[last + 1], counter[last + 2] = current, units
   end
 end
-"""
+""".replace("PARTS", str(PARTS))
 
-#: KEYS: the counters. ARGV: parts of a window, milliseconds to keep them, cost, then of each window its kind, limit
-#: and width.
+#: KEYS: the counters. ARGV: cost, milliseconds to keep them, then of each window its limit, width and kind.
 #: Returns: admitted, microseconds to wait (-1: for ever), the time, then of each window units used and microseconds
 #: until reset.
 HIT = (
     _COUNTERS
     + """
-local cost = tonumber(ARGV[3])
-local answer, totals = {1, 0, now}, {}
+local cost = tonumber(ARGV[1])
+local answer = {1, 0, now}
 
-local function wait(kind, counter, total, limit, width)
-  if cost > limit and kind ~= 'sliding' then return -1 end
-  if kind == 'fixed' then return (counter[1] + 1) * width - now end
-  if kind == 'gcra' then return math.ceil((total + cost - limit) * width / limit) end
-  local excess = total + cost - limit
-  for i = 1, #counter, 2 do
-    excess = excess - counter[i + 1]
-    if excess <= 0 then return (counter[i] + PARTS + 1) * width - now end
-  end
-  return -1
+local function wait(counter, limit, width, kind)
+  if cost > limit then return -1 end
+  if kind == 'fixed' then return (counter[2] + 1) * width - now end
+  local excess = counter[1] + cost - limit
+  if kind == 'gcra' then return ceil(excess * width / limit) end
+  local oldest = 0
+  repeat
+    oldest = oldest + 2
+    excess = excess - counter[oldest + 1]
+  until excess <= 0
+  return (counter[oldest] + PARTS + 1) * width - now
 end
 
-local function reset(kind, counter, total, limit, width)
-  if total <= 0 then return 0 end
-  if kind == 'fixed' then return (counter[1] + 1) * width - now end
-  if kind == 'gcra' then return math.ceil((total - math.ceil(total) + 1) * width / limit) end
-  return (counter[1] + PARTS + 1) * width - now
+local function reset(counter, limit, width, kind)
+  if counter[1] <= 0 then return 0 end
+  if kind == 'sliding' then return (counter[2] + PARTS + 1) * width - now end
+  if kind == 'fixed' then return (counter[2] + 1) * width - now end
+  return ceil((counter[1] - ceil(counter[1]) + 1) * width / limit)
 end
 
-for place = 4, #ARGV, 3 do
-  local window = (place - 1) / 3
-  local kind, limit, width = ARGV[place], tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
-  local counter, total = move(kind, counters[window] or {}, limit, width)
-  if total + cost > limit then
-    local seconds = wait(kind, counter, total, limit, width)
+for place = 3, #ARGV, 3 do
+  local limit, width, kind = tonumber(ARGV[place]), tonumber(ARGV[place + 1]), ARGV[place + 2]
+  local counter = move(place / 3, limit, width, kind)
+  if counter[1] + cost > limit then
+    local time = wait(counter, limit, width, kind)
     answer[1] = 0
-    if seconds < 0 or answer[2] < 0 then answer[2] = -1 else answer[2] = math.max(answer[2], seconds) end
+    answer[2] = (time < 0 or answer[2] < 0) and -1 or max(answer[2], time)
   end
-  counters[window], totals[window] = counter, total
 end
 
 local counts = answer[1] == 1 and cost > 0
-for place = 4, #ARGV, 3 do
-  local window = (place - 1) / 3
-  local kind, limit, width = ARGV[place], tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
-  if counts then
-    add(kind, counters[window], width, cost)
-    totals[window] = totals[window] + cost
-  end
-  answer[#answer + 1] = math.ceil(totals[window])
-  answer[#answer + 1] = reset(kind, counters[window], totals[window], limit, width)
+for place = 3, #ARGV, 3 do
+  local limit, width, kind = tonumber(ARGV[place]), tonumber(ARGV[place + 1]), ARGV[place + 2]
+  local counter = counters[place / 3]
+  if counts then add(counter, width, kind, cost) end
+  answer[#answer + 1] = ceil(counter[1])
+  answer[#answer + 1] = reset(counter, limit, width, kind)
 end
 if counts then redis.call('SET', KEYS[1], cmsgpack.pack(counters), 'PX', ARGV[2]) end
 return answer
-"""
+""".replace("PARTS", str(PARTS))
 )
 
-#: KEYS: the counters. ARGV: parts of a window, milliseconds to keep them, units (below 0: given back), the time of the
-#: hit, then of each window its kind, limit and width.
+#: KEYS: the counters. ARGV: units (below 0: given back), milliseconds to keep them, then of each window its limit,
+#: width and kind, and at last the time of the hit.
 SETTLE = (
     _COUNTERS
     + """
-local units, at = tonumber(ARGV[3]), tonumber(ARGV[4])
+local units, at = tonumber(ARGV[1]), tonumber(ARGV[#ARGV])
 
-local function give_back(kind, counter, limit, width)
-  if kind == 'fixed' then
-    if math.floor(at / width) == counter[1] then counter[2] = math.max(0, counter[2] + units) end
-  elseif kind == 'gcra' then  -- part of them may have leaked since
-    counter[1] = math.max(0, counter[1] - math.max(0, -units - math.max(0, now - at) * limit / width))
+local function give_back(counter, limit, width, kind)
+  if kind == 'gcra' then  -- part of them may have leaked since
+    counter[1] = max(0, counter[1] - max(0, -units - max(0, now - at) * limit / width))
+  elseif kind == 'fixed' then
+    if floor(at / width) == counter[2] then counter[1] = max(0, counter[1] + units) end
   else
-    for i = 1, #counter, 2 do
-      if counter[i] == math.floor(at / width) then counter[i + 1] = math.max(0, counter[i + 1] + units) end
+    for i = 2, #counter, 2 do
+      if counter[i] == floor(at / width) then
+        local back = math.min(-units, counter[i + 1])
+        counter[1], counter[i + 1] = counter[1] - back, counter[i + 1] - back
+        if counter[i + 1] == 0 then
+          table.remove(counter, i)
+          table.remove(counter, i)
+        end
+        return
+      end
     end
   end
 end
 
-for place = 5, #ARGV, 3 do
-  local window = (place - 2) / 3
-  local kind, limit, width = ARGV[place], tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
-  local counter = move(kind, counters[window] or {}, limit, width)
-  if units > 0 then add(kind, counter, width, units) else give_back(kind, counter, limit, width) end
-  counters[window] = counter
+for place = 3, #ARGV - 1, 3 do
+  local limit, width, kind = tonumber(ARGV[place]), tonumber(ARGV[place + 1]), ARGV[place + 2]
+  local counter = move(place / 3, limit, width, kind)
+  if units > 0 then add(counter, width, kind, units) else give_back(counter, limit, width, kind) end
 end
 if units > 0 then
   redis.call('SET', KEYS[1], cmsgpack.pack(counters), 'PX', ARGV[2])
@@ -162,11 +162,15 @@ return {1, used}
 TAKE_LEASE = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then
-  return {0, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] - now}
+local later = '(' .. string.format('%.0f', now)
+local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local held = ends and tonumber(ends) > now
+if not held and redis.call('ZCOUNT', KEYS[1], later, '+inf') >= tonumber(ARGV[3]) then
+  return {0, redis.call('ZRANGEBYSCORE', KEYS[1], later, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] - now}
 end
+-- Added before others are removed: only the first write of a script is refused where memory is full.
 redis.call('ZADD', KEYS[1], now + ARGV[2] * 1000, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2] + 1) end
 return {1, 0}
 """

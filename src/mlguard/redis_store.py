@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from mlguard._records import DROPS
 from mlguard._redis_connection import RedisConnection, Script
@@ -81,8 +82,8 @@ class RedisStore:
         """Count ``cost`` units of one caller in all windows, or in none of them."""
         if cost < 0:
             raise ValueError("the cost of a hit is negative")
-        key, keep, numbers = self._counters(bucket, caller, windows)
-        answer = await self._redis.run(_HIT, key, PARTS, keep, min(cost, _EXACT + 1), *numbers)
+        plan = _plan(bucket, tuple(windows))
+        answer = await self._redis.run(_HIT, self._counters(caller, plan), min(cost, _EXACT + 1), *plan.numbers)
         admitted, wait, now, *counted = answer
         return Decision(
             admitted == 1,
@@ -94,19 +95,13 @@ class RedisStore:
 
     async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
         """Correct what a hit has counted, once it is known what the request did cost."""
-        key, keep, numbers = self._counters(bucket, caller, windows)
-        await self._redis.run(_SETTLE, key, PARTS, keep, min(units, _EXACT), round(at * 1e6), *numbers)
+        plan = _plan(bucket, tuple(windows))
+        units = max(-_EXACT, min(units, _EXACT))
+        await self._redis.run(_SETTLE, self._counters(caller, plan), units, *plan.numbers, round(at * 1e6))
 
-    def _counters(self, bucket: str, caller: bytes, windows: Sequence[Window]) -> tuple[str, int, list[float | str]]:
-        """Where they are, milliseconds to keep them, and the windows as scripts take them."""
-        place = store_key(bucket, *[f"{window.limit}/{window.seconds} {window.kind}" for window in windows]).hex()
-        keep = _milliseconds(max([window.seconds for window in windows]) * (1 + 1 / PARTS))
-        numbers: list[float | str] = []
-        for window in windows:
-            parts = PARTS if window.kind == "sliding" else 1
-            numbers += (window.kind, min(window.limit, _EXACT), window.seconds * (1_000_000 // parts))
+    def _counters(self, caller: bytes, plan: "_Plan") -> str:
         # The braces keep one caller's counters on one node of a Cluster.
-        return f"{self._prefix}:rate:{{{caller.hex()}}}:{place}", keep, numbers
+        return f"{self._prefix}:rate:{{{caller.hex()}}}:{plan.place}"
 
     async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
         """Spend units of a budget, all of them or none."""
@@ -157,6 +152,28 @@ class RedisStore:
 
     def __repr__(self) -> str:
         return f"RedisStore(prefix={self._prefix!r})"
+
+
+class _Plan(NamedTuple):
+    """What the same in every hit of a bucket.
+
+    Attributes:
+        place: The part of a key that says which windows are counted there.
+        numbers: Milliseconds to keep it, and the windows, as scripts take them.
+    """
+
+    place: str
+    numbers: tuple[float | str, ...]
+
+
+@lru_cache(maxsize=1024)
+def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
+    place = store_key(bucket, *[f"{window.limit}/{window.seconds} {window.kind}" for window in windows]).hex()
+    numbers: list[float | str] = [_milliseconds(max([window.seconds for window in windows]) * (1 + 1 / PARTS))]
+    for window in windows:
+        parts = PARTS if window.kind == "sliding" else 1
+        numbers += (min(window.limit, _EXACT), window.seconds * (1_000_000 // parts), window.kind)
+    return _Plan(place, tuple(numbers))
 
 
 def _milliseconds(ttl: float) -> int:
