@@ -93,6 +93,7 @@ class RateLimit(Guard):
         kind = "" if strategy == "sliding" else f" ({strategy})"
         self.name = name or f"{', '.join(self.limits)}{kind} by {self._by.label}"
         self.store = default_store() if store is None else store
+        self.stores = (self.store,)
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"RateLimit {self.name!r}")
         self.suspends = self.store.suspends
         if self.suspends and on_store_error == "refuse":
