@@ -16,6 +16,7 @@ from mlguard.errors import ConfigurationError, InsufficientScopeError
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
     from mlguard._plans import Plan
+    from mlguard.store import Store
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 
@@ -92,6 +93,7 @@ class Guard:
         charges_by: The guard that reads what it charges for, if any. A refused input is charged too.
         suspends: Whether a call may wait for something. One that never waits cannot be cancelled half way, and so
             needs no protection from it.
+        stores: Where it counts and remembers, its parts included.
     """
 
     control: ClassVar[Control]
@@ -100,6 +102,7 @@ class Guard:
     takes_place: ClassVar[bool] = False
     charges_by: "Guard | None" = None
     suspends: bool = True
+    stores: "tuple[Store, ...]" = ()
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` at start-up for what could not be checked when the guard was built."""

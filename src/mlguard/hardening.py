@@ -1,6 +1,7 @@
 """``harden(app)``: what guards cannot do as dependencies."""
 
 import contextlib
+import inspect
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
 from mlguard._order import judge
 from mlguard._shortcuts import Shortcuts
-from mlguard._workers import one_of_several
+from mlguard._workers import second_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
 from mlguard.outputs._endpoint import is_bare
@@ -238,18 +239,16 @@ class _Hardened:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-        with one_of_several(self._name()) as several:
-            if several and any(store.forgets_on_restart for store in self._stores):
+        if not any(store.forgets_on_restart for store in self._stores):
+            await self._app(scope, receive, send)
+            return
+        with second_of_several(_name(self._hardened, self._routes)) as is_second:
+            if is_second:
                 logger.error(
                     "several processes serve this app, and each counts and remembers by itself (memory://): every "
                     "limit holds once for each of them, and a nonce is single-use in each. Set MLGUARD_STORE_URL"
                 )
             await self._app(scope, receive, send)
-
-    def _name(self) -> str:
-        """The same in every process that serves this app, and in no other."""
-        routes = [f"{route.path} {getattr(route.endpoint, '__module__', '')}" for route in self._routes]
-        return f"{self._hardened.title} {routes}"
 
     def _check(self) -> None:
         _check_debug(self._hardened, development=self._development)
@@ -261,12 +260,11 @@ class _Hardened:
         _check_decorators(self._routes)
         guards = dict.fromkeys(guard for route in self._routes for guard in route.guards)
         overrides: Mapping[Any, Any] = self._hardened.dependency_overrides
-        for guard in guards:
-            if guard not in overrides:  # a test without keys needs none
-                guard.check()
+        judging = [guard for guard in guards if guard not in overrides]  # a test without keys needs none
+        for guard in judging:
+            guard.check()
         _check_buckets([guard for guard in guards if isinstance(guard, _Counting)])
-        stores = [getattr(guard, "store", None) for guard in guards]
-        self._stores = [*{id(store): store for store in stores if isinstance(store, Store)}.values()]
+        self._stores = [*{id(store): store for guard in judging for store in guard.stores}.values()]
         self._shortcuts.install()
         self._checked = True
 
@@ -332,6 +330,13 @@ def _security_headers(csp: str | None = None) -> dict[bytes, bytes]:
 
 def _is_hardened(app: FastAPI) -> bool:
     return any(getattr(middleware, "cls", None) is _RouteWatch for middleware in app.user_middleware)
+
+
+def _name(app: FastAPI, routes: Sequence[_fastapi.RouteInfo]) -> str:
+    """The same in every process that serves this app, and in no other."""
+    code = [getattr(inspect.unwrap(route.endpoint), "__code__", None) for route in routes if route.endpoint is not None]
+    files = [getattr(one, "co_filename", "") for one in code]
+    return f"{app.title} {[route.path for route in routes]} {files}"
 
 
 def _check_debug(app: FastAPI, *, development: bool) -> None:

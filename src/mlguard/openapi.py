@@ -7,8 +7,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from mlguard import _fastapi
+from mlguard._guard import Control, Guard
 from mlguard.auth.any_auth import Alternative, scheme_names
 from mlguard.errors import (
+    AddressNotAllowedError,
     BodyTooLargeError,
     InsufficientScopeError,
     InvalidInputError,
@@ -75,16 +77,19 @@ def _describe(app: FastAPI, schema: dict[str, Any]) -> None:
 def _describe_operation(operation: dict[str, Any], route: _fastapi.RouteInfo) -> None:
     _describe_security(operation, route)
     responses = operation.setdefault("responses", {})
+    refusals: dict[int, dict[str, None]] = {}
     for guard in route.guards:
         body = guard.openapi_body()
         if body is not None:
             operation.setdefault("requestBody", body)
         for status in guard.statuses:
-            responses.setdefault(str(status), _problem_response(status))
+            refusals.setdefault(status, {})[_title(status, guard)] = None
+    for status, titles in refusals.items():
+        responses.setdefault(str(status), _problem_response(" / ".join(titles)))
     if "requestBody" in operation:
-        responses.setdefault("413", _problem_response(413))
+        responses.setdefault("413", _problem_response(_title(413)))
     if "HTTPValidationError" in str(responses.get("422")):
-        responses["422"] = _problem_response(422)
+        responses["422"] = _problem_response(_title(422))
 
 
 def _describe_security(operation: dict[str, Any], route: _fastapi.RouteInfo) -> None:
@@ -105,8 +110,14 @@ def _describe_security(operation: dict[str, Any], route: _fastapi.RouteInfo) -> 
     operation["security"] = [{order[at]: scopes[order[at]] for at in choice} for choice in listed]
 
 
-def _problem_response(status: int) -> dict[str, Any]:
+def _title(status: int, guard: Guard | None = None) -> str:
+    if guard is not None and guard.control is Control.ADDRESS:
+        return AddressNotAllowedError.title  # who is refused for a scope gets a 403 too
+    return _DESCRIPTIONS.get(status) or HTTPStatus(status).phrase
+
+
+def _problem_response(description: str) -> dict[str, Any]:
     return {
-        "description": _DESCRIPTIONS.get(status) or HTTPStatus(status).phrase,
+        "description": description,
         "content": {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{_PROBLEM}"}}},
     }

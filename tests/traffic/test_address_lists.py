@@ -47,6 +47,7 @@ def ask(app: FastAPI, host: str | None, *headers: tuple[bytes, bytes]) -> Answer
          ["192.0.3.1", "2001:db9::1", "testclient", None]),
         (DenyAddresses(["192.0.2.7", "2001:db8:1::/48"]), ["192.0.2.8", "2001:db8:2::1"],
          ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8:1::1", "testclient", None]),
+        (DenyAddresses(["::ffff:192.0.2.0/120"]), ["192.0.3.8", "2001:db8:2::1"], ["192.0.2.7", "::ffff:192.0.2.7"]),
     ],
 )  # fmt: skip
 def test_lists(guard: AllowAddresses, admitted: list[str], refused: list[str | None]) -> None:
@@ -77,6 +78,16 @@ def test_behind_a_proxy_it_is_the_whole_address_of_the_caller() -> None:
     assert ask(app, "192.0.2.1", KEY, (b"x-forwarded-for", b"203.0.113.5")).status == 403
 
 
+def test_a_proxy_does_not_stand_for_a_caller_who_cannot_be_told() -> None:
+    """Though the proxy may ask itself, and is on no list of who may not."""
+    behind = ClientAddress(trusted_proxies=["10.0.0.0/8"])
+    for guard in (AllowAddresses(["10.0.0.0/8"], address=behind), DenyAddresses(["192.0.2.7"], address=behind)):
+        app = service(guard)
+        assert ask(app, "10.0.0.1", KEY).status == 200
+        for hidden in (b"unknown", b"_hidden", b"192.0.2.7, ", b"192.0.2.07"):
+            assert ask(app, "10.0.0.1", KEY, (b"x-forwarded-for", hidden)).status == 403
+
+
 def test_websockets_are_judged_too() -> None:
     """Before they are accepted."""
     app = FastAPI()
@@ -99,9 +110,12 @@ def test_without_harden_it_is_a_dependency_like_any_other() -> None:
 
 
 def test_the_document_shows_403() -> None:
-    """As an answer of the route."""
+    """As an answer of the route, beside that for a missing scope."""
     app = service(AllowAddresses(["192.0.2.1"]))
-    assert "403" in app.openapi()["paths"]["/predict"]["post"]["responses"]
+    app.get("/list", dependencies=[Depends(DenyAddresses(["192.0.2.1"]))])(lambda: None)
+    paths = app.openapi()["paths"]
+    assert paths["/predict"]["post"]["responses"]["403"]["description"] == "Insufficient scope / Address not allowed"
+    assert paths["/list"]["get"]["responses"]["403"]["description"] == "Address not allowed"
 
 
 @pytest.mark.parametrize("addresses", [[], "10.0.0.0/8", None, ["10.0.0.1/8"], ["host"], [None], [""]])

@@ -34,13 +34,15 @@ class FailureBrake(Guard):
 
     Args:
         failures: The limit on failures.
+        store: Where the rest about logins is kept.
     """
 
     control = Control.RATE_LIMIT
 
-    def __init__(self, failures: RateLimit) -> None:
+    def __init__(self, failures: RateLimit, store: Store) -> None:
         self._failures = failures
         self.statuses = failures.statuses
+        self.stores = (failures.store, store)
         self.suspends = failures.suspends
 
     async def __call__(self, conn: HTTPConnection) -> None:
@@ -76,7 +78,7 @@ class LoginBrakes:
             by_address = RateLimit(*limits, name="failed logins by address", store=store)
         checked_failures(by_address, where="token_router")
         self._by_address = by_address
-        self.guard = FailureBrake(by_address)
+        self.guard = FailureBrake(by_address, store)
 
     async def look_up(self, conn: HTTPConnection, name: str) -> None:
         """Find out by what a login with this name is counted. To be called before anything else."""

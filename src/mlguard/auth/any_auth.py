@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal
 from mlguard._order import once
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.store import Store
 
 
 @runtime_checkable
@@ -38,6 +39,10 @@ class Authenticator(Protocol):
     @property
     def model(self) -> SecurityModel:
         """Its security scheme in OpenAPI."""
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Where it counts and remembers."""
 
     @property
     def statuses(self) -> tuple[int, ...]:
@@ -94,6 +99,7 @@ class AnyAuth(Guard):
                 raise ConfigurationError(f"AnyAuth, guard {number}: give it a scheme_name of its own")
         self.guards = guards
         self.suspends = any(guard.suspends for guard in guards)
+        self.stores = tuple(store for guard in guards for store in guard.stores)
         self.statuses = tuple(sorted({status for guard in guards for status in guard.statuses}))
         self._challenges = ", ".join(dict.fromkeys(guard.challenge for guard in guards))
         self.__signature__ = self._sign()

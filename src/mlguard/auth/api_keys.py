@@ -254,6 +254,7 @@ class APIKeyAuth(SecurityBase, Guard):
             self.statuses = tuple(sorted({*self.statuses, *failures.statuses}))
         self._clock = clock
         self.suspends = failures is not None and failures.suspends
+        self.stores = failures.stores if failures is not None else ()
         self.header = header
         self.model = APIKeyScheme.model_validate({"in": APIKeyIn.header, "name": header, "description": description})
         self.scheme_name = scheme_name or type(self).__name__

@@ -175,7 +175,8 @@ class JWTAuth(SecurityBase, Guard):
         self._memory = TokenMemory(remember)
         self._failures = checked_failures(failures, where="JWTAuth")
         self._clock = clock
-        self.suspends = published or any(part is not None and part.suspends for part in (failures, revocations))
+        self.stores = tuple(part.store for part in (failures, revocations) if part is not None)
+        self.suspends = published or any(store.suspends for store in self.stores)
         if published or (revocations is not None and revocations.suspends):
             self.statuses = (401, 403, 503)
         if failures is not None:

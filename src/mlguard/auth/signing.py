@@ -149,7 +149,8 @@ class SignatureAuth(SecurityBase, Guard):
         self._failures = checked_failures(failures, where="SignatureAuth")
         if failures is not None:
             self.statuses = (*self.statuses, 429)
-        self.suspends = self.store.suspends or (failures is not None and failures.suspends)
+        self.stores = (self.store, *(failures.stores if failures is not None else ()))
+        self.suspends = any(store.suspends for store in self.stores)
         self.scheme_name = scheme_name or type(self).__name__
         self.model = APIKey.model_validate(
             {"in": APIKeyIn.header, "name": "Signature", "description": description or _DESCRIPTION}

@@ -116,6 +116,7 @@ class QueryBudget(Guard):
         self.named = name is not None
         self.name = name or f"{self.quota} by {self._by.label}"
         self.store = default_store() if store is None else store
+        self.stores = (self.store,)
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"QueryBudget {self.name!r}")
         self.suspends = self.store.suspends
         self.statuses = (429, 503) if self.suspends and on_store_error != "local" else (429,)

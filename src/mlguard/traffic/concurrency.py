@@ -84,6 +84,7 @@ class ConcurrencyLimit(Guard):
         self.named = name is not None
         self.name = name or f"{limit} at once{'' if by is None else f' by {self._by.label}'}"
         self.store = default_store() if store is None else store
+        self.stores = (self.store,)
         self.suspends = True
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"ConcurrencyLimit {self.name!r}")
         self._places = Places(self._counts, limit, wait=wait, ttl=lease if self.store.suspends else math.inf)

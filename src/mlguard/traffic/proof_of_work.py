@@ -94,6 +94,7 @@ class ProofOfWork(Guard):
         self.named = name is not None
         self.name = name or f"{', '.join(self._limits.names)} by {self._by.label}"
         self.store = default_store() if store is None else store
+        self.stores = (self.store,)
         self.suspends = self.store.suspends
         self.statuses = (429, 503)
         self._bucket = f"proof of work: {self.name} ({self._limits.policy})"

@@ -98,6 +98,7 @@ class RateLimit(Guard):
         self.name = name or f"{', '.join(self.limits)}{kind} by {self._by.label}"
         self.store = default_store() if store is None else store
         self.on_store_error: OnStoreError = on_store_error
+        self.stores = (self.store,)
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"RateLimit {self.name!r}")
         self.suspends = self.store.suspends
         if self.suspends and on_store_error != "local":
