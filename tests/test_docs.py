@@ -35,7 +35,7 @@ import mlguard
 from mlguard.client import HTTPSignature
 from mlguard.compat.jose import jose_engine
 from mlguard.compat.passlib import PasslibHashes
-from mlguard.compat.slowapi import principal_key
+from mlguard.compat.slowapi import Limiter, principal_key
 from mlguard.settings import Settings
 from tests.servers import ROOT, Program, program, wait_until
 from tests.test_errors import REFUSALS
@@ -280,6 +280,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "harden": mlguard.harden,
     "MemoryStore": mlguard.MemoryStore,
     "principal_key": principal_key,
+    "Limiter": Limiter,
     "PasslibHashes": PasslibHashes,
     "jose_engine": jose_engine,
 }
