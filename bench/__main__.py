@@ -9,7 +9,7 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, auth, extraction, passwords, predict, puzzles, refusal, stores, tokens
+from bench import answer, auth, callers, extraction, outages, passwords, predict, puzzles, refusal, stores, tokens
 
 _BENCHES = {
     "predict": predict.measure,
@@ -19,7 +19,10 @@ _BENCHES = {
     "tokens": tokens.measure,
     "passwords": passwords.measure,
     "stores": stores.measure,
+    "outages": outages.measure,
     "puzzles": puzzles.measure,
+    "hits": callers.measure_hits,
+    "callers": callers.measure,
     "extraction": extraction.measure,
 }
 
