@@ -35,6 +35,7 @@ CASES = [
     "an oversized body",
     "a signed request, replayed",
     "a signed request, tampered",
+    "a key with a limit of its own",
     "the 61st request of a minute",
     "a crash inside the model",
 ]

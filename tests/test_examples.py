@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ import pytest
 
 from mlguard import APIKey, Passwords
 from mlguard.client import HTTPSignature
-from tests.auth.provider import provider, token
+from tests.auth.provider import jwks, provider, token
 from tests.redis_server import redis_server
 from tests.servers import ROOT, Program, program, wait_until
 
@@ -235,12 +236,58 @@ def test_identity_provider_lets_in_analysts_and_programs(tmp_path: Path) -> None
             assert ask().status_code == 401
 
 
+def test_second_factor_is_asked_for_where_it_matters(tmp_path: Path) -> None:
+    """Any login predicts; retraining takes a recent one with a one-time password; keys change in the file."""
+    file, issuer = tmp_path / "keys.json", "https://login.example"
+    file.write_bytes(jwks("one"))
+    service = {"JWKS_FILE": str(file), "ISSUER": issuer, "AUDIENCE": "iris"}
+
+    def bearer(kid: str = "one", **claims: Any) -> dict[str, str]:
+        made = token(kid, iss=issuer, aud="iris", exp=time.time() + 600, scope="predict retrain", **claims)
+        return {"Authorization": f"Bearer {made.decode()}"}
+
+    with started("second_factor", **service) as running, client(running.url()) as http:
+
+        def retrain(**claims: Any) -> httpx.Response:
+            return http.post("/retrain", headers=bearer(**claims))
+
+        assert http.post("/predict", json={"features": SETOSA}, headers=bearer()).json() == {"label": 0}
+        now = int(time.time())
+        for weak in ({}, {"amr": ["pwd"], "auth_time": now}, {"amr": ["pwd", "otp"], "auth_time": now - 700}):
+            refusal = retrain(**weak)
+            assert refusal.status_code == 401
+            assert "insufficient_user_authentication" in refusal.headers["WWW-Authenticate"]
+        assert retrain(amr=["pwd", "otp"], auth_time=now).json() == {"retrained_by": "alice"}
+        file.write_bytes(jwks("two"))
+        wait_until(lambda: http.post("/predict", json={"features": SETOSA}, headers=bearer()).status_code == 401)
+        assert http.post("/predict", json={"features": SETOSA}, headers=bearer("two")).status_code == 200
+
+
+def test_moving_in_changes_nothing_for_users() -> None:
+    """An old hash lets its user in, python-jose's token is accepted, and a decorator counts each user by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # passlib uses what newer Pythons deprecate
+        from passlib.hash import pbkdf2_sha256
+    secret, password = secrets.token_urlsafe(32), secrets.token_urlsafe(12)
+    service = {"SECRET_KEY": secret, "ALICE_HASH": pbkdf2_sha256.using(rounds=1000).hash(password)}
+    with started("moving_in", **service) as running, client(running.url()) as http:
+        for _ in range(2):  # with the old hash, and with the one that took its place
+            login = http.post("/login", data={"username": "alice", "password": password})
+            assert login.status_code == 200
+        assert http.post("/login", data={"username": "alice", "password": "guess"}).status_code == 401
+        http.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+        answers = [http.post("/predict", json={"features": SETOSA}) for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert answers[0].json() == {"label": 0}
+        assert password not in running.output
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_examples_use_public_names_only(path: Path) -> None:
-    """An example imports from ``mlguard`` itself, or from the module for callers, ``mlguard.client``."""
+    """An example imports from ``mlguard`` itself, from the module for callers, or from an adapter."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlguard"):
-            assert node.module in {"mlguard", "mlguard.client"}
+            assert node.module in {"mlguard", "mlguard.client"} or (node.module or "").startswith("mlguard.compat.")
             assert not [name.name for name in node.names if name.name.startswith("_")]
         elif isinstance(node, ast.Import):
             assert not [name.name for name in node.names if name.name.startswith("mlguard")]

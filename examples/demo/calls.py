@@ -139,6 +139,12 @@ class Caller:
         request = self._http.build_request("POST", "/partner/predict", json={"features": ONE})
         return HTTPSignature("partner", self.keys.partner)(request)
 
+    def third_of_two(self) -> httpx.Response:
+        """Call three times with the key that carries a limit of its own."""
+        for _ in range(2):
+            _expect_digits(self.predict(ZERO, key=self.keys.frank), "0")
+        return self.predict(ZERO, key=self.keys.frank)
+
     def sixty_one(self) -> httpx.Response:
         """Call 61 times, as somebody who has not called before."""
         answers = [self.predict(ZERO, key=self.keys.carol) for _ in range(61)]

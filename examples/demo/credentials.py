@@ -23,6 +23,7 @@ class Credentials:
         bob: Has a key, and may do nothing.
         carol: May predict, and has not called yet.
         erin: May predict, until her key is revoked.
+        frank: May predict, twice a minute: his key carries a limit of its own.
         dora: The password of somebody who logs in.
         partner: Shared with the service, to sign requests.
         stranger: A key that the service never heard of.
@@ -34,6 +35,7 @@ class Credentials:
     bob: str = field(repr=False)
     carol: str = field(repr=False)
     erin: str = field(repr=False)
+    frank: str = field(repr=False)
     dora: str = field(repr=False)
     partner: str = field(repr=False)
     stranger: str = field(repr=False)
@@ -43,7 +45,7 @@ class Credentials:
     @property
     def secrets(self) -> tuple[str, ...]:
         """All that must never be read in an answer or a log."""
-        keys = (self.alice, self.bob, self.carol, self.erin, self.stranger)
+        keys = (self.alice, self.bob, self.carol, self.erin, self.frank, self.stranger)
         return (*keys, self.dora, self.partner, *self.tokens)
 
     def revoke(self, caller: str) -> None:
@@ -62,6 +64,7 @@ def generated() -> Iterator[Credentials]:
             bob=_mlguard("keys", "new", "bob", **file),
             carol=_mlguard("keys", "new", "carol", "--scope", "predict", **file),
             erin=_mlguard("keys", "new", "erin", "--scope", "predict", **file),
+            frank=_mlguard("keys", "new", "frank", "--scope", "predict", "--limit", "2/minute", **file),
             dora=password,
             partner=partner,
             stranger=APIKey.generate("stranger", scopes={"predict"})[1],

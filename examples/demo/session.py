@@ -79,6 +79,7 @@ def cases(caller: Caller) -> list[Case]:
         Case("an oversized body", lambda: predict([ZERO] * 10_000), Refusal(413, "body-too-large", log="declared")),
         Case("a signed request, replayed", caller.replayed, _unauthenticated("replay")),
         Case("a signed request, tampered", caller.tampered, _unauthenticated("the body is not the one")),
+        Case("a key with a limit of its own", caller.third_of_two, Refusal(429, "rate-limited", log="own limits 2")),
         Case("the 61st request of a minute", caller.sixty_one, Refusal(429, "rate-limited", log="limit used up")),
         Case(
             "a crash inside the model",
