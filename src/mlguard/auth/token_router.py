@@ -57,8 +57,7 @@ def token_router(
         passwords: Checks passwords. Default: ``Passwords()``.
         failures_by_account: Limits on failed logins to one account.
         failures_by_address: Limits on failed logins from one address, or a ``RateLimit`` by a function that says what
-            an address is. Behind a proxy, have the server set it (``uvicorn --proxy-headers``), or everybody shares
-            one.
+            an address is. Behind a proxy that is ``ClientAddress(trusted_proxies=[...])``, or everybody shares one.
 
     Raises:
         ConfigurationError: ``users`` or ``issuer`` cannot be used, or a limit cannot be read.
