@@ -41,7 +41,7 @@ from mlguard import (
     harden,
     store_from_url,
 )
-from mlguard._redis_connection import Script
+from mlguard._redis_connection import RedisConnection, Script
 from mlguard._redis_scripts import HIT, SETTLE
 from mlguard.client import HTTPSignature
 from mlguard.store import default_store, store_key
@@ -78,6 +78,12 @@ def key() -> bytes:
 
 def open_store(server: RedisServer, **settings: Any) -> RedisStore:
     return RedisStore(server.url, **{"timeout": LONG, **settings})
+
+
+def connection(store: RedisStore) -> RedisConnection:
+    """The one to its server."""
+    (one,) = store._redis.connections
+    return one
 
 
 def do(work: Callable[[], Awaitable[T]]) -> T:
@@ -458,7 +464,7 @@ def test_one_store_serves_event_loops_in_many_threads(redis: RedisServer) -> Non
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(work, range(4))) == 50
-    assert not store._redis._opened
+    assert not connection(store)._opened
 
 
 def test_a_loop_that_was_only_closed_is_forgotten(redis: RedisServer) -> None:
@@ -466,10 +472,10 @@ def test_a_loop_that_was_only_closed_is_forgotten(redis: RedisServer) -> None:
     store = open_store(redis)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(store.get(key()))
-    loop.run_until_complete(store._redis._opened[loop].pool.close())
+    loop.run_until_complete(connection(store)._opened[loop].pool.close())
     loop.close()
     do(lambda: store.get(key()))
-    assert not store._redis._opened
+    assert not connection(store)._opened
     gc.collect()
 
 
@@ -640,7 +646,7 @@ def test_a_redis_that_was_killed_refuses_until_it_is_back(
 
     do(work)
     assert [line.split(":")[0] for line in states(caplog)] == [
-        "the store is down, requests that need it get a 503",
+        "the store is down",
         "the store is back",
     ]
     assert str(own_redis.port) not in caplog.text
@@ -676,13 +682,13 @@ def test_a_redis_that_hangs_is_not_waited_for(own_redis: RedisServer, caplog: py
         own_redis.pause()
         assert await ask() == "Redis has not answered within 0.1 s"
         assert await ask() == "Redis is not asked: it failed a moment ago"
-        store._redis._ask_again_at = 0
+        connection(store)._ask_again_at = 0
         assert Counter(await asyncio.gather(*[ask() for _ in range(20)])) == {
             "Redis has not answered within 0.1 s": 1,
             "Redis is not asked: it failed a moment ago": 19,
         }
         own_redis.resume()
-        store._redis._ask_again_at = 0
+        connection(store)._ask_again_at = 0
         assert [await ask() for _ in range(3)] == ["", "", ""]
 
     do(work)
@@ -775,8 +781,14 @@ def test_a_wrong_password_is_a_refusal_that_shows_none(caplog: pytest.LogCapture
         f"rediss://:{SECRET}@host/0?ssl_ca_certs={__file__}&ssl_ca_certs={__file__}",
         f"redis://:{SECRET}@host/0?{SECRET}",
         f"redis://user:pass/{SECRET}@host/0",
-        f"redis+cluster://:{SECRET}@host",
+        f"redis://:{SECRET}@one,two",
+        f"redis+cluster://:{SECRET}@host/1",
+        f"redis+cluster://:{SECRET}@one,",
+        f"redis+cluster://:{SECRET}@one:0,two",
         f"redis+sentinel://:{SECRET}@host",
+        f"redis+sentinel://:{SECRET}@host/",
+        f"redis+sentinel://:{SECRET}@host/service/x",
+        f"redis+sentinel://:{SECRET}@host/service/0/1",
         f"http://:{SECRET}@host",
         f"{SECRET}://host",
         SECRET,
@@ -837,7 +849,7 @@ def test_parts_of_a_url() -> None:
     def options(url: str) -> dict[str, Any]:
         store = store_from_url(url)
         assert isinstance(store, RedisStore)
-        return store._redis._options
+        return connection(store)._options
 
     plain = {"tls": False, "host": "host", "port": 6379, "db": 0, "username": None, "password": None}
     assert options("redis://host") == options("valkey://host/") == options("REDIS://host:6379/0") == plain

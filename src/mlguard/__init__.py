@@ -4,6 +4,7 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 """
 
 from mlguard._guard import Control, Principal, principal_of, request_id
+from mlguard._redis_connection import StoreHealth
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
@@ -102,6 +103,7 @@ __all__ = [
     "Spending",
     "Store",
     "StoreFullError",
+    "StoreHealth",
     "TokenIssuer",
     "Tokens",
     "UnavailableError",

@@ -1,4 +1,4 @@
-"""The way to one Redis: where it is, connections for each event loop, and what happens while it is away."""
+"""The way to one Redis: connections for each event loop, and what happens while it is away."""
 
 import asyncio
 import hashlib
@@ -6,23 +6,17 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from mlguard._redis_pool import RedisPool
+from mlguard._redis_url import Place
 from mlguard.errors import ConfigurationError, OverloadedError, StoreFullError, UnavailableError
-from mlguard.store import SCHEMES
 
 _Command = Sequence[bytes | float | str]
 
 logger = logging.getLogger("mlguard")
 
-_FORM = "write redis://[[user]:password@]host[:port][/database], or rediss:// for TLS"
-_FILES = frozenset(
-    {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
-)  # what a URL may say about TLS: it cannot be loosened
 _LINE = 2.0  # seconds for which a request waits for those before it
 _PAUSE = 1.0  # seconds for which a store that failed is not asked again
 
@@ -37,36 +31,40 @@ class Script:
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class RedisConnection:
-    """Asks one Redis, and turns every way in which it can fail into a refusal.
+class Redirected(Exception):  # noqa: N818  # it is none for anybody but the Cluster's client
+    """A node of a Cluster has not done what it was asked: another one has the key.
 
-    Args:
-        url: Where it is.
-        timeout: Seconds that one call may take, connecting included.
-        where: What takes the URL, for errors.
-
-    Raises:
-        ConfigurationError: The URL cannot be used, or the extra ``redis`` is not installed.
+    Attributes:
+        place: That one.
+        is_asking: Whether it is to be asked this once only, because the key is on its way there.
     """
 
-    def __init__(self, url: str, *, timeout: float, where: str) -> None:
-        self._options = _read(url, where)
-        try:
-            import redis.asyncio  # noqa: F401, PLC0415  # an extra
-        except ImportError:
-            missing = True
-        else:
-            missing = False
-        if missing:
-            raise ConfigurationError(f"{where} needs the package redis: pip install 'mlguard[redis]'")
-        self._timeout = timeout
-        self._opened: dict[asyncio.AbstractEventLoop, _Opened] = {}
-        self._answered_at = -math.inf
-        self._ask_again_at = -math.inf
-        self._is_down = False
-        self._is_refused = False  # by the password, or by what the user may do
-        self._knows_policy = False
-        self._where = where
+    def __init__(self, place: Place, *, is_asking: bool) -> None:
+        super().__init__()
+        self.place = place
+        self.is_asking = is_asking
+
+
+class StoreHealth(NamedTuple):
+    """How one Redis server has served this process, for metrics. The counts only grow.
+
+    Attributes:
+        server: Which.
+        available: Whether the last call was answered.
+        answered: Calls that were answered.
+        failed: Calls that were not, or with an error.
+        not_asked: Calls that were refused at once, because one had failed a moment before.
+    """
+
+    server: str
+    available: bool
+    answered: int
+    failed: int
+    not_asked: int
+
+
+class Redis(Protocol):
+    """One server, a Cluster, or servers that Sentinels watch over."""
 
     async def run(self, script: Script, key: str, *arguments: bytes | float | str) -> Any:
         """Have a script run in one trip, or two if Redis does not know it, as after its restart.
@@ -76,9 +74,12 @@ class RedisConnection:
             OverloadedError: Too many of this process ask at once (503).
             UnavailableError: It cannot be reached, does not answer in time, or answers with an error (503).
         """
-        return await self._ask(
-            ("EVALSHA", script.digest, 1, key, *arguments), ("EVAL", script.text, 1, key, *arguments)
-        )
+
+    async def ask(self, *command: bytes | float | str) -> Any:
+        """Have a command run, whose second word is a key. Raises what :meth:`run` does."""
+
+    async def get(self, *keys: str) -> list[bytes | None]:
+        """Several values at once. Raises what :meth:`run` does."""
 
     async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
         """Have a script run that changes nothing, to find out whether this service may.
@@ -87,36 +88,104 @@ class RedisConnection:
             ConfigurationError: Redis does not accept the user or the password, or lets the user do too little.
             UnavailableError: It cannot be reached, does not answer in time, or answers with another error (503).
         """
+
+    @property
+    def connections(self) -> "list[RedisConnection]":
+        """The servers that are known."""
+
+
+def login_refused(where: str) -> ConfigurationError:
+    """What is to be said of a user or a password that Redis does not accept."""
+    return ConfigurationError(
+        f"{where}: Redis does not accept the user or the password, or does not let the user run scripts"
+    )
+
+
+class RedisConnection:
+    """Asks one server, and turns every way in which it can fail into a refusal.
+
+    Args:
+        place: Where it is.
+        options: Of a connection, without where it goes.
+        timeout: Seconds that one call may take, connecting included.
+        where: What takes the URL, for errors.
+        name: What it is called in the log.
+        redirects: Whether it is a node of a Cluster, and may name another one.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        options: Mapping[str, Any],
+        *,
+        timeout: float,
+        where: str,
+        name: str = "Redis",
+        redirects: bool = False,
+    ) -> None:
+        self._options = {**options, **place._asdict()}
+        self._place = place
+        self._timeout = timeout
+        self._where = where
+        self._name = name
+        self._redirects = redirects
+        self._opened: dict[asyncio.AbstractEventLoop, _Opened] = {}
+        self._answered_at = -math.inf
+        self._ask_again_at = -math.inf
+        self.is_down = False
+        self.is_refused = False  # by the password, or by what the user may do
+        self._knows_policy = False
+        self._answered = self._failed = self._not_asked = 0
+
+    @property
+    def connections(self) -> "list[RedisConnection]":
+        """This one."""
+        return [self]
+
+    @property
+    def health(self) -> StoreHealth:
+        """How it has served."""
+        return StoreHealth(self._name, not self.is_down, self._answered, self._failed, self._not_asked)
+
+    async def run(self, script: Script, key: str, *arguments: bytes | float | str, asking: bool = False) -> Any:
+        """Have a script run in one trip, or two if Redis does not know it."""
+        by_digest = ("EVALSHA", script.digest, 1, key, *arguments)
+        return await self._ask(by_digest, ("EVAL", script.text, 1, key, *arguments), asking=asking)
+
+    async def ask(self, *command: bytes | float | str, asking: bool = False) -> Any:
+        """Have a command run."""
+        return await self._ask(command, command, asking=asking)
+
+    async def get(self, *keys: str) -> list[bytes | None]:
+        """Several values at once."""
+        found: list[bytes | None] = await self.ask("MGET", *keys)
+        return found
+
+    async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
+        """Have a script run that changes nothing, to find out whether this service may."""
         try:
             await self.run(script, key, *arguments)
-        except UnavailableError:
-            if not self._is_refused:
-                raise
-        if self._is_refused:
-            raise ConfigurationError(
-                f"{self._where}: Redis does not accept the user or the password, or does not let the user run scripts"
-            )
+        finally:
+            if self.is_refused:
+                raise login_refused(self._where)
 
-    async def ask(self, *command: bytes | float | str) -> Any:
-        """Have a command run. Raises what :meth:`run` does."""
-        return await self._ask(command, command)
-
-    async def _ask(self, command: _Command, if_unknown: _Command) -> Any:
+    async def _ask(self, command: _Command, if_unknown: _Command, *, asking: bool) -> Any:
         pool = await self._pool(asyncio.get_running_loop())
         await _wait_for_place(pool.places)
         try:
-            return await self._ask_now(pool, command, if_unknown)
+            return await self._ask_now(pool, command, if_unknown, asking=asking)
         finally:
             pool.places.release()
 
-    async def _ask_now(self, pool: RedisPool, command: _Command, if_unknown: _Command) -> Any:
+    async def _ask_now(self, pool: RedisPool, command: _Command, if_unknown: _Command, *, asking: bool) -> Any:
         started = time.monotonic()
         if started < self._ask_again_at:
-            raise UnavailableError("Redis is not asked: it failed a moment ago", retry_after=1)
-        if self._is_down:
+            self._not_asked += 1
+            raise UnavailableError(f"{self._name} is not asked: it failed a moment ago", retry_after=1)
+        if self.is_down:
             self._ask_again_at = started + _PAUSE  # one call finds out whether it is back, the others need not wait
         try:
-            answer = await self._in_time(pool, command, if_unknown)
+            answer = await self._in_time(pool, command, if_unknown, asking=asking)
         except Exception as error:
             failure = self._explain(error)
         else:
@@ -126,16 +195,19 @@ class RedisConnection:
                 await self._warn_of_eviction(pool)
             return answer
         # Raised out here: that error may hold what was sent.
+        if failure.redirection is not None:
+            self._note_answer()
+            raise failure.redirection
         if failure.is_full:
             self._note_answer()
-            raise StoreFullError("Redis has no memory left (maxmemory)", retry_after=1)
+            raise StoreFullError(f"{self._name} has no memory left (maxmemory)", retry_after=1)
         self._note_failure(failure, started)
-        raise UnavailableError(f"Redis {failure.reason}", retry_after=1)
+        raise UnavailableError(f"{self._name} {failure.reason}", retry_after=1)
 
     async def _warn_of_eviction(self, pool: RedisPool) -> None:
         """Say so where Redis may forget early what was used or revoked. One more trip, of the first call only."""
         try:
-            memory = await self._in_time(pool, ("INFO", "memory"), ())
+            memory = await self._in_time(pool, ("INFO", "memory"), (), asking=False)
         except Exception:  # a user who may not ask: the documentation says what to set
             return
         if re.search(rb"^maxmemory_policy:(?!noeviction)", memory, re.MULTILINE):
@@ -143,7 +215,7 @@ class RedisConnection:
                 "Redis may forget used nonces, sessions and revocations early: set its maxmemory-policy to noeviction"
             )
 
-    async def _in_time(self, pool: RedisPool, command: _Command, if_unknown: _Command) -> Any:
+    async def _in_time(self, pool: RedisPool, command: _Command, if_unknown: _Command, *, asking: bool) -> Any:
         """Do it within the time-out, or twice that if something else kept this event loop from running meanwhile."""
         from redis.exceptions import NoScriptError  # noqa: PLC0415  # an extra
 
@@ -159,9 +231,9 @@ class RedisConnection:
             alarm = loop.call_at(due, give_up)
             try:
                 try:
-                    return await pool.ask(command)
+                    return await pool.ask(command, asking=asking)
                 except NoScriptError:
-                    return await pool.ask(if_unknown)
+                    return await pool.ask(if_unknown, asking=asking)
             finally:
                 alarm.cancel()
 
@@ -169,31 +241,41 @@ class RedisConnection:
         """Why it failed, without what was sent and where to."""
         from redis import exceptions  # noqa: PLC0415  # an extra
 
-        self._is_refused = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
+        self.is_refused = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
         if isinstance(error, TimeoutError | exceptions.TimeoutError):
             return _Failure(f"has not answered within {self._timeout:g} s", answered=False)
         if isinstance(error, exceptions.AuthenticationError):
             return _Failure("does not accept the user or the password", answered=False)
         if isinstance(error, exceptions.ConnectionError | OSError):
             return _Failure(f"cannot be reached ({type(error).__name__})", answered=False)
+        if isinstance(error, exceptions.AskError):  # which MovedError is one of
+            return self._redirected(error, is_asking=not isinstance(error, exceptions.MovedError))
         full = isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in str(error)  # of a script
         return _Failure(f"has answered with an error ({type(error).__name__})", answered=True, is_full=full)
 
+    def _redirected(self, error: Any, *, is_asking: bool) -> "_Failure":
+        if not self._redirects:
+            return _Failure("is a node of a Cluster: its URL begins with redis+cluster://", answered=True)
+        place = Place(error.host or self._place.host, error.port)  # a node may not know its own name
+        return _Failure("", answered=True, redirection=Redirected(place, is_asking=is_asking))
+
     def _note_answer(self) -> None:
-        self._is_refused = False
+        self._answered += 1
+        self.is_refused = False
         self._answered_at = time.monotonic()
         self._ask_again_at = -math.inf
-        if self._is_down:
-            self._is_down = False
-            logger.warning("the store is back: Redis answers again")
+        if self.is_down:
+            self.is_down = False
+            logger.warning("the store is back: %s answers again", self._name)
 
     def _note_failure(self, failure: "_Failure", started: float) -> None:
+        self._failed += 1
         if self._answered_at >= started:
             return  # it has answered others meanwhile, so that they need not do without it
         self._ask_again_at = -math.inf if failure.answered else time.monotonic() + _PAUSE
-        if not self._is_down:
-            self._is_down = True
-            logger.error("the store is down, requests that need it get a 503: Redis %s", failure.reason)
+        if not self.is_down:
+            self.is_down = True
+            logger.error("the store is down: %s %s", self._name, failure.reason)
 
     async def _pool(self, loop: asyncio.AbstractEventLoop) -> RedisPool:
         """The connections of an event loop, which belong to the loop that opened them."""
@@ -235,40 +317,9 @@ class _Failure(NamedTuple):
     reason: str
     answered: bool  # at once, so that asking again costs no time-out
     is_full: bool = False
+    redirection: Redirected | None = None
 
 
 class _Opened(NamedTuple):
     pool: RedisPool
     closing: AsyncGenerator[RedisPool, None]
-
-
-def _read(url: str, where: str) -> dict[str, Any]:
-    """What a URL says, for a connection. No part of it is ever quoted: a password may stand anywhere by mistake."""
-    try:
-        parts = urlsplit(url)
-        port, query = parts.port, parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except (ValueError, AttributeError, TypeError):
-        parts = None
-    if parts is None:
-        raise ConfigurationError(f"{where} is no URL; {_FORM}")
-    if parts.scheme not in SCHEMES:
-        raise ConfigurationError(f"{where} has a scheme that is not supported; {_FORM}")
-    database = parts.path.removeprefix("/")
-    if not parts.hostname or port == 0 or parts.fragment or not (database.isascii() and (database or "0").isdigit()):
-        raise ConfigurationError(f"{where} cannot be used; {_FORM}")
-    tls = SCHEMES[parts.scheme]
-    files = dict(query)
-    if len(files) < len(query) or not files.keys() <= (_FILES if tls else frozenset()):
-        raise ConfigurationError(f"{where} has an option that is not supported; with TLS: {', '.join(sorted(_FILES))}")
-    for option, file in files.items():
-        if not Path(file).is_file():
-            raise ConfigurationError(f"{where}: the file of {option} does not exist")
-    return {
-        "tls": tls,
-        "host": parts.hostname,
-        "port": port or 6379,
-        "db": int(database or 0),
-        "username": unquote(parts.username) if parts.username else None,
-        "password": unquote(parts.password) if parts.password else None,
-        **({"ssl_check_hostname": True, "ssl_cert_reqs": "required", **files} if tls else {}),
-    }

@@ -35,8 +35,12 @@ class RedisPool:
         #: To be held while asking.
         self.places = asyncio.Semaphore(_MOST)
 
-    async def ask(self, command: Sequence[bytes | float | str]) -> Any:
+    async def ask(self, command: Sequence[bytes | float | str], *, asking: bool = False) -> Any:
         """Send a command and return the answer.
+
+        Args:
+            command: Its words.
+            asking: Whether the key is on its way to this node of a Cluster, which then has to be told so.
 
         Raises:
             redis.exceptions.RedisError: The answer is an error, or there is none.
@@ -44,6 +48,9 @@ class RedisPool:
         """
         connection = await self._take()
         try:
+            if asking:
+                await connection.send_command("ASKING")
+                await connection.read_response()
             await connection.send_command(*command)
             answer = await connection.read_response()
         except self._answers:

@@ -7,8 +7,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mlguard._records import DROPS
-from mlguard._redis_connection import RedisConnection, Script
+from mlguard._redis_cluster import RedisCluster
+from mlguard._redis_connection import Redis, RedisConnection, Script, StoreHealth
 from mlguard._redis_scripts import ADD_NONCE, HIT, SETTLE, SPEND, SWAP, TAKE_LEASE
+from mlguard._redis_sentinel import RedisSentinel
+from mlguard._redis_url import read_url
 from mlguard.errors import ConfigurationError, StoreFullError, UnavailableError
 from mlguard.store import PARTS, Decision, Lease, Spending, Window, store_key
 
@@ -31,9 +34,11 @@ class RedisStore:
 
     Args:
         url: ``redis://``, ``rediss://`` for TLS, or the same with ``valkey``:
-            ``redis://user:password@host:6379/0``. TLS always verifies the certificate and the name; ``?ssl_ca_certs=``,
-            ``ssl_certfile=`` and ``ssl_keyfile=`` name files. One server (6.2 or newer), no Cluster and no Sentinel.
-        timeout: Seconds that one call may take, connecting included; twice that where something keeps the
+            ``redis://user:password@host:6379/0``, version 6.2 or newer. TLS always verifies the certificate and the
+            name; ``?ssl_ca_certs=``, ``ssl_certfile=`` and ``ssl_keyfile=`` name files. A Cluster is
+            ``redis+cluster://`` and some of its nodes, ``host:6379,host:6379``; servers that Sentinels watch over are
+            ``redis+sentinel://``, the Sentinels, and the name of the service, ``host:26379,host:26379/service``.
+        timeout: Seconds that one call of one server may take, connecting included; twice that where something keeps the
             event loop busy meanwhile. Waiting for one of a process' 16 connections is not part of it, and takes 2
             seconds at most.
         prefix: Begins every key. Services that share a Redis and are not to share their counts need one each.
@@ -70,7 +75,11 @@ class RedisStore:
             raise ConfigurationError("RedisStore(max_nonces_per_owner=...) must be a whole number of at least 1")
         self._prefix = prefix
         self._share = max_nonces_per_owner
-        self._redis = RedisConnection(url, timeout=timeout, where="RedisStore(url)")
+        self._redis = _open(url, timeout=timeout, where="RedisStore(url)")
+
+    def health(self) -> tuple[StoreHealth, ...]:
+        """How each server has served this process so far, for metrics."""
+        return tuple([connection.health for connection in self._redis.connections])
 
     async def check_access(self) -> None:
         """Find out at start-up whether it lets this service in. That it does not answer is no error: it may yet."""
@@ -134,8 +143,7 @@ class RedisStore:
         if not keys:
             return ()
         places = [self._place("record", key) for key in keys]
-        found: list[bytes | None] = await self._redis.ask("MGET", *places)
-        return tuple(found)
+        return tuple(await self._redis.get(*places))
 
     async def put(self, key: bytes, value: bytes, ttl: float) -> None:
         """Keep a value for ``ttl`` seconds, in the place of any other."""
@@ -174,6 +182,23 @@ def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
         parts = PARTS if window.kind == "sliding" else 1
         numbers += (min(window.limit, _EXACT), window.seconds * (1_000_000 // parts), window.kind)
     return _Plan(place, tuple(numbers))
+
+
+def _open(url: str, *, timeout: float, where: str) -> Redis:
+    address = read_url(url, where)
+    try:
+        import redis.asyncio  # noqa: F401, PLC0415  # an extra
+    except ImportError:
+        missing = True
+    else:
+        missing = False
+    if missing:
+        raise ConfigurationError(f"{where} needs the package redis: pip install 'mlguard[redis]'")
+    if address.kind == "cluster":
+        return RedisCluster(address, timeout=timeout, where=where)
+    if address.kind == "sentinel":
+        return RedisSentinel(address, timeout=timeout, where=where)
+    return RedisConnection(address.places[0], address.options, timeout=timeout, where=where)
 
 
 def _milliseconds(ttl: float) -> int:

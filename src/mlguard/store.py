@@ -7,11 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+from mlguard._redis_url import SCHEMES
 from mlguard.errors import ConfigurationError
 from mlguard.settings import load_settings
-
-#: Schemes of URLs that name a Redis, and whether they mean TLS. Valkey speaks the same protocol.
-SCHEMES = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 
 #: Parts that a window is cut into. The oldest part is counted whole, so a limit is never exceeded in any true window of
 #: its length, and at most 1/16 of a window too strict.
@@ -215,8 +213,8 @@ def store_from_url(url: str, *, where: str = "store_from_url(url)") -> Store:
         return MemoryStore()
     if not isinstance(url, str) or url.partition("://")[0].lower() not in SCHEMES:
         raise ConfigurationError(
-            f"{where} names no store; write memory://, redis://host:6379/0, rediss:// for TLS, or the same with "
-            "valkey. Redis Cluster and Sentinel are not supported yet"
+            f"{where} names no store; write memory://, redis://host:6379/0, redis+cluster://host,host, "
+            "redis+sentinel://host,host/service, rediss for TLS, or the same with valkey"
         )
     from mlguard.redis_store import RedisStore  # noqa: PLC0415  # which needs this module
 
