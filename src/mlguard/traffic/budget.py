@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, RequestMemory
-from mlguard._order import once, take_places
+from mlguard._order import await_turn, once
 from mlguard.errors import BudgetExceededError, ConfigurationError, UnavailableError
 from mlguard.store import Store, default_store
 from mlguard.traffic._by import MAX_UNITS, By, Cost, checked_units, describe, signature
@@ -123,6 +123,7 @@ class QueryBudget(Guard):
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
         self._ledger = Ledger(self.name + own, self.quota)
         self._total_ledger = None if self._total is None else Ledger(self.name + own, self._total)
+        self.turn = self.quota.seconds
         self._threshold = math.ceil(self.quota.limit * warn_at)
         self._on_warning = on_warning
         self._clock = clock
@@ -133,7 +134,7 @@ class QueryBudget(Guard):
     async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
         """Charge for this request, or refuse it."""
         if self._cost.is_late:
-            await take_places(conn)
+            await await_turn(conn, self, costing)
         await once(conn, self, partial(self._judge, conn, who, costing))
 
     async def hit(self, conn: HTTPConnection, *, cost: int = 1) -> None:
