@@ -95,3 +95,24 @@ class Period:
     def seconds(self) -> int:
         """How long it is."""
         return int((self.ends - self.begins).total_seconds())
+
+
+class Calendar:
+    """The periods of one unit. The last one is kept: nearly every request is in it.
+
+    Args:
+        unit: How long they are.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit: Unit = unit
+        self._last = (0.0, 0.0, Period.at(unit, 0.0))
+
+    def at(self, seconds: float) -> Period:
+        """The period of a moment, in seconds since 1970."""
+        begins, ends, period = self._last
+        if begins <= seconds < ends:
+            return period
+        period = Period.at(self._unit, seconds)
+        self._last = period.begins.timestamp(), period.ends.timestamp(), period
+        return period
