@@ -195,7 +195,8 @@ def test_a_total_has_a_period_of_its_own(total: str, wait: int) -> None:
 
 @pytest.mark.parametrize("cost", ["fixed", "rows"])
 @pytest.mark.parametrize("first", [0, 1, 2])
-def test_who_is_refused_by_another_limit_is_charged_nothing(cost: str, first: int) -> None:
+@pytest.mark.parametrize("way", ["direct", "hardened", "bare"])
+def test_who_is_refused_by_another_limit_is_charged_nothing(cost: str, first: int, way: str) -> None:
     """By a rate, and by a budget of a shorter period, whatever stands first in the list."""
     store, who = MemoryStore(), caller()
     iris = Features(columns=2, low=0, high=10, max_rows=10)
@@ -205,8 +206,14 @@ def test_who_is_refused_by_another_limit_is_charged_nothing(cost: str, first: in
     steady = RateLimit("6/minute", by=who, cost=units, store=store)
     guards: list[Any] = [month, hour, steady]
     app = FastAPI()
-    harden(app)
-    app.post("/predict", dependencies=[Depends(guard) for guard in guards[first:] + guards[:first]])(lambda: None)
+    if way != "bare":
+        harden(app)
+
+    async def predict(x: Annotated[np.ndarray, Depends(iris)]) -> Any:
+        return {"rows": len(x)}
+
+    endpoint = truncate_output(decimals=1)(predict) if way == "direct" else predict
+    app.post("/predict", dependencies=[Depends(guard) for guard in guards[first:] + guards[:first]])(endpoint)
     ask = [key("alice"), JSON]
     assert [call(app, headers=ask, chunks=[rows(2)]).status for _ in range(4)] == [200, 200, 429, 429]
     used = [asyncio.run(budget.status_of(Principal("alice", method="api-key"))).used for budget in (month, hour)]
