@@ -18,7 +18,7 @@ from mlguard._plans import Plan
 
 _TURN = 200  # calls
 _SCOPES = SecurityScopes(["predict"])
-_JUDGING = Plan((), suspends=False, places=(), charges=())  # as while harden has the guards of a route judged
+_JUDGING = Plan((), suspends=False, places=(), charges=(), turns=())  # as while harden has the guards of a route judged
 _NOBODY = Principal("nobody")
 _HEADERS = {
     "host": "127.0.0.1:8000",

@@ -46,7 +46,8 @@ from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
-from mlguard.traffic.budget import BudgetWarning, QueryBudget
+from mlguard.traffic.budget import QueryBudget
+from mlguard.traffic.budget_warnings import BudgetWarning
 from mlguard.traffic.concurrency import ConcurrencyLimit
 from mlguard.traffic.ledger import BudgetStatus
 from mlguard.traffic.proof_of_work import ProofOfWork

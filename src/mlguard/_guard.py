@@ -91,6 +91,8 @@ class Guard:
         takes_place: Whether it holds a place while the request runs, and so is judged once the body has arrived: a slow
             upload must not hold it. After all guards that need no body, before those that charge for one.
         charges_by: The guard that reads what it charges for, if any. A refused input is charged too.
+        turn: Those that count are asked in this order, the lowest first: what is refused by one is not charged by those
+            that remember it for longer.
         suspends: Whether a call may wait for something. One that never waits cannot be cancelled half way, and so
             needs no protection from it.
         stores: Where it counts and remembers, its parts included.
@@ -101,6 +103,7 @@ class Guard:
     reads_body: ClassVar[bool] = False
     takes_place: ClassVar[bool] = False
     charges_by: "Guard | None" = None
+    turn: int = 0
     suspends: bool = True
     stores: "tuple[Store, ...]" = ()
 

@@ -9,7 +9,7 @@ run then finds each decision in the request's memory.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -55,17 +55,30 @@ async def judge_all(conn: HTTPConnection) -> RequestMemory:
     return memory
 
 
-async def take_places(conn: HTTPConnection) -> None:
-    """Have every guard of the route take its place that takes one, for a guard that charges for what the body holds.
+async def await_turn(conn: HTTPConnection, guard: Guard, costing: Any) -> None:
+    """Have those judge whose turn comes before that of a guard that charges for what the body holds.
 
-    So a request that finds no place is charged nothing, in whatever order the guards are listed.
+    Every guard of the route takes its place that takes one, and those charge that charge for the same and forget it
+    sooner. So a request that one of them refuses is charged nothing here, in whatever order the guards are listed.
+
+    Args:
+        conn: The request or WebSocket.
+        guard: Whose turn it is to be.
+        costing: What the body holds, as the guard was given it.
 
     Raises:
         MLGuardError: The first refusal.
     """
     memory = await judge_all(conn)
-    for call in memory.plan.places if memory.plan is not None else ():
+    if memory.plan is None:
+        return
+    for call in memory.plan.places:
         await call(conn)
+    for call in memory.plan.turns:
+        if call.guard is guard:
+            return
+        if call.guard.charges_by is guard.charges_by and call.guard not in memory.decisions:
+            await call.charge(conn, costing)
 
 
 async def charge_refused_input(conn: HTTPConnection, reader: Guard) -> None:

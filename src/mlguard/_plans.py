@@ -49,6 +49,11 @@ class GuardCall:
             known[place] = await self(conn, known)
         return known[place]
 
+    async def charge(self, conn: Any, costing: Any) -> None:
+        """Have a guard of ours charge for what another guard has read."""
+        values = {name: await call(conn) for name, call in self.principals}
+        await self.guard(**{self.connection_name: conn, "costing": costing}, **values)  # type: ignore[operator]  # as above
+
     async def charge_refused(self, conn: Any) -> None:
         """Have the guard charge for an input that was refused."""
         values = {name: await call(conn) for name, call in self.principals}
@@ -67,13 +72,15 @@ class Plan:
         calls: Those that are judged before the body, in that order: where from, who is calling, then what counts.
         suspends: Whether one of them may wait for something.
         places: Those that take a place once the body has arrived.
-        charges: Those that charge for what the body holds, without what reads it.
+        charges: Those that charge for what the body holds, without what reads it, in the order of their turns.
+        turns: Those of them that are ours, so that one may be asked before FastAPI would.
     """
 
     calls: tuple[GuardCall, ...]
     suspends: bool
     places: tuple[GuardCall, ...]
     charges: tuple[GuardCall, ...]
+    turns: tuple[GuardCall, ...]
 
 
 # The dependant is kept beside its plan, so that its id cannot be given to another one.
@@ -120,12 +127,14 @@ def _make_plan(dependant: Dependant, overrides: Mapping[Any, Any]) -> Plan:
     ]
     addresses = _one_each(call for call in early if call.guard.control is Control.ADDRESS)
     counting = _one_each(call for call in early if call.guard.control not in {Control.ADDRESS, Control.AUTHENTICATION})
-    calls = (*addresses, *proofs, *counting)
+    calls = (*addresses, *proofs, *_in_turn(counting))
+    charges = _in_turn(_one_each(_charge_call(node, overrides) for node in late))
     return Plan(
         calls,
         suspends=any(_may_wait(call) for call in calls),
         places=_one_each(_place_call(node, overrides) for node in late),
-        charges=_one_each(_charge_call(node, overrides) for node in late),
+        charges=charges,
+        turns=tuple(call for call in charges if _is_ours(call)),
     )
 
 
@@ -152,6 +161,10 @@ def _one_each(calls: Iterable[GuardCall | None]) -> tuple[GuardCall, ...]:
         if call is not None:
             by_guard.setdefault(call.guard, call)
     return tuple(by_guard.values())
+
+
+def _in_turn(calls: Iterable[GuardCall]) -> tuple[GuardCall, ...]:
+    return tuple(sorted(calls, key=lambda call: call.guard.turn))  # of one turn, as they are listed
 
 
 def _may_wait(call: GuardCall) -> bool:

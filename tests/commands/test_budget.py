@@ -68,11 +68,13 @@ def test_what_is_granted_and_reset_holds_at_once(service: httpx.Client, run: Run
     assert statuses(service, "/predict", 4) == [200, 200, 200, 429]
     code, out, _ = run("show", "predictions", "--caller", "alice")
     assert (code, out.partition(", until")[0]) == (0, "predictions: api-key 'alice' has 0 of 3 left, 3 spent")
-    assert run("grant", "predictions", "2", "--caller", "alice")[1].startswith(
-        "predictions: api-key 'alice' has 2 of 3 left, 1 spent"
-    )
+    _, granted, _ = run("grant", "predictions", "2", "--caller", "alice")
+    assert granted.startswith("predictions: api-key 'alice' has 2 of 3 left, 1 spent")
+    assert granted.endswith("(before: 3 spent)\n")
     assert statuses(service, "/predict", 3) == [200, 200, 429]
-    assert run("reset", "predictions", "--caller", "alice")[0] == 0
+    code, out, _ = run("reset", "predictions", "--caller", "alice")
+    assert (code, out.partition(", until")[0]) == (0, "predictions: api-key 'alice' has 3 of 3 left, 0 spent")
+    assert out.endswith("(before: 3 spent)\n")
     assert statuses(service, "/predict", 4) == [200, 200, 200, 429]
     assert "has 92 of 100 left, 8 spent" in run("show", "predictions", "--everybody")[1]
 
@@ -86,11 +88,33 @@ def test_budgets_are_listed(service: httpx.Client, run: Run) -> None:
     assert run("show") == (0, listed, "")
 
 
-def test_addresses_are_names(service: httpx.Client, run: Run) -> None:
-    """As are all callers that a function names."""
+def test_addresses_are_callers(service: httpx.Client, run: Run) -> None:
+    """As they are counted, so an IPv6 address is its /64. They are names too, as all that a function returns."""
     assert statuses(service, "/visit", 3) == [200, 200, 429]
-    assert run("reset", "visitors", "--caller", "127.0.0.1", "--method", "name")[0] == 0
+    out = run("reset", "visitors", "--address", "127.0.0.1")[1]
+    assert out.startswith("visitors: 127.0.0.1 has 2 of 2 left")
     assert statuses(service, "/visit", 1) == [200]
+    assert "has 1 of 2 left" in run("show", "visitors", "--caller", "127.0.0.1", "--method", "name")[1]
+    run("grant", "visitors", "5", "--address", "2001:db8::1")
+    for same in ("2001:db8::ffff", "2001:db8::/64", "2001:DB8:0:0::2"):
+        assert "visitors: 2001:db8::/64 has 7 of 2 left" in run("show", "visitors", "--address", same)[1]
+
+
+def test_changes_are_logged(service: httpx.Client, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """With the principal, and without an address."""
+    caplog.set_level(logging.WARNING, "mlguard")
+    statuses(service, "/predict", 1)
+    statuses(service, "/visit", 1)
+    caplog.clear()
+    run("grant", "predictions", "2", "--caller", "alice")
+    run("reset", "predictions", "--everybody")
+    run("reset", "visitors", "--address", "127.0.0.1")
+    run("show", "predictions", "--caller", "alice")
+    assert caplog.messages == [
+        "budget predictions: 2 units granted to api-key principal 'alice'",
+        "budget predictions: begun anew for all callers together, with 1 units spent",
+        "budget visitors: begun anew, with 1 units spent",
+    ]
 
 
 def test_a_name_that_is_wrong_is_told(service: httpx.Client, run: Run) -> None:
@@ -98,7 +122,10 @@ def test_a_name_that_is_wrong_is_told(service: httpx.Client, run: Run) -> None:
     statuses(service, "/predict", 1)
     code, out, err = run("show", "prediction", "--caller", "alice")
     assert (code, out, err) == (3, "", "mlguard: there is no budget 'prediction'; there are: 'predictions'\n")
-    assert "is the caller's name right?" in run("show", "predictions", "--caller", "alicia")[1]
+    for asked in (("show",), ("grant", "5"), ("reset",)):
+        action, *units = asked
+        assert "is it the right caller?" in run(action, "predictions", *units, "--caller", "alicia")[1]
+        run("reset", "predictions", "--caller", "alicia")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +140,8 @@ def test_a_name_that_is_wrong_is_told(service: httpx.Client, run: Run) -> None:
         (("reset", "predictions"), 3, "say whose budget"),
         (("show", "predictions", "--caller", "a", "--method", "jwt"), 3, "needs the --issuer"),
         (("show", "predictions", "--caller", "a", "--everybody"), 2, "not allowed with"),
+        (("show", "predictions", "--caller", "a", "--address", "127.0.0.1"), 2, "not allowed with"),
+        (("show", "visitors", "--address", "localhost"), 2, "an address, such as 192.0.2.1"),
     ],
 )
 def test_used_wrongly(service: httpx.Client, run: Run, arguments: tuple[str, ...], code: int, said: str) -> None:

@@ -1,8 +1,7 @@
 """What one caller may have of a model in a calendar period."""
 
 import asyncio
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ from tests.asgi import Answer, acall, call, make_scope
 from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
 from tests.servers import serving
-from websockets.exceptions import ConnectionClosedError
+from tests.traffic.test_outages import AWAY, Moody
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 from mlguard import (
@@ -32,9 +32,11 @@ from mlguard import (
     RateLimit,
     RedisStore,
     Store,
+    UnavailableError,
     harden,
     truncate_output,
 )
+from mlguard.store import Spending, store_key
 from mlguard.traffic.ledger import registered
 
 RECORDS = {name: APIKey.generate(name, scopes={"predict"}) for name in ("alice", "bob")}
@@ -181,6 +183,59 @@ def test_a_total_over_all_callers() -> None:
     assert (service.used(), service.used("bob")) == (8, 4)
 
 
+@pytest.mark.parametrize(("total", "wait"), [("12/day", 43_200), ("12/year", 36 * 86_400 - 43_200)])
+def test_a_total_has_a_period_of_its_own(total: str, wait: int) -> None:
+    """Which is when it is worth asking again. What is asked for makes no difference, so the total is not found out."""
+    service = Service("10/month", total=total)
+    assert (service.statuses(8), service.statuses(4, name="bob")) == ([200], [200])
+    refused = [service.ask(number, "bob") for number in (1, 6)]
+    assert [answer.headers["retry-after"] for answer in refused] == [str(wait)] * 2
+    assert refused[0].json["detail"] == refused[1].json["detail"]
+
+
+@pytest.mark.parametrize("cost", ["fixed", "rows"])
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("way", ["direct", "hardened", "bare"])
+def test_who_is_refused_by_another_limit_is_charged_nothing(cost: str, first: int, way: str) -> None:
+    """By a rate, and by a budget of a shorter period, whatever stands first in the list."""
+    store, who = MemoryStore(), caller()
+    iris = Features(columns=2, low=0, high=10, max_rows=10)
+    units: Any = iris if cost == "rows" else 2
+    month = QueryBudget("100/month", by=who, cost=units, store=store)
+    hour = QueryBudget("4/hour", by=who, cost=units, store=store)
+    steady = RateLimit("6/minute", by=who, cost=units, store=store)
+    guards: list[Any] = [month, hour, steady]
+    app = FastAPI()
+    if way != "bare":
+        harden(app)
+
+    async def predict(x: Annotated[np.ndarray, Depends(iris)]) -> Any:
+        return {"rows": len(x)}
+
+    endpoint = truncate_output(decimals=1)(predict) if way == "direct" else predict
+    app.post("/predict", dependencies=[Depends(guard) for guard in guards[first:] + guards[:first]])(endpoint)
+    ask = [key("alice"), JSON]
+    assert [call(app, headers=ask, chunks=[rows(2)]).status for _ in range(4)] == [200, 200, 429, 429]
+    used = [asyncio.run(budget.status_of(Principal("alice", method="api-key"))).used for budget in (month, hour)]
+    assert used == [4, 4]
+
+
+def test_guards_of_the_app_keep_their_place() -> None:
+    """A class of its own may take what it likes, so only FastAPI calls it."""
+
+    class Own(RateLimit):
+        async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
+            order.append("own")
+
+    order: list[str] = []
+    service = Service("10/month")
+    reader: Any = service.budget.charges_by
+    own = Own("1/minute", cost=reader, store=MemoryStore())
+    service.app.post("/more", dependencies=[Depends(service.budget), Depends(own)])(lambda: None)
+    assert call(service.app, "/more", headers=[JSON, key("alice")], chunks=[rows(3)]).status == 200
+    assert (order, service.used()) == (["own"], 3)
+
+
 def test_a_refusal_is_told_when_the_next_period_begins() -> None:
     """And what costs more than a whole budget, that it never will be admitted."""
     service = Service("10/month")
@@ -225,30 +280,6 @@ def test_callers_see_what_is_left() -> None:
     assert call(service.app, "/budget", method="GET").status == 401
 
 
-def test_a_warning_comes_once_and_a_header_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
-    """When 80 % are spent: a line in the log, and a call."""
-    caplog.set_level(logging.WARNING, "mlguard")
-    warnings: list[BudgetWarning] = []
-    service = Service("10/month", on_warning=warnings.append)
-    answers = [service.ask(number) for number in (7, 1, 1)]
-    assert ["budget-warning" in answer.headers for answer in answers] == [False, True, True]
-    assert answers[1].headers["budget-warning"] == f'"10/month";r=2;t={REST}'
-    (warning,) = warnings
-    status = BudgetStatus(10, 8, 2, datetime(2026, 12, 1, tzinfo=UTC))
-    assert (warning.caller.id, warning.status) == ("alice", status)
-    assert caplog.text.count("8 of 10 units are spent by api-key principal 'alice'") == 1
-
-
-def test_a_warning_that_fails_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """The request is answered, and the log says what happened."""
-
-    def fail(warning: BudgetWarning) -> None:
-        raise ZeroDivisionError
-
-    assert Service("10/month", on_warning=fail).statuses(9) == [200]
-    assert "on_warning has failed" in caplog.text
-
-
 def test_operators_grant_and_reset() -> None:
     """More for this period than the budget, and the period anew."""
     service = Service("10/month")
@@ -258,12 +289,42 @@ def test_operators_grant_and_reset() -> None:
     assert service.statuses(5, 1) == [200, 429]
     assert asyncio.run(service.budget.reset(alice)).remaining == 10
     assert asyncio.run(service.budget.grant(alice, 100)).used == -100
+    many = QueryBudget(f"{10**15 - 1}/month", store=MemoryStore(), by=lambda conn: "alice", clock=service.clock)
+    app = FastAPI()
+    harden(app)
+    app.get("/", dependencies=[Depends(many)])(lambda: None)
+    asyncio.run(many.grant("alice", 2**53 - 1))  # a header holds fifteen digits (RFC 9651)
+    assert call(app, "/", method="GET").headers["ratelimit"] == f'"{many.quota[0]}";r={10**15 - 1};t={REST}'
     assert service.statuses(60, 50, 1) == [200, 200, 429]  # more at once than a budget, because it was granted
     with pytest.raises(ConfigurationError, match=r"QueryBudget\.grant"):
         asyncio.run(service.budget.grant(alice, -1))
 
 
 # Within a request -----------------------------------------------------------------------------------------------------
+
+
+def test_a_websocket_is_charged_once_when_it_opens() -> None:
+    """However many messages follow; and refused before it is accepted."""
+    who = caller()
+    budget = QueryBudget("1/day", by=who, store=MemoryStore())
+    app = FastAPI()
+    harden(app)
+
+    @app.websocket("/ws", dependencies=[Depends(budget), Security(who, scopes=["predict"])])
+    async def echo(websocket: WebSocket, _: Annotated[Principal, Security(who)]) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await websocket.send_text(text)
+
+    headers = {"x-api-key": RECORDS["alice"][1]}
+    with serving(app) as url:
+        address = url.replace("http", "ws") + "/ws"
+        with connect(address, additional_headers=headers) as socket:
+            for text in "abc":
+                socket.send(text)
+                assert socket.recv() == text
+        with pytest.raises(InvalidStatus, match="429"):
+            connect(address, additional_headers=headers)
 
 
 def test_messages_of_a_websocket_are_charged() -> None:
@@ -304,6 +365,32 @@ def test_a_reservation_is_settled(used: int, spent: int) -> None:
     assert call(service.app, "/stream", method="GET", headers=[key("alice")]).status == 200
     assert service.used() == spent
     assert asyncio.run(total.status(service.budget.store, ("everybody",), NOVEMBER)).used == spent
+
+
+@pytest.mark.parametrize("began_away", [False, True])
+def test_a_reservation_is_given_back_where_it_was_counted(*, began_away: bool) -> None:
+    """A store that goes away meanwhile, or comes back, gives nobody units that were never charged there."""
+    store = Moody()
+    service = Service("100/month", store=store, on_store_error="local", local_share=1)
+    alice = Principal("alice", method="api-key")
+
+    @service.app.get("/stream", dependencies=[Depends(service.caller)])
+    async def stream(request: Request) -> None:
+        async with service.budget.reserve(request, 60):
+            store.failure = None if began_away else AWAY
+
+    async def here() -> int:
+        store.failure = AWAY
+        return (await service.budget.status_of(alice)).used
+
+    service.ask(20)
+    store.failure = AWAY
+    service.ask(20)
+    store.failure = AWAY if began_away else None
+    assert call(service.app, "/stream", method="GET", headers=[key("alice")]).status == 200
+    store.failure = None
+    assert service.used() == (20 if began_away else 80)  # not given back, where nobody could be told
+    assert asyncio.run(here()) == 20
 
 
 def test_a_reservation_without_room_begins_nothing() -> None:
@@ -399,10 +486,119 @@ def test_registering_waits_for_nobody(redis: RedisServer) -> None:
     assert asyncio.run(main()) == [f"rows {number}" for number in range(8)]
 
 
+@pytest.mark.parametrize("policy", ["allow", "local"])
+def test_nothing_is_granted_without_a_store(policy: Any) -> None:
+    """Whatever requests are told: the operator would believe it."""
+    store = Moody()
+    service = Service("10/month", store=store, on_store_error=policy)
+    store.failure = AWAY
+    for change in (service.budget.grant("alice", 5), service.budget.reset("alice")):
+        with pytest.raises(UnavailableError):
+            asyncio.run(change)
+
+
+def test_what_the_total_does_not_take_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    """When its node is away, and when the request is cancelled while it is asked."""
+    store = Fragile()
+    budget = QueryBudget("10/month", total="100/year", by=lambda conn: "alice", store=store)
+
+    async def main() -> list[int]:
+        used = []
+        for failing in ([2], [2, 3]):
+            store.calls, store.failing = 0, failing
+            with pytest.raises(UnavailableError):
+                await budget.hit(_conn(), cost=3)
+            store.failing = []
+            used.append((await budget.status_of("alice")).used)
+        store.calls, store.waiting = 0, 2
+        asked = asyncio.ensure_future(budget.hit(_conn(), cost=3))
+        await store.reached.wait()
+        asked.cancel()
+        await asyncio.wait([asked])
+        await asyncio.sleep(0)
+        return [*used, (await budget.status_of("alice")).used]
+
+    assert asyncio.run(main()) == [0, 3, 3]
+    assert "units of a refused request stay spent: away" in caplog.text
+
+
+class Fragile(MemoryStore):
+    """Fails, or never answers, at certain calls to spend."""
+
+    calls = waiting = 0
+    failing: Sequence[int] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
+        self.calls += 1
+        if self.calls in self.failing:
+            raise AWAY
+        if self.calls == self.waiting:
+            self.reached.set()
+            await asyncio.Event().wait()
+        return await super().spend(key, units, limit=limit, ttl=ttl)
+
+
+def test_one_trip_a_request(redis: RedisServer) -> None:
+    """And two where there is a total."""
+    for total, each in ((None, 1), ("2000/month", 2)):
+        service = Service("1000/month", total=total, name=f"with {total}", store=RedisStore(redis.url, timeout=30))
+        service.statuses(1)  # which registers the budget
+        before = _scripts_run(redis)
+        service.statuses(*[2] * 20)
+        assert _scripts_run(redis) - before == 20 * each
+
+
+def _scripts_run(redis: RedisServer) -> int:
+    (line,) = [line for line in redis.lines("INFO", "commandstats") if line.startswith("cmdstat_evalsha:")]
+    return int(line.partition("calls=")[2].partition(",")[0])
+
+
+def test_a_budget_is_registered_once_and_for_long() -> None:
+    """By the first of many requests; again when that has failed; and for as long again at each start."""
+    store = Registering()
+    service = Service("1000/month", name="rows", store=store)
+    store.failure = AWAY
+    service.statuses(1)
+    store.failure = None
+    asyncio.run(crowd(service, 8, 1))
+    assert store.swaps == 1
+    asyncio.run(crowd(Service("1000/month", name="rows", store=store), 8, 1))
+    assert store.swaps == 2
+
+
+class Registering(Moody):
+    """Counts how often it is told of a budget."""
+
+    swaps = 0
+
+    async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
+        if self.failure is not None:
+            raise self.failure
+        return await super().get(*keys)
+
+    async def swap(self, key: bytes, old: bytes | None, new: bytes, ttl: float) -> bool:
+        self.swaps += 1
+        return await super().swap(key, old, new, ttl)
+
+
+def test_a_registry_that_cannot_be_read_is_no_open_door() -> None:
+    """Who writes nonsense there stops the service, and is not taken for somebody who has written nothing."""
+    store = Registering()
+    asyncio.run(store.put(store_key("budgets"), b"nonsense", 60))
+    service = Service("10/month", name="rows", store=store)
+    assert service.statuses(1, 1) == [500, 500]
+
+
 def test_a_hit_needs_to_know_its_caller() -> None:
     """Else it is an error."""
     with pytest.raises(ConfigurationError, match="has not said"):
         asyncio.run(QueryBudget("5/day", by=caller(), store=MemoryStore()).hit(_conn()))
+    with pytest.raises(ConfigurationError, match=r"QueryBudget\('rows'\) has not judged"):
+        asyncio.run(QueryBudget("5/day", by=tokens_of, name="rows", store=MemoryStore()).hit(_conn()))
 
 
 def _conn() -> HTTPConnection:
@@ -419,8 +615,11 @@ def _conn() -> HTTPConnection:
         ("10/month", {"total": "0/month"}, r"total=\.\.\."),
         *(("10/month", {"warn_at": part}, r"warn_at=\.\.\.") for part in (0, -1, 1.1, True, "half", None)),
         ("10/month", {"on_warning": "log"}, r"on_warning=\.\.\."),
-        ("10/month", {"on_warning": asyncio.sleep}, r"on_warning=\.\.\."),
+        ("10/month", {"on_warning": BudgetWarning}, r"on_warning=\.\.\."),
         ("10/month", {"name": ""}, r"name=\.\.\."),
+        ("10/month", {"name": 7}, r"name=\.\.\."),
+        ("10/month", {"total": "9/month"}, "9/month for all callers is less than 10/month"),
+        ("10/month", {"total": "9/year"}, "is less than"),
         ("10/month", {"store": "redis://"}, r"store=\.\.\."),
         ("10/month", {"by": "alice"}, r"by=\.\.\."),
         ("10/month", {"cost": 0}, r"cost=\.\.\."),
@@ -436,11 +635,16 @@ def test_a_setting_that_cannot_work(limit: str, options: Any, message: str) -> N
 def test_two_budgets_that_would_be_one_stop_the_start() -> None:
     """Unless their name says that they are meant to be one."""
     store = MemoryStore()
-    for names, starts in (((None, None), False), (("a", "b"), True), (("a", "a"), True)):
+    for names, total, starts in (
+        ((None, None), None, False),
+        (("a", "b"), None, True),
+        (("a", "a"), None, True),
+        (("a", "a"), "20/day", False),  # which one of them would not ask
+    ):
         app = FastAPI()
         harden(app)
         for number, name in enumerate(names):
-            budget = QueryBudget("10/month", store=store, name=name)
+            budget = QueryBudget("10/month", store=store, name=name, total=total if number else None)
             app.get(f"/{number}", dependencies=[Depends(budget)])(lambda: None)
         if starts:
             assert call(app, "/0", method="GET").status == 200

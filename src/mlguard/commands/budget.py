@@ -8,17 +8,19 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.store import Store, default_store
 from mlguard.traffic._by import MAX_UNITS
+from mlguard.traffic.addresses import caller_at, parse_address
 from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Ledger, ledger_named, registered
 
 T = TypeVar("T")
 
 YES = 0
+_NOTHING = "nothing spent or granted in this period; is it the right caller?"
 _METHODS = ("api-key", "jwt", "signature", "name")
 
 
@@ -49,9 +51,10 @@ def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParse
 
 def _add_caller(parser: argparse.ArgumentParser) -> None:
     whose = parser.add_mutually_exclusive_group()
-    whose.add_argument("--caller", metavar="ID", help="key id, subject of tokens, address, or what by= returns")
+    whose.add_argument("--caller", metavar="ID", help="key id, subject of tokens, or what by= returns")
+    whose.add_argument("--address", type=_address, help="an address that is counted as such, where there is no by=")
     whose.add_argument("--everybody", action="store_true", help="the total over all callers")
-    text = "how the caller proves who it is; name: an address, or what a function returns (default: api-key)"
+    text = "how the caller proves who it is; name: what a function in by= returns (default: api-key)"
     parser.add_argument("--method", choices=_METHODS, default="api-key", help=text)
     parser.add_argument("--issuer", default="", help="of the caller's tokens (iss), for jwt")
 
@@ -69,17 +72,26 @@ def _show(options: argparse.Namespace) -> int:
             sys.stdout.write("No service has used a budget in this store.\n")
         return YES
     ledger = ledger_named(budgets, options.budget, _what(options))
-    return _print(ledger, options, _ask(ledger.status(store, _identity(options), time.time())))
+    status = _ask(ledger.status(store, _identity(options), time.time()))
+    return _print(ledger, options, status, note="" if status.used else _NOTHING)
 
 
 def _grant(options: argparse.Namespace) -> int:
-    store, ledger = _chosen(options)
-    return _print(ledger, options, _ask(ledger.grant(store, _identity(options), options.units, time.time())))
+    return _change(options, lambda ledger, *account: ledger.grant(*account, units=options.units, now=time.time()))
 
 
 def _reset(options: argparse.Namespace) -> int:
+    return _change(options, lambda ledger, *account: ledger.reset(*account, now=time.time()))
+
+
+def _change(
+    options: argparse.Namespace, change: Callable[[Ledger, Store, tuple[str, ...]], Awaitable[BudgetStatus]]
+) -> int:
     store, ledger = _chosen(options)
-    return _print(ledger, options, _ask(ledger.reset(store, _identity(options), time.time())))
+    identity = _identity(options)
+    before = _ask(ledger.status(store, identity, time.time()))
+    after = _ask(change(ledger, store, identity))
+    return _print(ledger, options, after, note=f"before: {f'{before.used} spent' if before.used else _NOTHING}")
 
 
 def _chosen(options: argparse.Namespace) -> tuple[Store, Ledger]:
@@ -88,14 +100,16 @@ def _chosen(options: argparse.Namespace) -> tuple[Store, Ledger]:
 
 
 def _what(options: argparse.Namespace) -> str:
-    if options.caller is None and not options.everybody:
-        raise ConfigurationError("say whose budget: --caller ID, or --everybody for the total")
+    if options.caller is None and options.address is None and not options.everybody:
+        raise ConfigurationError("say whose budget: --caller ID, --address ADDRESS, or --everybody for the total")
     return "total" if options.everybody else "caller"
 
 
 def _identity(options: argparse.Namespace) -> tuple[str, ...]:
     if options.everybody:
         return EVERYBODY
+    if options.address is not None:
+        return ("name", options.address)
     if options.method == "jwt" and not options.issuer:
         raise ConfigurationError(
             "--method jwt needs the --issuer of the tokens: another issuer's alice is another caller"
@@ -105,12 +119,13 @@ def _identity(options: argparse.Namespace) -> tuple[str, ...]:
     return ("principal", options.method, options.issuer, options.caller)
 
 
-def _print(ledger: Ledger, options: argparse.Namespace, status: BudgetStatus) -> int:
-    who = "everybody" if options.everybody else f"{options.method} {options.caller!r}"
-    nothing = "" if status.used else "  (nothing spent or granted in this period; is the caller's name right?)"
+def _print(ledger: Ledger, options: argparse.Namespace, status: BudgetStatus, *, note: str) -> int:
+    who = f"{options.method} {options.caller!r}"
+    if options.everybody or options.address is not None:
+        who = options.address or "everybody"
     sys.stdout.write(
         f"{ledger.name}: {who} has {status.remaining} of {status.limit} left, {status.used} spent, "
-        f"until {status.resets_at:%Y-%m-%d %H:%M} UTC{nothing}\n"
+        f"until {status.resets_at:%Y-%m-%d %H:%M} UTC{f'  ({note})' if note else ''}\n"
     )
     return YES
 
@@ -133,6 +148,13 @@ def _ask(work: Awaitable[T]) -> T:
     except UnavailableError as refusal:
         reason = refusal.reason
     raise ConfigurationError(f"MLGUARD_STORE_URL: {reason}")
+
+
+def _address(text: str) -> str:
+    address = parse_address(text.removesuffix("/64"))
+    if address is None:
+        raise argparse.ArgumentTypeError("an address, such as 192.0.2.1 or 2001:db8::1")
+    return caller_at(address)
 
 
 def _units(text: str) -> int:

@@ -37,7 +37,7 @@ def client_address(conn: HTTPConnection) -> str:
 
 def peer_address(conn: HTTPConnection) -> Address | None:
     """The address of the socket's other end; None where there is none."""
-    return _parse(conn.client.host) if conn.client is not None else None
+    return parse_address(conn.client.host) if conn.client is not None else None
 
 
 class ClientAddress:
@@ -185,10 +185,10 @@ def _for(element: str) -> str:
 def _parse_hop(text: str) -> Address | None:
     """The address in an element, with or without a port."""
     match = _WITH_PORT.fullmatch(text)
-    return _parse((match[1] or match[2]) if match is not None else text)
+    return parse_address((match[1] or match[2]) if match is not None else text)
 
 
-def _parse(text: str) -> Address | None:
+def parse_address(text: str) -> Address | None:
     """An address, without its zone, which is this machine's business; an IPv4 address in an IPv6 one as what it is."""
     try:
         address = ip_address(text)
@@ -200,6 +200,11 @@ def _parse(text: str) -> Address | None:
 def _name(address: Address | None, conn: HTTPConnection) -> str:
     if address is None:
         return conn.client.host if conn.client is not None else ""
+    return caller_at(address)
+
+
+def caller_at(address: Address) -> str:
+    """Who is counted at an address: an IPv6 address by its /64."""
     if isinstance(address, IPv6Address):
         return str(IPv6Address(int(address) >> 64 << 64)) + "/64"
     return str(address)

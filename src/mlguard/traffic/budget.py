@@ -1,46 +1,32 @@
 """How much of the model one caller may have."""
 
-import inspect
+import asyncio
 import itertools
 import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, RequestMemory
-from mlguard._order import once, take_places
-from mlguard.errors import BudgetExceededError, ConfigurationError, UnavailableError
+from mlguard._order import await_turn, once
+from mlguard.errors import BudgetExceededError, ConfigurationError, MLGuardError, UnavailableError
 from mlguard.store import Store, default_store
-from mlguard.traffic._by import MAX_UNITS, By, Cost, checked_units, describe, signature
-from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Ledger, register
+from mlguard.traffic._by import By, Cost, checked_units, describe, signature
+from mlguard.traffic.budget_warnings import Alarm, OnWarning
+from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Charge, Ledger, register
 from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
 from mlguard.traffic.periods import Period, Quota
-from mlguard.traffic.reservations import Reservation
+from mlguard.traffic.reservations import Reservation, apart
 
 logger = logging.getLogger("mlguard")
 
+_LARGEST = 10**15 - 1  # number in a structured field (RFC 9651)
+
 _serial = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetWarning:
-    """A caller has spent most of a budget.
-
-    Attributes:
-        budget: The budget's name.
-        caller: Who, as ``by`` has said: a :class:`Principal`, or a name.
-        status: What is left.
-    """
-
-    budget: str
-    caller: Any
-    status: BudgetStatus
 
 
 class QueryBudget(Guard):
@@ -60,10 +46,12 @@ class QueryBudget(Guard):
         limit: ``"50000/month"``: hour, day, week (from Monday), month or year.
         by: Whose budget, as for ``RateLimit``.
         cost: How many units one request is, as for ``RateLimit``: with ``Features``, its rows.
-        total: A budget for all callers together, such as ``"1000000/month"``. It is a second trip to the store.
+        total: A budget for all callers together, such as ``"1000000/month"``. It is a second trip to the store: the
+            caller is charged first, and gets it back when the total refuses. Nobody is told how much is left of it.
         warn_at: The part of the budget from which on answers carry a warning, above 0, at most 1.
-        on_warning: Called with a :class:`BudgetWarning`, once a caller and period, when that part is passed. It must
-            return at once. The log has a line of it in any case.
+        on_warning: Called with a :class:`BudgetWarning`, once a caller and period, when that part is passed, and once
+            for the total. An async function, or one that is called in a thread: no request waits for it, and what it
+            raises is logged. The log has a line of the warning in any case.
         name: Names the budget: in the log, in ``mlguard budget``, and in the store. Two budgets of the same limit and
             the same ``by`` need one. With one, a new limit goes on with what was spent under the old one.
         store: Where to count. None is the store that all guards share. In memory, a restart forgets what was spent.
@@ -93,38 +81,38 @@ class QueryBudget(Guard):
         cost: Callable[..., Any] | Guard | int = 1,
         total: str | None = None,
         warn_at: float = 0.8,
-        on_warning: Callable[[BudgetWarning], None] | None = None,
+        on_warning: OnWarning | None = None,
         name: str | None = None,
         store: Store | None = None,
         on_store_error: OnStoreError = "refuse",
         local_share: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.quota = Quota.parse(limit, where="QueryBudget")
-        self._total = None if total is None else Quota.parse(total, where="QueryBudget(total=...)")
-        if not isinstance(warn_at, int | float) or isinstance(warn_at, bool) or not 0 < warn_at <= 1:
-            raise ConfigurationError("QueryBudget(warn_at=...) is a part of the budget: above 0, at most 1")
-        if on_warning is not None and (not callable(on_warning) or inspect.iscoroutinefunction(on_warning)):
-            raise ConfigurationError("QueryBudget(on_warning=...) is a function that returns at once, not an async one")
-        if name is not None and not name:
-            raise ConfigurationError("QueryBudget(name=...) is empty; leave it out or name the budget")
+        own_quota, total_quota = self.quota = _quotas(limit, total)
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigurationError("QueryBudget(name=...) is a text, and not empty; leave it out or name the budget")
         if store is not None and not isinstance(store, Store):
             raise ConfigurationError("QueryBudget(store=...) must be a Store, such as MemoryStore()")
         self._by = By(by, where="QueryBudget")
         self._cost = Cost(cost, where="QueryBudget")
         self.charges_by = self._cost.reader
         self.named = name is not None
-        self.name = name or f"{self.quota} by {self._by.label}"
+        self.name = name or f"{own_quota} by {self._by.label}"
         self.store = default_store() if store is None else store
         self.stores = (self.store,)
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"QueryBudget {self.name!r}")
         self.suspends = self.store.suspends
         self.statuses = (429, 503) if self.suspends and on_store_error != "local" else (429,)
         own = "" if self.named or self.suspends else f" #{next(_serial)}"
-        self._ledger = Ledger(self.name + own, self.quota)
-        self._total_ledger = None if self._total is None else Ledger(self.name + own, self._total)
-        self._threshold = math.ceil(self.quota.limit * warn_at)
-        self._on_warning = on_warning
+        self._ledger = Ledger(self.name + own, own_quota)
+        self._total_ledger = None if total_quota is None else Ledger(self.name + own, total_quota)
+        alarm = partial(Alarm, store=self.store, budget=self.name, warn_at=warn_at, on_warning=on_warning)
+        self._alarm = alarm(self._ledger)
+        #: What is charged, in that order: the caller, and then all of them together.
+        self._accounts = [(self._ledger, self._alarm)]
+        if self._total_ledger is not None:
+            self._accounts.append((self._total_ledger, alarm(self._total_ledger, is_total=True)))
+        self.turn = own_quota.seconds
         self._clock = clock
         self._is_registered = not self.suspends  # nobody can look into this process's memory
         self.status = _Status(self, self._by)
@@ -133,7 +121,7 @@ class QueryBudget(Guard):
     async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
         """Charge for this request, or refuse it."""
         if self._cost.is_late:
-            await take_places(conn)
+            await await_turn(conn, self, costing)
         await once(conn, self, partial(self._judge, conn, who, costing))
 
     async def hit(self, conn: HTTPConnection, *, cost: int = 1) -> None:
@@ -144,7 +132,7 @@ class QueryBudget(Guard):
             ConfigurationError: Nobody has said who is calling.
         """
         units = checked_units(cost, where="QueryBudget.hit(cost=...)")
-        await self._charge(self._by.known(conn, self), units, Period.at(self.quota.unit, self._clock()))
+        await self._charge(self._by.known(conn, self), units)
 
     def reserve(self, conn: HTTPConnection, units: int) -> Reservation:
         """Charge units before it is known how many it will be. See :meth:`RateLimit.reserve`.
@@ -165,15 +153,21 @@ class QueryBudget(Guard):
         return await self._ledger.status(self._counts, self._by.identity(caller), self._clock())
 
     async def grant(self, caller: Any, units: int) -> BudgetStatus:
-        """Let a caller spend so many units more in this period."""
+        """Let a caller spend so many units more in this period.
+
+        Raises:
+            UnavailableError: The store does not answer, whatever ``on_store_error`` is (503).
+        """
         units = checked_units(units, where="QueryBudget.grant(units=...)")
-        logger.warning("budget %s: %d units granted%s", self.name, units, describe(caller))
-        return await self._ledger.grant(self._counts, self._by.identity(caller), units, self._clock())
+        return await self._ledger.grant(self.store, self._by.identity(caller), units, self._clock())
 
     async def reset(self, caller: Any) -> BudgetStatus:
-        """Begin this period anew for a caller."""
-        logger.warning("budget %s: reset%s", self.name, describe(caller))
-        return await self._ledger.reset(self._counts, self._by.identity(caller), self._clock())
+        """Begin this period anew for a caller.
+
+        Raises:
+            UnavailableError: As for :meth:`grant`.
+        """
+        return await self._ledger.reset(self.store, self._by.identity(caller), self._clock())
 
     @property
     def decided_without_store(self) -> int:
@@ -186,99 +180,130 @@ class QueryBudget(Guard):
         Raises:
             BudgetExceededError: There is nothing left (429).
         """
-        caller = self._by.caller(conn, principals.get("who"))
-        await self._charge(caller, 1, Period.at(self.quota.unit, self._clock()))
+        await self._charge(self._by.caller(conn, principals.get("who")), 1)
 
     async def _judge(self, conn: HTTPConnection, who: Any, costing: Any) -> Any:
         caller = self._by.caller(conn, who)
-        period = Period.at(self.quota.unit, self._clock())
-        used = await self._charge(caller, self._cost.units(conn, costing), period)
+        charge, *_ = await self._charge(caller, self._cost.units(conn, costing))
         headers = RequestMemory.of(conn.scope).headers
-        headers.append((b"ratelimit-policy", self._policy(period).encode()))
-        headers.append((b"ratelimit", self._field(used, period).encode()))
-        if used >= self._threshold:
-            headers.append((b"budget-warning", self._field(used, period).encode()))
+        field = self._field(charge).encode()
+        headers.append((b"ratelimit-policy", self._policy(charge).encode()))
+        headers.append((b"ratelimit", field))
+        if charge.spending.used >= self._alarm.threshold:
+            headers.append((b"budget-warning", field))
         return caller
 
-    async def _charge(self, caller: Any, units: int, period: Period) -> int:
+    async def _charge(self, caller: Any, units: int) -> tuple[Charge, ...]:
         """Charge a caller, and then all of them together.
 
         Returns:
-            What the caller has spent now.
+            Both charges, the caller's first.
         """
-        now = self._clock()
-        key, ttl = self._ledger.key(self._by.identity(caller), period), self._ledger.ttl(period, now)
         if not self._is_registered:
             await self._register()
-        spending = await self._counts.spend(key, units, limit=self.quota.limit, ttl=ttl)
-        if not spending.admitted:
-            raise self._refusal(caller, units, spending.used, period)
-        if self._total_ledger is not None and not await self._charge_total(self._total_ledger, units, now):
-            await self._counts.spend(key, -units, limit=None, ttl=ttl)
-            raise self._refusal(None, units, spending.used - units, period, reason="the total of all callers is spent")
-        if spending.used - units < self._threshold <= spending.used:
-            self._warn(caller, spending.used, period)
-        return spending.used
+        now = self._clock()
+        charge = await self._ledger.charge(self._counts, self._by.identity(caller), units, now)
+        if not charge.spending.admitted:
+            raise self._refusal(caller, units, charge)
+        charges: tuple[Charge, ...] = (charge,)
+        if self._total_ledger is not None:
+            charges = (charge, await self._charge_total(self._total_ledger, charge, units))
+        for one, (_, alarm) in zip(charges, self._accounts, strict=True):
+            await alarm.note(one, one.spending.used, units, caller)
+        return charges
 
-    async def _charge_total(self, ledger: Ledger, units: int, now: float) -> bool:
-        period = Period.at(ledger.quota.unit, now)
-        key, ttl = ledger.key(EVERYBODY, period), ledger.ttl(period, now)
-        return (await self._counts.spend(key, units, limit=ledger.quota.limit, ttl=ttl)).admitted
+    async def _charge_total(self, ledger: Ledger, charge: Charge, units: int) -> Charge:
+        """Charge all callers together, or give back what one was charged."""
+        try:
+            total = await ledger.charge(self._counts, EVERYBODY, units, charge.at)
+            if not total.spending.admitted:
+                raise self._total_refusal(charge, units, ledger.period(charge.at))
+        except asyncio.CancelledError:
+            apart(self._give_back(charge, units))
+            raise
+        except MLGuardError:
+            await self._give_back(charge, units)
+            raise
+        return total
+
+    async def _give_back(self, charge: Charge, units: int) -> None:
+        try:
+            await self._ledger.settle(self._counts, charge, -units, self._clock())
+        except UnavailableError as refusal:
+            logger.error("budget %s: units of a refused request stay spent: %s", self.name, refusal.reason)
 
     async def _reserve(self, conn: HTTPConnection, units: int) -> Callable[[int], Any]:
-        caller, now = self._by.known(conn, self), self._clock()
-        period = Period.at(self.quota.unit, now)
-        await self._charge(caller, units, period)
-        return lambda more: self._settle(caller, more, period, now)
+        caller = self._by.known(conn, self)
+        charges = await self._charge(caller, units)
+        return lambda more: self._settle(caller, charges, more)
 
-    async def _settle(self, caller: Any, more: int, period: Period, began: float) -> None:
+    async def _settle(self, caller: Any, charges: tuple[Charge, ...], more: int) -> None:
         """Correct what was charged, in the periods in which it was."""
-        ledger, total, now = self._ledger, self._total_ledger, self._clock()
-        key = ledger.key(self._by.identity(caller), period)
-        await self._counts.spend(key, more, limit=None, ttl=ledger.ttl(period, now))
-        if total is not None:
-            whole = Period.at(total.quota.unit, began)
-            await self._counts.spend(total.key(EVERYBODY, whole), more, limit=None, ttl=total.ttl(whole, now))
+        now = self._clock()
+        for charge, (ledger, alarm) in zip(charges, self._accounts, strict=True):
+            used = await ledger.settle(self._counts, charge, more, now)
+            await alarm.note(charge, used, more, caller)
 
     async def _register(self) -> None:
-        quotas = {"caller": str(self.quota)} | ({} if self._total is None else {"total": str(self._total)})
-        with suppress(UnavailableError):  # the operator can wait, the request cannot
-            await register(self.store, self.name, quotas)
-            self._is_registered = True
-
-    def _warn(self, caller: Any, used: int, period: Period) -> None:
-        logger.warning("budget %s: %d of %d units are spent%s", self.name, used, self.quota.limit, describe(caller))
-        if self._on_warning is None:
-            return
+        own, total = self.quota
+        quotas = {"caller": str(own)} | ({} if total is None else {"total": str(total)})
+        self._is_registered = True  # first: what is asked meanwhile need not do it too
         try:
-            self._on_warning(BudgetWarning(self.name, caller, self._status(used, period)))
-        except Exception:  # whose warning it is must not suffer from it
-            logger.exception("budget %s: on_warning has failed", self.name)
+            await register(self.store, self.name, quotas)
+        except BaseException as error:
+            self._is_registered = False
+            if not isinstance(error, UnavailableError):  # the operator can wait, the request cannot
+                raise
 
-    def _status(self, used: int, period: Period) -> BudgetStatus:
-        return BudgetStatus(self.quota.limit, used, max(0, self.quota.limit - used), period.ends)
+    def _policy(self, charge: Charge) -> str:
+        quota = self._ledger.quota
+        return f'"{quota}";q={quota.limit};w={charge.period.seconds}'
 
-    def _policy(self, period: Period) -> str:
-        return f'"{self.quota}";q={self.quota.limit};w={period.seconds}'
+    def _field(self, charge: Charge, *, given_back: int = 0) -> str:
+        quota = self._ledger.quota
+        left = min(_LARGEST, max(0, quota.limit - charge.spending.used + given_back))
+        return f'"{quota}";r={left};t={_seconds_left(charge.period, charge.at)}'
 
-    def _field(self, used: int, period: Period) -> str:
-        seconds = max(1, math.ceil(period.ends.timestamp() - self._clock()))
-        return f'"{self.quota}";r={min(MAX_UNITS, max(0, self.quota.limit - used))};t={seconds}'
-
-    def _refusal(
-        self, caller: Any, units: int, used: int, period: Period, *, reason: str = "used up"
-    ) -> BudgetExceededError:
-        headers = {"RateLimit-Policy": self._policy(period), "RateLimit": self._field(used, period)}
-        if units > self.quota.limit:
+    def _refusal(self, caller: Any, units: int, charge: Charge) -> BudgetExceededError:
+        headers = {"RateLimit-Policy": self._policy(charge), "RateLimit": self._field(charge)}
+        if units > self._ledger.quota.limit:
             detail = "This request costs more than a whole budget. Ask for less at once."
             return BudgetExceededError(
                 f"{self.name}: {units} units at once{describe(caller)}", detail=detail, headers=headers
             )
-        headers["Retry-After"] = headers["RateLimit"].rpartition("=")[2]
-        return BudgetExceededError(f"{self.name}: {reason}{describe(caller)}", headers=headers)
+        headers["Retry-After"] = str(_seconds_left(charge.period, charge.at))
+        return BudgetExceededError(f"{self.name}: used up{describe(caller)}", headers=headers)
+
+    def _total_refusal(self, charge: Charge, units: int, period: Period) -> BudgetExceededError:
+        """The same whatever is asked for, so that the total cannot be found out by asking for more and more."""
+        headers = {
+            "RateLimit-Policy": self._policy(charge),
+            "RateLimit": self._field(charge, given_back=units),
+            "Retry-After": str(_seconds_left(period, charge.at)),
+        }
+        return BudgetExceededError(f"{self.name}: the total of all callers is spent", headers=headers)
 
     def __repr__(self) -> str:
         return f"QueryBudget({self.name!r})"
+
+
+def _quotas(limit: str, total: str | None) -> tuple[Quota, Quota | None]:
+    """A caller's quota, and that of all together.
+
+    Raises:
+        ConfigurationError: One cannot be read, or the total has no room for what one caller may spend.
+    """
+    own = Quota.parse(limit, where="QueryBudget")
+    if total is None:
+        return own, None
+    whole = Quota.parse(total, where="QueryBudget(total=...)")
+    if whole.seconds >= own.seconds and whole.limit < own.limit:
+        raise ConfigurationError(f"QueryBudget(total=...): {whole} for all callers is less than {own} for one of them")
+    return own, whole
+
+
+def _seconds_left(period: Period, now: float) -> int:
+    return max(1, math.ceil(period.ends.timestamp() - now))
 
 
 class _Status:

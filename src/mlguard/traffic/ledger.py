@@ -1,16 +1,21 @@
 """What was spent of a budget, in a store: for the guard, and for the operator who looks at it from outside."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from mlguard.errors import ConfigurationError
-from mlguard.store import Store, store_key
-from mlguard.traffic.outages import Counts
-from mlguard.traffic.periods import Period, Quota
+from mlguard.store import Spending, Store, store_key
+from mlguard.traffic.outages import Counts, give_back
+from mlguard.traffic.periods import Calendar, Period, Quota
 
-_KEPT = 86_400.0  # seconds for which a period is remembered after its end, for clocks that are behind
+logger = logging.getLogger("mlguard")
+
+#: Seconds for which a period is remembered after its end, for clocks that are behind.
+KEPT = 86_400.0
 _REGISTRY = store_key("budgets")
 _REGISTERED = 400 * 86_400.0  # seconds; each start of a service says it again
 
@@ -35,41 +40,97 @@ class BudgetStatus:
     resets_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+class Charge(NamedTuple):
+    """Units that were charged to an account, or refused.
+
+    Attributes:
+        key: The account.
+        period: Its period.
+        at: When, in seconds since 1970.
+        spending: What was said to it.
+    """
+
+    key: bytes
+    period: Period
+    at: float
+    spending: Spending
+
+
 class Ledger:
     """The accounts of one budget, one for each caller and period.
 
-    Attributes:
+    Args:
         name: Of the budget.
         quota: What each account may spend.
     """
 
-    name: str
-    quota: Quota
+    def __init__(self, name: str, quota: Quota) -> None:
+        self.name = name
+        self.quota = quota
+        self._calendar = Calendar(quota.unit)
 
-    def key(self, identity: tuple[str, ...], period: Period) -> bytes:
-        """Where a caller's account of a period is."""
-        return store_key("budget", self.name, self.quota.unit, period.name, *identity)
+    def period(self, now: float) -> Period:
+        """The period of a moment, in seconds since 1970."""
+        return self._calendar.at(now)
 
-    def ttl(self, period: Period, now: float) -> float:
-        """Seconds for which it is remembered."""
-        return period.ends.timestamp() - now + _KEPT
+    async def charge(self, counts: Counts, identity: tuple[str, ...], units: int, now: float) -> Charge:
+        """Charge units to a caller's account, all of them or none."""
+        period = self._calendar.at(now)
+        key = self._key(identity, period)
+        spending = await counts.spend(key, units, limit=self.quota.limit, ttl=_ttl(period, now))
+        return Charge(key, period, now, spending)
+
+    async def settle(self, counts: Counts, charge: Charge, more: int, now: float) -> int:
+        """Correct a charge, in its own period and where it was counted.
+
+        Returns:
+            What is spent now of the account, as far as it is known.
+        """
+        ttl = _ttl(charge.period, now)
+        if more > 0:
+            return (await counts.spend(charge.key, more, limit=None, ttl=ttl)).used
+        await give_back(counts, charge.spending, charge.key, -more, ttl=ttl)
+        return charge.spending.used + more
 
     async def status(self, counts: Counts, identity: tuple[str, ...], now: float) -> BudgetStatus:
-        """What is left."""
-        return await self.grant(counts, identity, 0, now)
+        """What is left to a caller."""
+        return await self._spend(counts, identity, 0, now)
 
-    async def grant(self, counts: Counts, identity: tuple[str, ...], units: int, now: float) -> BudgetStatus:
+    async def grant(self, store: Store, identity: tuple[str, ...], units: int, now: float) -> BudgetStatus:
         """Let a caller spend so many units more in this period."""
-        period = Period.at(self.quota.unit, now)
-        key = self.key(identity, period)
-        used = (await counts.spend(key, -units, limit=None, ttl=self.ttl(period, now))).used
-        return BudgetStatus(self.quota.limit, used, max(0, self.quota.limit - used), period.ends)
+        status = await self._spend(store, identity, -units, now)
+        logger.warning("budget %s: %d units granted%s", self.name, units, _describe("to", identity))
+        return status
 
-    async def reset(self, counts: Counts, identity: tuple[str, ...], now: float) -> BudgetStatus:
+    async def reset(self, store: Store, identity: tuple[str, ...], now: float) -> BudgetStatus:
         """Begin the period anew, without what was spent and granted."""
-        used = (await self.status(counts, identity, now)).used
-        return await self.grant(counts, identity, used, now)
+        used = (await self.status(store, identity, now)).used
+        status = await self._spend(store, identity, -used, now)
+        logger.warning("budget %s: begun anew%s, with %d units spent", self.name, _describe("for", identity), used)
+        return status
+
+    def state(self, used: int, period: Period) -> BudgetStatus:
+        """What is left where so much is spent."""
+        return BudgetStatus(self.quota.limit, int(used), max(0, self.quota.limit - used), period.ends)
+
+    async def _spend(self, counts: Counts, identity: tuple[str, ...], units: int, now: float) -> BudgetStatus:
+        period = self._calendar.at(now)
+        spending = await counts.spend(self._key(identity, period), units, limit=None, ttl=_ttl(period, now))
+        return self.state(spending.used, period)
+
+    def _key(self, identity: tuple[str, ...], period: Period) -> bytes:
+        return store_key("budget", self.name, self.quota.unit, period.name, *identity)
+
+
+def _ttl(period: Period, now: float) -> float:
+    return period.ends.timestamp() - now + KEPT
+
+
+def _describe(preposition: str, identity: tuple[str, ...]) -> str:
+    """Whose account, for the log: only a principal's, as a name may be an address."""
+    if identity == EVERYBODY:
+        return f" {preposition} all callers together"
+    return f" {preposition} {identity[1]} principal {identity[3]!r}" if identity[0] == "principal" else ""
 
 
 async def register(store: Store, budget: str, quotas: Mapping[str, str]) -> None:
@@ -83,9 +144,8 @@ async def register(store: Store, budget: str, quotas: Mapping[str, str]) -> None
     while True:
         (known,) = await store.get(_REGISTRY)
         budgets = json.loads(known or b"{}")
-        if budgets.get(budget) == quotas:
-            return
         budgets[budget] = dict(quotas)
+        # Also where nothing is new: it is remembered for as long again.
         if await store.swap(_REGISTRY, known, json.dumps(budgets).encode(), _REGISTERED):
             return
 

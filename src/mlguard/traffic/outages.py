@@ -60,6 +60,24 @@ def counts_of(store: Store, on_store_error: OnStoreError, local_share: float, *,
     return _Substitute(store, _Everybody() if on_store_error == "allow" else _Share(local_share), where)
 
 
+async def give_back(counts: Counts, spending: Spending, key: bytes, units: int, *, ttl: float) -> None:
+    """Give units of a budget back to what has counted them, and to nothing else: elsewhere they would be a gift.
+
+    Args:
+        counts: What was asked to spend them.
+        spending: What it has said.
+        key: As it was asked.
+        units: How many are given back.
+        ttl: Seconds for which the budget is remembered at least.
+
+    Raises:
+        UnavailableError: The store has counted them, and does not answer now: they stay spent.
+    """
+    if isinstance(counts, _Substitute):
+        counts = counts.that_counted(spending)
+    await counts.spend(key, -units, limit=None, ttl=ttl)
+
+
 def decided_without_store(counts: Counts) -> int:
     """How many calls of a guard were decided while its store did not answer."""
     return counts.decided if isinstance(counts, _Substitute) else 0
@@ -67,6 +85,10 @@ def decided_without_store(counts: Counts) -> int:
 
 class _Elsewhere(float):
     """When a substitute has counted a hit. What it has counted can be given back by nobody else."""
+
+
+class _UsedElsewhere(int):
+    """What is spent of a budget by the count of a substitute."""
 
 
 class _Substitute:
@@ -96,6 +118,10 @@ class _Substitute:
     async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
         spending: Spending = await self._ask("spend", key, units, limit=limit, ttl=ttl)
         return spending
+
+    def that_counted(self, spending: Spending) -> Counts:
+        """Which of the two has said this."""
+        return self._substitute if isinstance(spending.used, _UsedElsewhere) else self._store
 
     async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
         lease: Lease = await self._ask("take_lease", key, holder, limit=limit, ttl=ttl)
@@ -148,7 +174,7 @@ class _Everybody:
         pass
 
     async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:  # noqa: ARG002
-        return Spending(admitted=True, used=0)
+        return Spending(admitted=True, used=_UsedElsewhere())
 
     async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:  # noqa: ARG002
         return Lease(held=True, retry_after=0.0)
@@ -182,7 +208,8 @@ class _Share:
     async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
         if units < 0:  # of which the store may have counted some
             units = -min(-units, (await self._memory.spend(key, 0, limit=None, ttl=ttl)).used)
-        return await self._memory.spend(key, units, limit=None if limit is None else self._of(limit), ttl=ttl)
+        spending = await self._memory.spend(key, units, limit=None if limit is None else self._of(limit), ttl=ttl)
+        return Spending(spending.admitted, _UsedElsewhere(spending.used))
 
     async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
         return await self._memory.take_lease(key, holder, limit=self._of(limit), ttl=ttl)

@@ -10,6 +10,8 @@ from mlguard.errors import ConfigurationError
 Unit = Literal["hour", "day", "week", "month", "year"]
 
 _QUOTA = re.compile(rf"([1-9][0-9]{{0,14}}) ?/ ?({'|'.join(get_args(Unit))})", re.ASCII)
+#: About how long they are, to tell the longer from the shorter.
+_SECONDS: dict[Unit, int] = {"hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000, "year": 31_536_000}
 _FORM = "write a number, '/', and hour, day, week, month or year, such as \"50000/month\""
 
 
@@ -41,6 +43,11 @@ class Quota:
             raise ConfigurationError(f"{where}: {text!r} is no budget; {_FORM}")
         unit: Unit = match[2]  # type: ignore[assignment]  # the pattern names no others
         return cls(int(match[1]), unit)
+
+    @property
+    def seconds(self) -> int:
+        """About how long the period is."""
+        return _SECONDS[self.unit]
 
     def __str__(self) -> str:
         return f"{self.limit}/{self.unit}"
@@ -88,3 +95,24 @@ class Period:
     def seconds(self) -> int:
         """How long it is."""
         return int((self.ends - self.begins).total_seconds())
+
+
+class Calendar:
+    """The periods of one unit. The last one is kept: nearly every request is in it.
+
+    Args:
+        unit: How long they are.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit: Unit = unit
+        self._last = (0.0, 0.0, Period.at(unit, 0.0))
+
+    def at(self, seconds: float) -> Period:
+        """The period of a moment, in seconds since 1970."""
+        begins, ends, period = self._last
+        if begins <= seconds < ends:
+            return period
+        period = Period.at(self._unit, seconds)
+        self._last = period.begins.timestamp(), period.ends.timestamp(), period
+        return period

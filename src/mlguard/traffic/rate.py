@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory
-from mlguard._order import once, take_places
+from mlguard._order import await_turn, once
 from mlguard.errors import ConfigurationError, RateLimitedError
 from mlguard.store import Decision, Kind, Store, default_store, store_key
 from mlguard.traffic._by import By, Cost, checked_units, describe, signature
@@ -111,7 +111,7 @@ class RateLimit(Guard):
     async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
         """Count this request, or refuse it."""
         if self._cost.is_late:
-            await take_places(conn)
+            await await_turn(conn, self, costing)
         await once(conn, self, lambda: self._count(conn, who, costing))
 
     async def hit(self, conn: HTTPConnection, *, cost: int = 1) -> None:

@@ -96,11 +96,11 @@ class Reservation:
         if self._has_begun:
             raise ConfigurationError(f"{self._where}: a reservation is counted once; make one for each")
         self._has_begun = True
-        taking = _apart(self._take())
+        taking = apart(self._take())
         try:
             await asyncio.wait([taking])
         except asyncio.CancelledError:  # the store may have counted them all the same
-            _apart(self._give_back(taking))
+            apart(self._give_back(taking))
             raise
         self._settle = taking.result()
 
@@ -117,7 +117,7 @@ class Reservation:
         """Settle, once, in a task of its own: the one that ends the block may be cancelled, as the client has gone."""
         settle, self._settle = self._settle, None
         more = self._used - self.reserved
-        return None if settle is None or more == 0 else _apart(self._settle_apart(settle, more))
+        return None if settle is None or more == 0 else apart(self._settle_apart(settle, more))
 
     async def _settle_apart(self, settle: Settle, more: int) -> None:
         try:
@@ -128,7 +128,8 @@ class Reservation:
             logger.exception("%s: a reservation was not settled", self._where)
 
 
-def _apart(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+def apart(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Have work done that goes on when its caller is cancelled."""
     task = asyncio.ensure_future(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
