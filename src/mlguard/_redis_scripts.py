@@ -51,8 +51,8 @@ end
 """.replace("PARTS", str(PARTS))
 
 #: KEYS: the counters. ARGV: cost, milliseconds to keep them, then of each window its limit, width and kind.
-#: Returns: admitted, microseconds to wait (-1: for ever), the time, then of each window units used and microseconds
-#: until reset.
+#: Returns, as doubles in one string, which is read much faster than a list: admitted, microseconds to wait (-1: for
+#: ever), the time, then of each window units used and microseconds until reset.
 HIT = (
     _COUNTERS
     + """
@@ -98,7 +98,7 @@ for place = 3, #ARGV, 3 do
   answer[#answer + 1] = reset(counter, limit, width, kind)
 end
 if counts then redis.call('SET', KEYS[1], cmsgpack.pack(counters), 'PX', ARGV[2]) end
-return answer
+return struct.pack('<' .. string.rep('d', #answer), unpack(answer))
 """.replace("PARTS", str(PARTS))
 )
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from struct import Struct
 from typing import Any, NamedTuple
 
 from mlguard._records import DROPS
@@ -93,11 +94,11 @@ class RedisStore:
             raise ValueError("the cost of a hit is negative")
         plan = _plan(bucket, tuple(windows))
         answer = await self._redis.run(_HIT, self._counters(caller, plan), min(cost, _EXACT + 1), *plan.numbers)
-        admitted, wait, now, *counted = answer
+        admitted, wait, now, *counted = plan.answer.unpack(answer)
         return Decision(
             admitted == 1,
             math.inf if wait < 0 else wait / 1e6,
-            tuple([max(0, window.limit - used) for window, used in zip(windows, counted[::2], strict=True)]),
+            tuple([max(0, window.limit - int(used)) for window, used in zip(windows, counted[::2], strict=True)]),
             tuple([reset / 1e6 for reset in counted[1::2]]),
             now / 1e6,
         )
@@ -163,15 +164,17 @@ class RedisStore:
 
 
 class _Plan(NamedTuple):
-    """What the same in every hit of a bucket.
+    """What is the same in every hit of a bucket.
 
     Attributes:
         place: The part of a key that says which windows are counted there.
         numbers: Milliseconds to keep it, and the windows, as scripts take them.
+        answer: How the numbers of an answer are written.
     """
 
     place: str
-    numbers: tuple[float | str, ...]
+    numbers: tuple[bytes, ...]
+    answer: Struct
 
 
 @lru_cache(maxsize=1024)
@@ -181,7 +184,7 @@ def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
     for window in windows:
         parts = PARTS if window.kind == "sliding" else 1
         numbers += (min(window.limit, _EXACT), window.seconds * (1_000_000 // parts), window.kind)
-    return _Plan(place, tuple(numbers))
+    return _Plan(place, tuple([str(number).encode() for number in numbers]), Struct(f"<{3 + 2 * len(windows)}d"))
 
 
 def _open(url: str, *, timeout: float, where: str) -> Redis:
