@@ -9,7 +9,20 @@ import logging
 import platform
 from importlib.metadata import version
 
-from bench import answer, auth, callers, extraction, outages, passwords, predict, puzzles, refusal, stores, tokens
+from bench import (
+    answer,
+    auth,
+    callers,
+    extraction,
+    outages,
+    passwords,
+    predict,
+    puzzles,
+    refusal,
+    stores,
+    throughput,
+    tokens,
+)
 
 _BENCHES = {
     "predict": predict.measure,
@@ -21,6 +34,7 @@ _BENCHES = {
     "stores": stores.measure,
     "outages": outages.measure,
     "puzzles": puzzles.measure,
+    "throughput": throughput.measure,
     "hits": callers.measure_hits,
     "callers": callers.measure,
     "extraction": extraction.measure,

@@ -4,6 +4,7 @@ One caller at a time, and then 50 at once. limits counts in one fixed window; ml
 """
 
 import asyncio
+import secrets
 from typing import Any
 
 from limits import RateLimitItemPerMinute
@@ -38,14 +39,26 @@ async def measure(*, short: bool) -> Table:
         async def three_windows() -> None:
             assert (await store.hit("bench", caller, _WINDOWS, 1)).admitted
 
+        async def all_three() -> None:
+            await three_windows()
+            assert await store.add_nonce(secrets.token_bytes(16), 1, owner=caller)
+            assert (await store.spend(caller, 1, limit=_MANY, ttl=60)).admitted
+
         calls: dict[str, Call] = {"bare": one_window, "guarded": three_windows}
         crowds: dict[str, Call] = {name: _crowd(call) for name, call in calls.items()}
         alone = await take_turns(calls, rounds=2 if short else 31, calls=1 if short else 300)
+        whole = await take_turns(
+            {"bare": one_window, "guarded": all_three}, rounds=2 if short else 31, calls=1 if short else 100
+        )
         at_once = await take_turns(crowds, rounds=2 if short else 15, calls=1 if short else 6)
         await pool.disconnect()
     return Table(
         "Three windows in Redis",
-        [Line("one at a time", alone, 1.15), Line(f"{_AT_ONCE} at once", at_once, 1.15)],
+        [
+            Line("one at a time", alone, 1.15),
+            Line(f"{_AT_ONCE} at once", at_once, 1.15),
+            Line("three windows, a nonce, a budget", whole, 3.4),
+        ],
         ["bare: one fixed window of the limits package, on the same server."],
     )
 
