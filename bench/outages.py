@@ -1,14 +1,17 @@
 """What callers see while Redis is killed, hangs, or comes back empty, under each policy of ``on_store_error``.
 
 Two processes with 20 callers each ask one limit without a pause of their own. After a second Redis goes away, after
-another second and a half it is back. The last line is the same load on a Redis that stays.
+another second and a half it is back. Then the same load on a Redis that stays, and on a Cluster one of whose masters
+dies and is replaced by its replica.
 """
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,12 +19,15 @@ from statistics import quantiles
 from typing import Any, Literal
 
 from fastapi import Depends, FastAPI
+from redis.crc import key_slot
 from starlette.requests import HTTPConnection
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, redis_cluster, redis_server
 
 from bench.asgi import Post
+from bench.exactness import rest
 from bench.report import Grid
 from mlguard import RateLimit, RedisStore, harden
+from mlguard.store import store_key
 
 _LIMIT = 300
 _PROCESSES = 2
@@ -30,6 +36,11 @@ _PAUSE = 0.01  # seconds between two requests of one caller
 _AWAY = 1.0  # seconds after which Redis goes away
 _BACK = 2.5
 _END = 4.0
+_FAILOVER = "a Cluster's master dies"
+# One whose key is on the first master, which has a replica.
+_CALLER = next(
+    name for name in map(str, itertools.count()) if key_slot(store_key("name", name).hex().encode()) * 3 < 16_384
+)
 
 Policy = Literal["refuse", "allow", "local"]
 
@@ -76,7 +87,7 @@ def ask(url: str, policy: Policy, begin: float, length: float) -> Seen:
 
 
 def _everybody(conn: HTTPConnection) -> str:  # noqa: ARG001  # one bucket for all
-    return "everybody"
+    return _CALLER
 
 
 async def _answer() -> None:
@@ -91,14 +102,27 @@ _FAILURES: dict[str, tuple[Callable[[RedisServer], Any], Callable[[RedisServer],
     "killed, back empty": (RedisServer.kill, RedisServer.start),
     "hangs, back": (RedisServer.pause, RedisServer.resume),
     "stays": (_nothing, _nothing),
+    _FAILOVER: (RedisServer.kill, _nothing),
 }
+
+
+@contextlib.contextmanager
+def _redis(failure: str) -> Iterator[tuple[str, RedisServer]]:
+    """Where to count, and the server that goes away: in a Cluster, the master of the caller's key."""
+    if failure == _FAILOVER:
+        with redis_cluster() as cluster:
+            yield cluster.url, cluster.masters[0]
+    else:
+        with redis_server() as server:
+            yield server.url, server
 
 
 def _play(failure: str, policy: Policy, pool: ProcessPoolExecutor, scale: float) -> list[str]:
     leave, come_back = _FAILURES[failure]
-    with redis_server() as server:
+    with _redis(failure) as (url, server):
         begin = time.time() + 1.0
-        tasks = [pool.submit(ask, server.url, policy, begin, _END * scale) for _ in range(_PROCESSES)]
+        length = _END * scale * (2 if failure == _FAILOVER else 1)
+        tasks = [pool.submit(ask, url, policy, begin, length) for _ in range(_PROCESSES)]
         time.sleep(max(0.0, begin + _AWAY * scale - time.time()))
         leave(server)
         time.sleep(max(0.0, begin + _BACK * scale - time.time()))
@@ -108,7 +132,7 @@ def _play(failure: str, policy: Policy, pool: ProcessPoolExecutor, scale: float)
     errors = sum(number for status, number in statuses.items() if status not in {200, 429, 503})
     assert not errors, statuses
     if policy == "refuse":
-        most = 2 * _LIMIT if failure == "killed, back empty" else _LIMIT
+        most = 2 * _LIMIT if failure in {"killed, back empty", _FAILOVER} else _LIMIT
         assert statuses[200] <= most, f"{statuses[200]} were admitted, and there were {most}"
     cuts = quantiles([seconds for one in seen for seconds in one.seconds], n=1_000)
     times = [f"{cuts[place] * 1e3:.1f}" for place in (499, 989, 998)]
@@ -121,6 +145,7 @@ async def measure(*, short: bool) -> Grid:
     plays = [(failure, policy) for failure in _FAILURES for policy in policies][: 2 if short else None]
     rows = []
     with ProcessPoolExecutor(_PROCESSES, mp_context=get_context("spawn")) as pool:
+        await asyncio.to_thread(lambda: [*pool.map(rest, range(_PROCESSES))])  # until all of them have started
         for failure, policy in plays:
             rows.append(await asyncio.to_thread(_play, failure, policy, pool, 0.5 if short else 1.0))
     head = ["Redis", "policy", "admitted", "429", "503", "errors", "p50 ms", "p99 ms", "p99.9 ms"]
