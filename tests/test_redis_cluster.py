@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -21,9 +23,10 @@ from mlguard import (
     harden,
     store_from_url,
 )
+from mlguard._redis_cluster import RedisCluster
 from mlguard.store import store_key
 from tests.asgi import acall
-from tests.redis_server import Cluster, Watched, redis_cluster, redis_server, watched_redis
+from tests.redis_server import Cluster, RedisServer, Watched, redis_cluster, redis_server, watched_redis
 from tests.servers import wait_until
 from tests.traffic.test_rate import start
 
@@ -223,6 +226,26 @@ def test_slots_that_nobody_has_are_refused(own_cluster: Cluster) -> None:
     do(work)
 
 
+def test_a_key_that_nobody_has_is_not_looked_for_at_each_request(cluster: Cluster) -> None:
+    """Or those who ask for it would have every node tell all that it knows, again and again."""
+    store, gone = RedisStore(cluster.url, timeout=LONG), key_of(0)
+
+    async def work() -> None:
+        await store.get(gone)
+        way = store._redis
+        assert isinstance(way, RedisCluster)
+        way._slots = {slot: place for slot, place in way._slots.items() if slot != key_slot(gone.hex().encode())}
+        before = sum(one.answered for one in store.health())
+        for _ in range(20):
+            with pytest.raises(UnavailableError):
+                await store.get(gone)
+        assert sum(one.answered for one in store.health()) == before
+        way._looked_at = 0
+        assert await store.get(gone) == (None,)
+
+    do(work)
+
+
 def test_nodes_that_do_not_agree_are_not_asked_for_ever(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request is sent on a few times, and then refused."""
     from mlguard._redis_connection import Redirected, RedisConnection
@@ -362,6 +385,26 @@ def test_a_sentinel_that_is_away_is_asked_again(watched: Watched, caplog: pytest
         assert await _until_answered(store, one) == (b"kept",)
 
     do(work)
+
+
+def test_a_sentinel_that_is_behind_is_not_believed_for_ever(watched: Watched) -> None:
+    """One that is cut off from the others goes on naming a master that is dead; the others are asked, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, "sentinel.conf")
+        settings.write_text("sentinel monitor iris 127.0.0.1 1 2\n", "ascii")
+        behind = RedisServer(Path(folder), settings=[str(settings), "--sentinel", "--bind", "127.0.0.1"])
+        behind.start()
+        url = f"redis+sentinel://127.0.0.1:{behind.port},127.0.0.1:{watched.sentinel.port}/iris"
+        store, one = RedisStore(url, timeout=0.25), key()
+
+        async def work() -> None:
+            assert await _until_answered(store, one) == (None,)
+            await store.put(one, b"kept", 600)
+
+        try:
+            do(work)
+        finally:
+            behind.kill()
 
 
 def test_sentinels_that_know_nothing_refuse(watched: Watched) -> None:

@@ -666,6 +666,25 @@ def test_a_restart_between_two_requests_is_noticed_by_nobody(own_redis: RedisSer
     do(work)
 
 
+def test_a_server_that_is_a_replica_now_is_left(own_redis: RedisServer) -> None:
+    """As behind a name that leads to the master: after a failover it leads elsewhere, for those who connect anew."""
+    store, caller = open_store(own_redis), key()
+
+    async def work() -> None:
+        await store.hit("b", caller, (Window(9, 60),), 1)
+        (pool,) = [opened.pool for one in store._redis.connections for opened in one._opened.values()]
+        assert len(pool._free) == 1
+        with redis_server() as other:
+            own_redis.command("REPLICAOF", "127.0.0.1", str(other.port))
+            with pytest.raises(UnavailableError):
+                await store.hit("b", caller, (Window(9, 60),), 1)
+            assert not pool._free
+            own_redis.command("REPLICAOF", "NO", "ONE")
+        assert (await store.hit("b", caller, (Window(9, 60),), 1)).admitted
+
+    do(work)
+
+
 def test_a_redis_that_hangs_is_not_waited_for(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """The first request waits for the time-out, those behind it not at all; afterwards it is asked again."""
     store = open_store(own_redis, timeout=0.1)

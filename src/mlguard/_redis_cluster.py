@@ -83,16 +83,20 @@ class RedisCluster:
         raise UnavailableError("Redis Cluster: its nodes do not agree who has a key", retry_after=1)
 
     async def _place_of(self, slot: int) -> Place:
-        if slot not in self._slots:
+        if slot not in self._slots and (not self._slots or self._may_look):
             await self._look()
         place = self._slots.get(slot)
         if place is None:
             raise UnavailableError("Redis Cluster: no node has a part of the keys", retry_after=1)
         return place
 
+    @property
+    def _may_look(self) -> bool:
+        return time.monotonic() >= self._looked_at + _EVERY
+
     def _look_soon(self) -> None:
         """Find out who has what, for the next one who asks."""
-        if not self._looking and time.monotonic() >= self._looked_at + _EVERY:
+        if self._may_look:
             task = asyncio.ensure_future(self._look_quietly())
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)

@@ -32,6 +32,7 @@ class RedisPool:
         self._no_retry: Callable[[], Any] = lambda: retry(NoBackoff(), 0)
         self._answers: type[Exception] = ResponseError
         self._free: list[Any] = []
+        self._is_closed = False
         #: To be held while asking.
         self.places = asyncio.Semaphore(_MOST)
 
@@ -53,13 +54,13 @@ class RedisPool:
                 await connection.read_response()
             await connection.send_packed_command(_pack(command))
             answer = await connection.read_response()
-        except self._answers:
-            self._free.append(connection)
+        except self._answers as error:
+            await self._give_back(connection, is_stale="READONLY" in str(error))  # also of a script
             raise
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        self._free.append(connection)
+        await self._give_back(connection)
         return answer
 
     async def _take(self) -> Any:
@@ -70,8 +71,16 @@ class RedisPool:
             await connection.disconnect(nowait=True)
         return self._kind(**self._options, retry=self._no_retry())
 
+    async def _give_back(self, connection: Any, *, is_stale: bool = False) -> None:
+        """Keep it for the next one, unless it leads to a server that was the master and is a replica now."""
+        if is_stale or self._is_closed:
+            await connection.disconnect(nowait=True)
+        else:
+            self._free.append(connection)
+
     async def close(self) -> None:
-        """Close every connection that nobody uses."""
+        """Close every connection: one that is in use, once it is not."""
+        self._is_closed = True
         while self._free:
             await self._free.pop().disconnect()
 

@@ -68,7 +68,7 @@ class RedisSentinel:
         try:
             return await ask(master)
         except UnavailableError:  # also a server that is the master no more, and takes nothing
-            if not self._asking and time.monotonic() >= self._asked_at + _EVERY:
+            if time.monotonic() >= self._asked_at + _EVERY:
                 task = asyncio.ensure_future(self._find_quietly())
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
@@ -87,6 +87,8 @@ class RedisSentinel:
             UnavailableError: None does (503).
         """
         self._asked_at = time.monotonic()
+        # Another one first each time: one that is cut off from the others may go on naming a master that is dead.
+        self._sentinels.append(self._sentinels.pop(0))
         for sentinel in sorted(self._sentinels, key=lambda sentinel: sentinel.is_down):
             try:
                 found = await sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
