@@ -3,26 +3,33 @@
 import asyncio
 import importlib
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket
+from fastapi.responses import PlainTextResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from limits import parse_many
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, MemoryStore, RedisStore, harden
+from mlguard import APIKey, APIKeyAuth, APIKeys, ClientAddress, ConfigurationError, MemoryStore, RedisStore, harden
 from mlguard.compat import slowapi as ours
 from mlguard.compat._slowapi_limits import parse_limits
 from tests.asgi import Answer, acall, call
 from tests.clock import Clock
 from tests.redis_server import redis_server
+from tests.servers import serving
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # slowapi uses what newer Pythons deprecate
     import slowapi as theirs
+    from slowapi import middleware
     from slowapi.errors import RateLimitExceeded
     from slowapi.util import get_remote_address
 
@@ -71,6 +78,13 @@ def build(kind: Any, limiter: ours.Limiter) -> FastAPI:  # noqa: C901  # one end
     @limiter.limit("3/minute;2 per second")
     async def several(request: Request) -> str:
         return "several"
+
+    @app.get("/stacked")
+    @limiter.limit("9/hour")
+    @limiter.limit("4/minute")
+    @limiter.limit("5/minute", key_func=org)
+    async def stacked(request: Request) -> str:
+        return "stacked"
 
     shared = limiter.shared_limit("3/minute", scope="models")
 
@@ -132,6 +146,7 @@ ASKED: list[tuple[str, str, Any]] = [
     *[("GET", "/one", ())] * 3,
     *[("GET", "/sync", ())] * 3,
     *[("GET", "/several", ())] * 3,
+    *[("GET", "/stacked", ())] * 5,
     ("GET", "/first", ()), ("GET", "/second", ()), ("GET", "/first", ()), ("GET", "/second", ()),
     *[("GET", "/dear", ())] * 3,
     ("GET", "/own", ACME), ("GET", "/own", ()), ("GET", "/own", ACME),
@@ -152,6 +167,65 @@ def test_an_app_answers_as_before() -> None:
     for method, path, headers in ASKED:
         answers = [call(app, path, method=method, headers=headers) for app in (before, after)]
         assert answers[0].status == answers[1].status, (method, path)
+
+
+def with_defaults(kind: Any, limiter: ours.Limiter, middleware: Any) -> FastAPI:
+    """The app on the first page of slowapi's documentation, and what changes its default limits."""
+    app = FastAPI()
+    app.state.limiter = limiter
+    app.add_middleware(middleware)
+    handler = (kind if kind is theirs else ours)._rate_limit_exceeded_handler
+    app.add_exception_handler(RateLimitExceeded if kind is theirs else ours.RateLimitExceeded, handler)
+
+    @app.get("/free")
+    async def free() -> str:
+        return "free"
+
+    @app.get("/other")
+    def other() -> str:
+        return "other"
+
+    @app.get("/more")
+    @limiter.limit("4/minute")
+    async def more(request: Request) -> str:
+        return "more"
+
+    @app.get("/both")
+    @limiter.limit("4/minute", override_defaults=False)
+    async def both(request: Request) -> str:
+        return "both"
+
+    @app.get("/twice")
+    @limiter.limit("9/hour", override_defaults=False)
+    @limiter.limit("4/minute", override_defaults=False)
+    async def twice(request: Request) -> str:
+        return "twice"
+
+    @app.get("/mixed")
+    @limiter.limit("9/hour", override_defaults=False)
+    @limiter.limit("4/minute")
+    async def mixed(request: Request) -> str:
+        return "mixed"
+
+    @app.get("/exempt")
+    @limiter.exempt
+    async def exempt(request: Request) -> str:
+        return "exempt"
+
+    return app
+
+
+@pytest.mark.parametrize("name", ["SlowAPIMiddleware", "SlowAPIASGIMiddleware"])
+@pytest.mark.parametrize("value", ["3/minute", lambda: "3/minute"])
+def test_default_limits_hold_where_they_did(name: str, value: Any) -> None:
+    """Where there is no decorator, and where the decorators leave them in force."""
+    real: Any = theirs.Limiter(key_func=get_remote_address, default_limits=[value])
+    before = with_defaults(theirs, real, getattr(middleware, name))
+    after = with_defaults(ours, limiter(default_limits=[value]), getattr(ours, name))
+    for path in ("/free", "/other", "/more", "/both", "/twice", "/mixed", "/exempt", "/nothing"):
+        for _ in range(5):
+            answers = [call(app, path, method="GET").status for app in (before, after)]
+            assert answers[0] == answers[1], path
 
 
 # What is better -------------------------------------------------------------------------------------------------------
@@ -220,6 +294,216 @@ def test_a_refusal_is_a_problem() -> None:
         assert int(refusal.headers["retry-after"]) > 50
 
 
+async def is_waited_for(request: Request) -> str:
+    return "alice"
+
+
+class Waits:
+    async def __call__(self, request: Request) -> str:
+        return "alice"
+
+
+@pytest.mark.parametrize("function", [is_waited_for, Waits()])
+def test_functions_that_are_to_be_awaited(function: Any) -> None:
+    """What they return is true, and another thing each time: the package exempts everybody."""
+
+    async def never(request: Request) -> bool:
+        return False
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it was never awaited
+        real: Any = theirs.Limiter(key_func=get_remote_address)
+        limit = real.limit("1/minute", exempt_when=never)
+        assert ask(app_with(limit, hardened=False), number=3) == [200] * 3
+    for name in ("key_func", "exempt_when", "cost", "error_message"):
+        with pytest.raises(ConfigurationError, match=rf"{name}=\.\.\.\) takes a plain function"):
+            limiter().limit("1/minute", **{name: function})
+    with pytest.raises(ConfigurationError, match="takes a plain function"):
+        limiter().limit(function)
+    with pytest.raises(ConfigurationError, match="takes a plain function"):
+        limiter().shared_limit("1/minute", function)
+    with pytest.raises(ConfigurationError, match="takes a plain function"):
+        limiter(key_func=function)
+
+
+def test_functions_that_return_what_is_to_be_awaited() -> None:
+    """Which only a call shows."""
+    functions: list[Any] = [
+        lambda request: asyncio.sleep(0, request),
+        lambda request: asyncio.get_running_loop().create_future(),
+    ]
+    for made in functions:
+        for settings in ({"key_func": made}, {"exempt_when": made}):
+            with pytest.raises(ConfigurationError, match="is to be awaited"):
+                call(app_with(limiter().limit("1/minute", **settings), hardened=False), "/predict", method="GET")
+
+
+@pytest.mark.parametrize("key", ["alice", 7, None, ""])
+def test_whoever_is_named_has_one_count(key: Any) -> None:
+    """Also who is named by nothing: the package lets them all through."""
+    assert ask(app_with(limiter(key_func=lambda: key).limit("1/minute")), number=2) == [200, 429]
+
+
+def test_one_function_at_two_paths() -> None:
+    """By path it has two counts, and otherwise one; what callers write into a path makes no more of them."""
+    for options, expected in (({}, [200, 429, 200]), ({"key_style": "endpoint"}, [200, 429, 429])):
+        app = FastAPI()
+        harden(app)
+
+        async def predict(request: Request) -> str:
+            return "answer"
+
+        limited = limiter(**options).limit("1/minute")(predict)
+        app.add_api_route("/one/{name}", limited)
+        app.add_api_route("/two", limited)
+        assert [call(app, path, method="GET").status for path in ("/one/a", "/one/b", "/two")] == expected
+
+
+def test_functions_of_one_name_have_counts_of_their_own() -> None:
+    """As those have that are made in a loop, for one model each."""
+    app, one = FastAPI(), limiter()
+    harden(app)
+    for model in ("iris", "wine"):
+
+        @app.get(f"/{model}")
+        @one.limit("1/minute")
+        async def predict(request: Request) -> str:
+            return "answer"
+
+    assert [call(app, path, method="GET").status for path in ("/iris", "/wine", "/iris", "/wine")] == [
+        *[200] * 2,
+        *[429] * 2,
+    ]
+
+
+def test_a_key_that_is_another_each_time() -> None:
+    """A connection has its port in it, which would be a count for each connection."""
+    for wrong in (lambda request: request.client, lambda request: request, object):
+        with pytest.raises(ConfigurationError, match="key_func has returned a"):
+            call(app_with(limiter(key_func=wrong).limit("1/minute"), hardened=False), "/predict", method="GET")
+
+
+def test_a_function_with_a_default_is_one_of_nothing() -> None:
+    """It is not given the request in the place of its own value."""
+    app = app_with(limiter(key_func=lambda prefix="all": prefix).limit("1/minute"))
+    assert ask(app, number=2) == [200, 429]
+
+
+def test_behind_a_proxy() -> None:
+    """``ClientAddress`` is a ``key_func``."""
+    address = ClientAddress(trusted_proxies=["127.0.0.1"])
+    app = app_with(limiter(key_func=address).limit("1/minute"))
+    forwarded = [(b"x-forwarded-for", f"203.0.113.{number}".encode()) for number in (5, 6, 5)]
+    assert [ask(app, header)[0] for header in forwarded] == [200, 200, 429]
+
+
+def test_default_limits_hold_in_included_routers_and_mounted_apps() -> None:
+    """Which the package does not see; files that are mounted are none of its business."""
+    app, router, mounted = FastAPI(), APIRouter(), FastAPI()
+    app.state.limiter = limiter(default_limits=["1/minute"], headers_enabled=True)
+    app.add_middleware(ours.SlowAPIMiddleware)
+    harden(app)
+    harden(mounted)
+    router.add_api_route("/in/{name}", lambda name: name)
+    mounted.add_api_route("/in", lambda: "mounted")
+    app.include_router(router, prefix="/router")
+    app.mount("/app", mounted)
+    app.mount("/files", PlainTextResponse("file"))
+    for path in ("/router/in/a", "/app/in"):
+        first, second = [call(app, path, method="GET") for _ in range(2)]
+        assert (first.status, first.headers["x-ratelimit-remaining"]) == (200, "0")
+        assert (second.status, second.json["type"]) == (429, "urn:mlguard:problem:rate-limited")
+        assert (second.headers["x-ratelimit-limit"], second.reads) == ("1", 0)
+        assert second.json["request_id"]
+    assert call(app, "/router/in/b", method="GET").status == 429
+    assert [call(app, "/files/", method="GET").status for _ in range(2)] == [200, 200]
+
+
+def test_a_refusal_of_the_middleware_is_answered_as_the_app_wants() -> None:
+    """Its own handler is asked, plain or async; a store that is away is no refusal of a limit."""
+
+    async def later(request: Request, exc: Exception) -> Response:
+        return PlainTextResponse("later", 429)
+
+    def now(request: Request, exc: Exception) -> Response:
+        return PlainTextResponse("now", 429)
+
+    for handler in (later, now):
+        app = FastAPI()
+        app.state.limiter = limiter(default_limits=["1/minute"])
+        app.add_middleware(ours.SlowAPIMiddleware)
+        app.add_exception_handler(ours.RateLimitExceeded, handler)
+        app.add_api_route("/predict", lambda: "answer")
+        answers = [call(app, "/predict", method="GET") for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 429]
+        assert answers[1].body.decode() == handler.__name__
+    with redis_server() as redis:
+        app.state.limiter = limiter(default_limits=["1/minute"], store=RedisStore(redis.url))
+        redis.kill()
+        assert call(app, "/predict", method="GET").status == 503
+
+
+def test_the_middleware_needs_this_limiter() -> None:
+    """And not the package's, nor none."""
+    app = FastAPI()
+    app.add_middleware(ours.SlowAPIMiddleware)
+    app.add_api_route("/predict", lambda: "answer")
+    for wrong in (None, theirs.Limiter(key_func=get_remote_address)):
+        app.state.limiter = wrong
+        with pytest.raises(ConfigurationError, match=r"app\.state\.limiter is no Limiter"):
+            call(app, "/predict", method="GET")
+
+
+def test_the_middleware_leaves_sockets_alone() -> None:
+    """As the package's does; their decorators count them."""
+    app = FastAPI()
+    app.state.limiter = one = limiter(default_limits=["1/minute"])
+    app.add_middleware(ours.SlowAPIMiddleware)
+    harden(app)
+
+    @app.websocket("/free")
+    async def free(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    @app.websocket("/limited")
+    @one.limit("1/minute")
+    async def limited(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    with serving(app) as url:
+        for path, admitted in (("/free", 3), ("/limited", 1)):
+            for _ in range(admitted):
+                with connect(url.replace("http", "ws") + path):
+                    pass
+        with pytest.raises(InvalidStatus) as refusal, connect(url.replace("http", "ws") + "/limited"):
+            pass
+    assert refusal.value.response.status_code == 429
+
+
+def test_exempt_goes_before_a_limit() -> None:
+    """However they are stacked. The package crashes where headers are to be written."""
+    one = limiter()
+    for stacked in (lambda it: one.exempt(one.limit("1/minute")(it)), lambda it: one.limit("1/minute")(one.exempt(it))):
+        assert ask(app_with(stacked), number=2) == [200, 200]
+
+
+def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which the package reads: passed over, a store or a limit would be gone in silence."""
+    monkeypatch.setenv("RATELIMIT_STORAGE_URL", "redis://:secret@host")
+    with pytest.raises(ConfigurationError, match="RATELIMIT_STORAGE_URL is set") as error:
+        limiter()
+    assert "secret" not in str(error.value)
+    monkeypatch.delenv("RATELIMIT_STORAGE_URL")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("RATELIMIT_DEFAULT='5/minute'\n")
+    with pytest.raises(ConfigurationError, match="RATELIMIT_DEFAULT is set"):
+        limiter()
+    (tmp_path / ".env").write_text("OTHER='5/minute'\n")
+    limiter()
+
+
 def test_windows_are_one_decision() -> None:
     """What the second refuses does not count in the first."""
     clock = Clock()
@@ -244,9 +528,12 @@ def test_headers(returns: str) -> None:
         return "answer"
 
     app.get("/predict")(limit(one if returns == "response" else two))
-    answer = call(app, "/predict", method="GET")
-    names = ("limit", "remaining", "reset")
-    assert [answer.headers[f"x-ratelimit-{name}"] for name in names] == ["3", "2", "3826"]
+    answers = [call(app, "/predict", method="GET") for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert [answer.headers["x-ratelimit-limit"] for answer in answers] == ["3"] * 4
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["2", "1", "0", "0"]
+    for answer in answers:  # seconds since 1970
+        assert 3_600 <= int(answer.headers["x-ratelimit-reset"]) - time.time() < 3_900
 
 
 def test_headers_need_a_place() -> None:
@@ -356,7 +643,10 @@ def test_wrong_limits(text: str) -> None:
     [
         ({"key_func": None}, "takes by="),
         ({"by": APIKeyAuth(APIKeys([RECORDS["alice"][0]]))}, "takes by="),
-        ({"default_limits": ["1/minute"]}, "dependencies="),
+        ({"default_limits": ["1/minuet"]}, "is no limit"),
+        ({"default_limits": "1/minute"}, "is a list"),
+        ({"default_limits": [1]}, "is a text"),
+        ({"key_func": None, "by": caller(), "default_limits": ["1/minute"]}, "before any guard"),
         ({"application_limits": ["1/minute"]}, "dependencies="),
         ({"strategy": "sliding-window-counter"}, "windows slide"),
         ({"storage_options": {"a": "b"}}, "into the URL"),
@@ -366,7 +656,7 @@ def test_wrong_limits(text: str) -> None:
         ({"in_memory_fallback_enabled": True}, "on_store_error"),
         ({"retry_after": "http-date"}, "always sent"),
         ({"config_filename": ".env"}, "MLGUARD_STORE_URL"),
-        ({"key_style": "path"}, "one count"),
+        ({"key_style": "path"}, "key_style"),
         ({"defaults": []}, "no argument defaults"),
         ({"store": None, "storage_uri": "memcached://host"}, "names no store"),
         ({"on_store_error": "open"}, "on_store_error"),
@@ -396,7 +686,15 @@ def test_an_endpoint_without_a_request() -> None:
 
     async def predict() -> None: ...
 
+    async def body(request: dict[str, int]) -> None: ...
+
+    async def model(request: int) -> None: ...
+
     with pytest.raises(ConfigurationError, match="needs a parameter request"):
         limiter().limit("1/minute")(predict)
-    with pytest.raises(ConfigurationError, match="no default limits"):
+    with pytest.raises(ConfigurationError, match="its parameter request is a int"):
+        limiter().limit("1/minute")(model)
+    with pytest.raises(ConfigurationError, match="its parameter request is no request"):
+        asyncio.run(limiter().limit("1/minute")(body)({}))
+    with pytest.raises(ConfigurationError, match="no default_limits"):
         limiter().limit("1/minute", override_defaults=False)
