@@ -226,6 +226,17 @@ def test_slots_that_nobody_has_are_refused(own_cluster: Cluster) -> None:
     do(work)
 
 
+def test_a_crowd_at_the_start_looks_once(cluster: Cluster) -> None:
+    """Not each of them for itself, which would keep the first requests waiting."""
+    store = RedisStore(cluster.url, timeout=LONG)
+
+    async def work() -> None:
+        await asyncio.gather(*[store.get(key_of(third)) for third in range(3) for _ in range(50)])
+        assert sum(one.answered for one in store.health()) == 150 + 1
+
+    do(work)
+
+
 def test_a_key_that_nobody_has_is_not_looked_for_at_each_request(cluster: Cluster) -> None:
     """Or those who ask for it would have every node tell all that it knows, again and again."""
     store, gone = RedisStore(cluster.url, timeout=LONG), key_of(0)

@@ -84,7 +84,7 @@ class RedisCluster:
 
     async def _place_of(self, slot: int) -> Place:
         if slot not in self._slots and (not self._slots or self._may_look):
-            await self._look()
+            await asyncio.shield(self._look_now())  # others may wait for it, too
         place = self._slots.get(slot)
         if place is None:
             raise UnavailableError("Redis Cluster: no node has a part of the keys", retry_after=1)
@@ -97,9 +97,18 @@ class RedisCluster:
     def _look_soon(self) -> None:
         """Find out who has what, for the next one who asks."""
         if self._may_look:
-            task = asyncio.ensure_future(self._look_quietly())
-            self._looking.add(task)
-            task.add_done_callback(self._looking.discard)
+            self._look_now()
+
+    def _look_now(self) -> asyncio.Task[None]:
+        """One look for all of this event loop who need one: at a start, that is every request."""
+        loop = asyncio.get_running_loop()
+        under_way = [task for task in self._looking if task.get_loop() is loop]
+        if under_way:
+            return under_way[0]
+        task = loop.create_task(self._look_quietly())
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+        return task
 
     async def _look_quietly(self) -> None:
         try:

@@ -22,7 +22,7 @@ class RedisPool:
         from redis.asyncio import Connection, SSLConnection  # noqa: PLC0415  # an extra
         from redis.asyncio.retry import Retry  # noqa: PLC0415  # as above
         from redis.backoff import NoBackoff  # noqa: PLC0415  # as above
-        from redis.exceptions import ResponseError  # noqa: PLC0415  # as above
+        from redis.exceptions import ReadOnlyError, ResponseError  # noqa: PLC0415  # as above
 
         self._options = {name: value for name, value in options.items() if name != "tls"}
         # One time-out is around all of a call, so there is none here.
@@ -31,6 +31,7 @@ class RedisPool:
         retry: Any = Retry  # which is not typed in every version
         self._no_retry: Callable[[], Any] = lambda: retry(NoBackoff(), 0)
         self._answers: type[Exception] = ResponseError
+        self._readonly: type[Exception] = ReadOnlyError
         self._free: list[Any] = []
         self._is_closed = False
         #: To be held while asking.
@@ -55,7 +56,8 @@ class RedisPool:
             await connection.send_packed_command(_pack(command))
             answer = await connection.read_response()
         except self._answers as error:
-            await self._give_back(connection, is_stale="READONLY" in str(error))  # also of a script
+            # Before Redis 7, an error of a script says in its text alone which one it is.
+            await self._give_back(connection, is_stale=isinstance(error, self._readonly) or "READONLY" in str(error))
             raise
         except BaseException:
             await connection.disconnect(nowait=True)
