@@ -1,5 +1,6 @@
 """What a caller of a guarded service uses."""
 
+import re
 import secrets
 import time
 from base64 import b64encode
@@ -18,6 +19,8 @@ from mlguard.auth.message_signatures import (
 )
 
 _LABEL = "sig1"
+_MAX_COST = 10_000  # of one try of a puzzle, as ProofOfWork has it
+_HEX, _ZEROS = re.compile("[0-9a-f]{32}"), re.compile("0{1,6}")
 _OWN_FIELDS = ("Signature", "Signature-Input", "Content-Digest")
 
 
@@ -100,7 +103,8 @@ def solve_challenge(challenge: Mapping[str, Any], *, timeout: float = 90.0) -> s
         if answer.status_code == 429 and "challenge" in answer.json():
             answer = client.get("/predict", headers={"X-Altcha": solve_challenge(answer.json()["challenge"])})
 
-    Takes as long as the service has set, about a second and a half by default, on one core. Needs the extra ``altcha``.
+    Takes as long as the service has set, about a second by default, on one core; one puzzle in twenty takes four.
+    In a coroutine, call it by ``asyncio.to_thread``. Needs the extra ``altcha``.
 
     Args:
         challenge: The member ``challenge`` of the refusal.
@@ -109,15 +113,35 @@ def solve_challenge(challenge: Mapping[str, Any], *, timeout: float = 90.0) -> s
     Raises:
         ImportError: The package altcha is not installed.
         TimeoutError: There was no solution in time.
-        KeyError: It is no puzzle.
+        ValueError: It is no puzzle of ``ProofOfWork``. Nothing else is solved: another service could ask for hours in
+            one try, or for gigabytes of memory.
     """
     import altcha  # noqa: PLC0415  # an extra
 
-    puzzle = altcha.Challenge.from_dict(dict(challenge))
+    try:
+        puzzle = altcha.Challenge.from_dict(dict(challenge))
+        _check_puzzle(puzzle.parameters)
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError("this is no challenge of ProofOfWork") from None
     solution = altcha.solve_challenge(puzzle, timeout=timeout)
     if solution is None:
         raise TimeoutError(f"the challenge was not solved within {timeout:g} s")
     return altcha.Payload(puzzle, solution).to_base64()
+
+
+def _check_puzzle(parameters: Any) -> None:
+    """Refuse what ``ProofOfWork`` does not ask."""
+    is_ours = (
+        parameters.algorithm == "PBKDF2/SHA-256"
+        and type(parameters.cost) is int
+        and 1 <= parameters.cost <= _MAX_COST
+        and parameters.key_length == 32
+        and _HEX.fullmatch(parameters.nonce)
+        and _HEX.fullmatch(parameters.salt)
+        and _ZEROS.fullmatch(parameters.key_prefix)
+    )
+    if not is_ours:
+        raise ValueError("this is no challenge of ProofOfWork")
 
 
 def _body(request: _Request) -> bytes:

@@ -145,6 +145,18 @@ def test_by_principal_and_behind_proxies() -> None:
         assert call(app, headers=[*headers, solution], client=("192.0.2.9", 2)).status == 200
 
 
+def test_it_is_switched_on_when_a_limit_is_near() -> None:
+    """Four of five for nothing, and the fifth for work; the limit itself holds for who solves, too."""
+    store = MemoryStore()
+    app = service(puzzle("4/minute", store=store), RateLimit("5/minute", store=store))
+    assert [ask(app).status for _ in range(4)] == [200] * 4
+    refusals = [ask(app) for _ in range(3)]  # which use up nothing of the limit
+    assert {refusal.json["type"] for refusal in refusals} == {"urn:mlguard:problem:proof-of-work-required"}
+    answers = [ask(app, solve_challenge(refusal.json["challenge"])) for refusal in refusals]
+    assert [answer.status for answer in answers] == [200, 429, 429]
+    assert answers[1].json["type"] == "urn:mlguard:problem:rate-limited"
+
+
 # What does not get past it --------------------------------------------------------------------------------------------
 
 
@@ -217,7 +229,9 @@ def test_a_solution_without_the_work() -> None:
     app, challenge = spent(puzzle(tries=256))
     payload = solved(challenge)
     one = {**challenge["parameters"], "keyPrefix": ""}
-    payload["solution"] = solved({"parameters": one, "signature": challenge["signature"]})["solution"]
+    easier = altcha.solve_challenge(altcha.Challenge.from_dict({"parameters": one}))
+    assert easier is not None
+    payload["solution"] = easier.to_dict()
     assert ask(app, packed(payload)).status == 429
 
 
@@ -235,6 +249,88 @@ def test_solutions_expire(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("has expired") == 2
 
 
+def test_a_puzzle_that_was_easier_is_none() -> None:
+    """One of the same guard, from before it was made harder."""
+    easy, hard = puzzle(name="one"), puzzle(name="one", tries=256)
+    _, challenge = spent(easy)
+    app, _ = spent(hard)
+    assert ask(app, solve_challenge(challenge)).status == 429
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_puzzle_is_checked_once(is_right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending a solution again, or guess after guess, costs the service no work."""
+    app, challenge = spent(puzzle())
+    payload = solved(challenge)
+    solution = packed(payload if is_right else payload | {"solution": {"counter": 1, "derivedKey": "00"}})
+    checked = []
+    derive = altcha.v2.derive_key_pbkdf2
+
+    def counted(*args: Any) -> bytes:
+        checked.append(args)
+        return derive(*args)
+
+    monkeypatch.setattr(altcha.v2, "derive_key_pbkdf2", counted)
+    assert [ask(app, solution).status for _ in range(5)] == [200 if is_right else 429] + [429] * 4
+    assert ask(app, packed(payload)).status == 429
+    assert len(checked) == 1
+
+
+def test_what_was_tried_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is no longer known here is still known to the store."""
+    monkeypatch.setattr("mlguard.traffic.proof_of_work._MAX_TRIED", 2)
+    guard = puzzle()
+    app, _ = spent(guard)
+    solutions = [solve_challenge(ask(app).json["challenge"]) for _ in range(4)]
+    assert [ask(app, solution).status for solution in solutions] == [200] * 4
+    assert len(guard._tried) == 2
+    assert [ask(app, solution).status for solution in solutions] == [429] * 4
+
+
+def test_a_solution_is_good_once_where_clocks_differ() -> None:
+    """A process that is ahead makes puzzles that hold for longer elsewhere: they are remembered for so long."""
+    now = time.time()
+    elapsed, ahead, behind = Clock(), Clock(now + 45), Clock(now)
+    store = MemoryStore(clock=elapsed)
+    first, second = (puzzle("2/day", ttl=10, store=store, clock=clock) for clock in (ahead, behind))
+    _, challenge = spent(first)
+    solution = solve_challenge(challenge)
+    app = service(second)
+    assert ask(app, solution).status == 200
+    elapsed.now, behind.now = 40, now + 40
+    second._tried.clear()  # as in a third process
+    assert ask(app, solution).status == 429
+
+
+def test_while_the_store_is_away() -> None:
+    """Nobody, everybody, or a share of what is free; a solution counts for nothing."""
+    with redis_server() as redis:
+        guards = {
+            policy: puzzle("20/day", name=policy, store=RedisStore(redis.url), on_store_error=policy)
+            for policy in ("refuse", "allow", "local")
+        }
+        app = FastAPI()
+        harden(app)
+        for policy, guard in guards.items():
+            app.post(f"/{policy}", dependencies=[Depends(guard)])(lambda: None)
+        conn = Request({"type": "http", "client": HOST, "headers": []})
+        solutions = {policy: solve_challenge(guard.challenge(conn)) for policy, guard in guards.items()}
+        redis.kill()
+        for policy, expected in (("refuse", [503] * 3), ("allow", [200] * 3), ("local", [200, 200, 429])):
+            header = (b"x-altcha", solutions[policy].encode())
+            answers = [call(app, f"/{policy}", headers=[header], client=HOST) for _ in range(3)]
+            assert [answer.status for answer in answers] == expected, policy
+        assert [guard.decided_without_store for guard in guards.values()] == [0, 3, 3]
+
+
+def test_a_caller_has_a_share_of_what_is_remembered() -> None:
+    """Who solves without end is told that there is no room, whatever the policy for a store that is away."""
+    store = MemoryStore(max_nonces=10, max_nonces_per_owner=1)
+    app, _ = spent(puzzle(store=store, on_store_error="allow"))
+    solutions = [solve_challenge(ask(app).json["challenge"]) for _ in range(2)]
+    assert [ask(app, solution).status for solution in solutions] == [200, 503]
+
+
 parts = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=3)
 members = ("algorithm", "nonce", "salt", "cost", "keyPrefix", "expiresAt", "data", "memoryCost")
 payloads = st.fixed_dictionaries(
@@ -247,19 +343,29 @@ payloads = st.fixed_dictionaries(
 )
 
 
-@given(st.one_of(st.binary(max_size=200), payloads.map(lambda payload: packed(payload).encode())))
+FUZZED = puzzle("2/hour")
+SPENT, GENUINE = spent(FUZZED)
+# Near misses, which get further than what belongs to nobody.
+near = st.builds(
+    lambda changes, solution: {
+        "challenge": {**GENUINE, "parameters": GENUINE["parameters"] | changes},
+        "solution": solution,
+    },
+    st.dictionaries(st.sampled_from([name for name in members if name != "data"]), parts),
+    st.fixed_dictionaries({"counter": parts, "derivedKey": parts}),
+)
+
+
+@given(st.one_of(st.binary(max_size=200), (payloads | near).map(lambda payload: packed(payload).encode())))
 @example(b"")
 @example(b"e30=")
 @example(base64.b64encode(b"[" * 2_000))
 @example(b"A" * 5_000)
 def test_whatever_is_sent_is_no_solution(header: bytes) -> None:
     """And never an error."""
-    app, _ = SPENT
-    answer = ask(app, header.replace(b"\n", b"").replace(b"\r", b""))
+    FUZZED._tried.clear()
+    answer = ask(SPENT, header.replace(b"\n", b"").replace(b"\r", b""))
     assert answer.status == 429
-
-
-SPENT = spent(puzzle("2/hour"))
 
 
 def test_one_solution_is_good_once_however_many_send_it() -> None:
@@ -293,6 +399,8 @@ def test_one_solution_is_good_once_however_many_send_it() -> None:
         *((("1/minute",), {"ttl": ttl}, "ttl=") for ttl in (0, 9, 3_601, 60.5, True, None)),
         (("1/minute",), {"name": ""}, "name="),
         (("1/minute",), {"store": "redis://"}, "store="),
+        (("1/minute",), {"on_store_error": "open"}, "on_store_error="),
+        (("1/minute",), {"local_share": 0}, "local_share="),
     ],
 )
 def test_a_setting_that_cannot_work(limits: tuple[str, ...], options: Any, message: str) -> None:
@@ -328,6 +436,39 @@ def test_nothing_shows_the_secret() -> None:
     _, challenge = spent(guard)
     assert repr(guard) == "ProofOfWork('2/minute by address')"
     assert SECRET not in repr(guard) + json.dumps(challenge)
+
+
+@given(st.one_of(st.dictionaries(st.sampled_from(["parameters", "signature"]), parts), payloads.map(dict)))
+@example({})
+@example({"parameters": None})
+def test_a_client_solves_nothing_else(challenge: Any) -> None:
+    """What a service sends in a refusal is read as carefully as what a caller sends."""
+    with pytest.raises(ValueError, match="no challenge of ProofOfWork"):
+        solve_challenge(challenge.get("challenge", challenge))
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("algorithm", "SCRYPT"),
+        ("algorithm", "PBKDF2/SHA-512"),
+        ("cost", 10_001),
+        ("cost", 0),
+        ("cost", True),
+        ("keyLength", 2**30),
+        ("nonce", "0"),
+        ("salt", ""),
+        ("keyPrefix", "ab"),
+        ("keyPrefix", "0" * 7),
+        ("keyPrefix", 0),
+    ],
+)
+def test_a_client_is_not_made_to_work_for_hours(member: str, value: Any) -> None:
+    """One try could take that long, and the time-out is looked at between tries."""
+    _, challenge = spent(puzzle())
+    challenge["parameters"][member] = value
+    with pytest.raises(ValueError, match="no challenge of ProofOfWork"):
+        solve_challenge(challenge)
 
 
 def test_a_client_gives_up() -> None:

@@ -12,15 +12,18 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard
 from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
-from mlguard.errors import ConfigurationError, ProofOfWorkRequiredError
+from mlguard.errors import ConfigurationError, ProofOfWorkRequiredError, StoreFullError, UnavailableError
 from mlguard.store import Decision, Store, default_store, store_key
 from mlguard.traffic._by import By, describe, signature
 from mlguard.traffic.limits import Limits
+from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
 
 _ALGORITHM = "PBKDF2/SHA-256"
 _MAX_SOLUTION = 4_096  # bytes of the header that are looked at
 _TRIES = {16**digits: "0" * digits for digits in range(1, 7)}
 _HEADER = "X-Altcha"
+_CLOCK_SKEW = 60.0  # seconds by which the clocks of two processes may differ
+_MAX_TRIED = 4_096  # solutions that were checked here and that need not be checked again
 
 
 class ProofOfWork(Guard):
@@ -35,7 +38,8 @@ class ProofOfWork(Guard):
     writes it. It is good once, until it expires, for the caller to whom the puzzle was given, at this guard.
 
     Making a puzzle keeps nothing. Checking a solution takes as long as one of the client's tries, and one trip to the
-    store.
+    store. Each puzzle is checked once in a process: who sends a solution again, or another one for the same puzzle, is
+    refused without that work.
 
     Args:
         *limits: What is free, as for ``RateLimit``.
@@ -46,6 +50,9 @@ class ProofOfWork(Guard):
         ttl: Seconds for which a puzzle holds, 10 to 3600.
         name: Names the bucket, as for ``RateLimit``.
         store: Where requests are counted, and solutions remembered. None is the store that all guards share.
+        on_store_error: What happens while the store does not answer, as for ``RateLimit``. No solution counts then,
+            because nobody could tell whether it was used.
+        local_share: As for ``RateLimit``.
         clock: Seconds since 1970.
 
     Raises:
@@ -53,7 +60,7 @@ class ProofOfWork(Guard):
             ``altcha`` is not installed.
         ProofOfWorkRequiredError: What is free is used up, and there is no solution that holds (429).
         StoreFullError: The caller has solved more than the store remembers of one (503).
-        UnavailableError: A store outside this process does not answer (503).
+        UnavailableError: A store outside this process does not answer, as for ``RateLimit`` (503).
     """
 
     control = Control.RATE_LIMIT
@@ -69,6 +76,8 @@ class ProofOfWork(Guard):
         ttl: int = 300,
         name: str | None = None,
         store: Store | None = None,
+        on_store_error: OnStoreError = "refuse",
+        local_share: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not limits:
@@ -94,10 +103,13 @@ class ProofOfWork(Guard):
         self.named = name is not None
         self.name = name or f"{', '.join(self._limits.names)} by {self._by.label}"
         self.store = default_store() if store is None else store
+        self.on_store_error: OnStoreError = on_store_error
         self.stores = (self.store,)
+        self._counts = counts_of(self.store, on_store_error, local_share, where=f"ProofOfWork {self.name!r}")
         self.suspends = self.store.suspends
         self.statuses = (429, 503)
         self._bucket = f"proof of work: {self.name} ({self._limits.policy})"
+        self._tried: dict[str, None] = {}
         self.__signature__ = signature(self._by)
 
     async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
@@ -113,6 +125,11 @@ class ProofOfWork(Guard):
         """
         return self._challenge(self._key(self._by.caller(conn, who)))
 
+    @property
+    def decided_without_store(self) -> int:
+        """How many times this process has decided while the store did not answer, for metrics. It only grows."""
+        return decided_without_store(self._counts)
+
     async def _judge(self, conn: HTTPConnection, who: Any) -> None:
         caller = self._by.caller(conn, who)
         key = self._key(caller)
@@ -120,7 +137,7 @@ class ProofOfWork(Guard):
         fault = "no solution" if solution is None else await self._fault(solution, key)
         if not fault:
             return
-        decision = await self.store.hit(self._bucket, key, self._limits.windows, 1)
+        decision = await self._counts.hit(self._bucket, key, self._limits.windows, 1)
         if not decision.admitted:
             raise self._refusal(caller, key, decision, fault)
 
@@ -130,20 +147,40 @@ class ProofOfWork(Guard):
             return "a solution that is too long"
         try:
             payload = self._altcha.Payload.from_base64(solution)
+            parameters = payload.challenge.parameters
+            # What costs nothing to see comes first. It is believed only once the signature holds.
+            if parameters.data != {"for": self._mark(key)}:
+                return "a solution of another caller or another guard"
+            if parameters.nonce in self._tried:
+                return "a solution that was used already"
+            if parameters.expires_at <= self._clock():
+                return "a solution that has expired"
             result = self._altcha.verify_solution(payload, self._secret)
         except Exception:  # of a parser, about what a caller has written
             return "a solution that cannot be read"
-        parameters = payload.challenge.parameters
         if not result.verified:
+            if result.invalid_solution:  # of a puzzle that is genuine
+                self._note_tried(parameters.nonce)
             return "a solution that has expired" if result.expired else "a solution that does not hold"
-        # Signed, so what follows is as it was written here.
-        if parameters.expires_at <= self._clock():
-            return "a solution that has expired"
-        if parameters.data != {"for": self._mark(key)}:
-            return "a solution of another caller or another guard"
+        return await self._use_up(parameters, key)
+
+    async def _use_up(self, parameters: Any, key: bytes) -> str:
         nonce, owner = store_key("proof of work", parameters.nonce), store_key("proofs of work", key.hex())
-        is_new = await self.store.add_nonce(nonce, self._ttl + 1.0, owner=owner)
+        # For as long as any process takes it for valid.
+        ttl = parameters.expires_at - self._clock() + _CLOCK_SKEW
+        try:
+            is_new = await self.store.add_nonce(nonce, ttl, owner=owner)
+        except UnavailableError as error:
+            if self.on_store_error == "refuse" or isinstance(error, StoreFullError):
+                raise
+            return "a solution that cannot be remembered"
+        self._note_tried(parameters.nonce)
         return "" if is_new else "a solution that was used already"
+
+    def _note_tried(self, nonce: str) -> None:
+        if len(self._tried) >= _MAX_TRIED:
+            del self._tried[next(iter(self._tried))]
+        self._tried[nonce] = None
 
     def _challenge(self, key: bytes) -> dict[str, Any]:
         made: dict[str, Any] = self._altcha.create_challenge(
@@ -160,7 +197,8 @@ class ProofOfWork(Guard):
 
     def _mark(self, key: bytes) -> str:
         """Whose puzzle it is, and whose not. Keyed: a puzzle tells nothing about buckets and callers."""
-        return hmac.new(self._secret, b"proof of work\0" + self._bucket.encode() + b"\0" + key, sha256).hexdigest()
+        text = f"{self._bucket} {self._puzzle}".encode()  # easy ones of before are none of these
+        return hmac.new(self._secret, b"proof of work\0" + text + b"\0" + key, sha256).hexdigest()
 
     def _refusal(self, caller: Any, key: bytes, decision: Decision, fault: str) -> ProofOfWorkRequiredError:
         return ProofOfWorkRequiredError(
