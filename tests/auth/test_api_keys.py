@@ -551,3 +551,11 @@ def test_entries_make_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLGUARD_API_KEYS", ",".join(record.entry for record, _ in made))
     keys = APIKeys.from_env()
     assert all(keys.find(secret.encode()) == record for record, secret in made)
+
+
+def test_a_key_of_megabytes_is_not_even_hashed() -> None:
+    """Nobody can have the service work on it: no key is longer than 8 KiB, also one that is known."""
+    for length, known in ((8_192, True), (8_193, False)):
+        secret = secrets.token_urlsafe(8_192)[:length].encode()
+        keys = APIKeys([APIKey("alice", hashlib.sha256(secret).digest())])
+        assert (keys.find(secret) is not None) is known

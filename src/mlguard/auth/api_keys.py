@@ -32,6 +32,7 @@ from mlguard.traffic.rate import RateLimit
 __all__ = ["APIKey", "APIKeyAuth", "APIKeys", "require_api_key"]
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)
+_MOST = 8_192  # bytes of a key that are looked at
 _NO_DIGEST = bytes(32)
 
 
@@ -148,8 +149,10 @@ class APIKeys:
 
         What begins as mlguard's own keys do, and is not whole or is a test key in production, is not looked up. The
         look-up is by digest, so its timing depends on nothing an attacker can steer towards a live secret; the digests
-        are then compared in constant time.
+        are then compared in constant time. No key is longer than 8 KiB.
         """
+        if len(secret) > _MOST:  # hashing it is work that nobody should be able to ask for
+            return None
         table = self._table if self._file is None else self._file.value
         digest = sha256(secret).digest()
         record = table.used.get(digest)
