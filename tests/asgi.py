@@ -102,9 +102,12 @@ async def acall(
     total = sum(map(len, pieces))
     length = (b"content-length", str(total).encode()) if declared else (b"transfer-encoding", b"chunked")
     answer = Answer()
+    answered = asyncio.Event()
 
     async def receive() -> Message:
         if answer.reads >= len(pieces):
+            if pieces:  # the client stays, as servers see it, until it has its answer
+                await answered.wait()
             return {"type": "http.disconnect"}
         piece = pieces[answer.reads]
         answer.reads += 1
@@ -112,6 +115,8 @@ async def acall(
 
     async def send(message: Message) -> None:
         answer.messages.append(message)
+        if answer.complete:
+            answered.set()
 
     await app(make_scope(method, path, [*([length] if total else []), *headers], **more), receive, send)
     return answer

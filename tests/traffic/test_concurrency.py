@@ -3,7 +3,9 @@
 import asyncio
 import math
 import signal
+import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -13,8 +15,10 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Form, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import HTTPConnection
 from starlette.types import Message
 from tests.asgi import acall, call, make_scope
+from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
 from tests.servers import program, serving, wait_until
 from websockets.sync.client import connect
@@ -27,13 +31,17 @@ from mlguard import (
     ConfigurationError,
     Features,
     Lease,
+    OverloadedError,
     RateLimit,
     RedisStore,
+    UnavailableError,
     _fastapi,
     harden,
     truncate_output,
 )
 from mlguard.memory_store import MemoryStore
+from mlguard.traffic import _leases
+from mlguard.traffic._leases import Leases
 
 RECORDS = {name: APIKey.generate(name) for name in ("alice", "bob")}
 JSON = (b"content-type", b"application/json")
@@ -195,6 +203,84 @@ def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         return status
 
     assert asyncio.run(main()) == 503
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "direct"])
+def test_exactly_so_many_run_at_once_over_real_sockets(kind: str) -> None:
+    """Of fifty that come together, whether they run in the event loop or in threads, and however they are called."""
+    lock, leave = threading.Lock(), threading.Event()
+    running = most = 0
+
+    def work() -> dict[str, float]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        leave.wait(LONG)
+        with lock:
+            running -= 1
+        return {"score": 0.5}
+
+    async def work_apart() -> dict[str, float]:
+        return await asyncio.to_thread(work)
+
+    limit = ConcurrencyLimit(4, wait=LONG, store=MemoryStore())
+    app = FastAPI()
+    harden(app)
+    endpoint: Any = work_apart if kind == "async" else work
+    if kind == "direct":
+        endpoint = truncate_output(decimals=1)(endpoint)
+    app.post("/predict", dependencies=[Depends(limit)])(endpoint)
+    statuses: Counter[int] = Counter()
+
+    def ask(url: str) -> None:
+        status = httpx.post(url + "/predict", json=[1], trust_env=False, timeout=LONG).status_code
+        with lock:
+            statuses[status] += 1
+
+    with serving(app) as url:
+        threads = [threading.Thread(target=ask, args=(url,)) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: statuses[503] == 42)  # four run, and four wait
+        assert (running, taken(limit)) == (4, 4)
+        leave.set()
+        for thread in threads:
+            thread.join(LONG)
+        assert (statuses, most) == ({200: 8, 503: 42}, 4)
+        wait_until(lambda: taken(limit) == 0)
+
+
+def test_who_waits_for_a_place_of_its_own_holds_none_of_all() -> None:
+    """Or one caller would take twice as many of everybody's places as it may; whichever is listed first."""
+
+    def who(conn: HTTPConnection) -> str:
+        return conn.headers["who"]
+
+    async def main(*, shared_first: bool) -> None:
+        crowd = Crowd()
+        shared = ConcurrencyLimit(3, wait=0, store=MemoryStore())
+        own = ConcurrencyLimit(2, by=who, wait=LONG, store=MemoryStore())
+        app = FastAPI()
+        harden(app)
+        guards = [Depends(shared), Depends(own)]
+
+        @app.post("/predict", dependencies=guards if shared_first else guards[::-1])
+        async def predict() -> None:
+            await crowd()
+
+        tasks = [asyncio.create_task(post(app, (b"who", b"a"))) for _ in range(4)]
+        for task in tasks:
+            assert await _still(task)
+        assert (crowd.running, taken(shared)) == (2, 2)
+        other = asyncio.create_task(post(app, (b"who", b"b")))
+        assert await _still(other)
+        assert crowd.running == 3
+        crowd.leave.set()
+        assert await asyncio.gather(*tasks, other) == [200] * 5
+
+    asyncio.run(main(shared_first=True))
+    asyncio.run(main(shared_first=False))
 
 
 def test_one_object_on_two_endpoints_shares_its_places() -> None:
@@ -462,6 +548,77 @@ def test_a_client_that_leaves_gives_its_place_back() -> None:
         wait_until(lambda: taken(limit) == 0)
 
 
+@pytest.mark.parametrize("kind", ["direct", "middleware", "form", "plain"])
+def test_a_client_that_leaves_the_line_is_served_no_more(kind: str) -> None:
+    """Its turn is had by who stands behind it, and the endpoint never runs for it."""
+    limit = ConcurrencyLimit(2, wait=LONG, store=MemoryStore())
+    app = FastAPI()
+    harden(app)
+    leave = threading.Event()
+    ran: list[int] = []
+
+    async def work(number: int) -> dict[str, int]:
+        ran.append(number)
+        await asyncio.to_thread(leave.wait, LONG)
+        return {"number": number}
+
+    async def predict(request: Request) -> Any:
+        return await work(int(request.headers["number"]))
+
+    async def predict_form(request: Request, name: Annotated[str, Form()]) -> Any:
+        return await predict(request)
+
+    endpoint: Any = predict_form if kind == "form" else predict
+    if kind == "direct":
+        endpoint = truncate_output(decimals=1)(endpoint)
+    app.post("/predict", dependencies=[Depends(limit)])(endpoint)
+    if kind == "middleware":
+
+        async def pass_on(request: Request, call_next: Any) -> Any:
+            return await call_next(request)
+
+        app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+
+    def waiting() -> int:
+        return sum(map(len, limit._places._lines.values()))
+
+    with serving(app) as url:
+
+        def ask(number: int) -> socket.socket:
+            connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=LONG)
+            head = f"POST /predict HTTP/1.1\r\nHost: a\r\nNumber: {number}\r\nContent-Length: 6\r\n"
+            connection.sendall(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nname=a".encode())
+            return connection
+
+        first = [ask(number) for number in (0, 1)]
+        wait_until(lambda: len(ran) == 2)
+        gone = ask(2)
+        wait_until(lambda: waiting() == 1)
+        stays = ask(3)
+        wait_until(lambda: waiting() == 2)
+        gone.close()
+        wait_until(lambda: waiting() == 1)
+        leave.set()
+        for connection in (*first, stays):
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            connection.close()
+        assert sorted(ran) == [0, 1, 3]
+        wait_until(lambda: taken(limit) == 0)
+
+
+def test_in_memory_a_place_is_free_when_the_request_has_ended() -> None:
+    """At once, and not when the event loop comes to it: who asks one after the other finds it free each time."""
+    limit = ConcurrencyLimit(1, wait=0, store=MemoryStore())
+    app = app_with(limit, lambda: asyncio.sleep(0))
+
+    async def main() -> None:
+        for _ in range(5):
+            assert await post(app) == 200
+            assert taken(limit) == 0
+
+    asyncio.run(main())
+
+
 def test_a_websocket_holds_its_place_until_it_is_closed() -> None:
     """And the next one gets it then."""
     limit = ConcurrencyLimit(1, wait=0, store=MemoryStore())
@@ -586,6 +743,154 @@ def test_threads_with_event_loops_of_their_own_share_places() -> None:
     for thread in threads:
         thread.join(LONG)
     assert statuses == [200, 200]
+
+
+# A store that fails for a moment --------------------------------------------------------------------------------------
+
+
+class Failing(MemoryStore):
+    """A store that is away: it does not what it is asked, or it gives a place and cannot say so."""
+
+    suspends = True
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock=clock or Clock())
+        self.is_away = False
+        self.gives = False  # while it is away
+        self.asked = asyncio.Semaphore(0)
+
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+        self.asked.release()
+        if self.is_away and not self.gives:
+            raise UnavailableError("away", retry_after=1)
+        lease = await super().take_lease(key, holder, limit=limit, ttl=ttl)
+        if self.is_away:
+            raise UnavailableError("away", retry_after=1)
+        return lease
+
+    async def end_lease(self, key: bytes, holder: bytes) -> None:
+        self.asked.release()
+        if self.is_away:
+            raise UnavailableError("away", retry_after=1)
+        await super().end_lease(key, holder)
+
+    def held(self) -> int:
+        return sum(map(len, self._leases.values()))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that has failed is asked again at once."""
+    monkeypatch.setattr(_leases, "_AGAIN", 0.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(1_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it does not come to hold")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("policy", ["refuse", "allow", "local"])
+def test_places_that_could_not_be_given_back_are_free_once_the_store_answers(policy: Any) -> None:
+    """And not only when their leases end: an outage of a second must not become one of half a minute."""
+
+    async def main() -> None:
+        crowd, store = Crowd(), Failing()
+        limit = ConcurrencyLimit(3, wait=0, store=store, on_store_error=policy)
+        app = app_with(limit, crowd)
+        tasks = [asyncio.create_task(post(app)) for _ in range(3)]
+        for _ in range(3):
+            await crowd.entered.acquire()
+        store.is_away = True
+        crowd.leave.set()
+        assert await asyncio.gather(*tasks) == [200] * 3
+        for _ in range(10):  # three to take, three to end, and again
+            await store.asked.acquire()
+        assert store.held() == 3
+        store.is_away = False
+        await until(lambda: store.held() == 0)
+        assert await post(app) == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_place_that_was_given_without_a_word_is_free_again() -> None:
+    """The store has given it, and has not been able to say so: the request was refused, so nobody holds it."""
+
+    async def main() -> None:
+        crowd, store = Crowd(), Failing()
+        app = app_with(ConcurrencyLimit(1, wait=0, store=store), crowd)
+        crowd.leave.set()
+        store.is_away = store.gives = True
+        assert await post(app) == 503
+        assert store.held() == 1
+        store.is_away = False
+        await until(lambda: store.held() == 0)
+        assert await post(app) == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_ends_by_itself_is_no_longer_asked_for() -> None:
+    """A store that stays away is asked only for as long as a lease holds, and for no more leases than are kept."""
+
+    async def main(most: int) -> None:
+        store = Failing()
+        leases = Leases(store, 1, 0.01)
+        store.is_away = True
+        for number in range(5):
+            await leases.end(b"places", b"%d" % number)
+        assert len(leases._owed) == min(5, most)
+        await asyncio.to_thread(wait_until, lambda: leases._repaying is None)
+        assert not leases._owed
+
+    with pytest.MonkeyPatch.context() as patch:
+        asyncio.run(main(10_000))
+        patch.setattr(_leases, "_MOST_OWED", 3)
+        asyncio.run(main(3))
+
+
+def test_a_store_that_is_too_busy_to_ask_owes_nothing() -> None:
+    """It was never asked for a place, so it has given none."""
+
+    class Busy(Failing):
+        async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+            raise OverloadedError("too many wait", retry_after=1)
+
+    async def main() -> None:
+        leases = Leases(Busy(), 1, LONG)
+        with pytest.raises(OverloadedError):
+            await leases.take(b"places", b"a")
+        assert not leases._owed
+
+    asyncio.run(main())
+
+
+def test_a_place_is_kept_through_an_outage() -> None:
+    """The request goes on, and its lease is renewed as soon as the store answers again."""
+
+    async def main() -> None:
+        clock = Clock()
+        store = Failing(clock)
+        leases = Leases(store, 1, 0.03)
+        assert (await leases.take(b"places", b"a")).held
+        await store.asked.acquire()
+        store.is_away = True
+        for _ in range(2):
+            await store.asked.acquire()
+        clock.now = 1.0  # the lease has ended meanwhile
+        store.is_away = False
+        await store.asked.acquire()
+        assert not (await store.take_lease(b"places", b"b", limit=1, ttl=LONG)).held
+        await leases.end(b"places", b"a")
+        assert store.held() == 0
+
+    asyncio.run(main())
 
 
 # In Redis -------------------------------------------------------------------------------------------------------------

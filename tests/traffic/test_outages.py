@@ -197,9 +197,10 @@ def test_budgets_and_places_have_the_same_policies(redis: RedisServer) -> None:
         answers: list[Any] = [(await counts.spend(b"k", units, limit=4, ttl=60)).admitted for units in (1, 1, 1)]
         answers.append((await counts.spend(b"k", 9, limit=None, ttl=60)).admitted)
         answers += [(await counts.take_lease(b"k", holder, limit=4, ttl=60)).held for holder in (b"1", b"2", b"3")]
-        await counts.end_lease(b"k", b"1")
+        with pytest.raises(UnavailableError):  # it may be held in the store: who gives it back tries again
+            await counts.end_lease(b"k", b"1")
         answers.append((await counts.take_lease(b"k", b"3", limit=4, ttl=60)).held)
-        assert decided_without_store(counts) == 9
+        assert decided_without_store(counts) == 8
         return answers
 
     assert asyncio.run(main("allow")) == [True] * 8

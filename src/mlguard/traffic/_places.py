@@ -4,16 +4,18 @@ import asyncio
 import math
 import random
 from collections import defaultdict, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from mlguard.errors import UnavailableError
 from mlguard.store import Lease
+from mlguard.traffic._leases import Leases
 from mlguard.traffic.outages import Counts
 
 T = TypeVar("T")
+
+Departure = Callable[[], Coroutine[Any, Any, bool]]
 
 _POLL = 0.05  # seconds between two looks for a place that another process gave back
 
@@ -26,7 +28,7 @@ class Places:
         limit: How many there are under each key.
         wait: Seconds for which one may be waited for.
         ttl: Seconds after which one ends that is not kept, as when its process has crashed; infinity where places do
-            not outlive the process.
+            not outlive the process. The store then answers without waiting for anything.
     """
 
     def __init__(self, counts: Counts, limit: int, *, wait: float, ttl: float) -> None:
@@ -36,12 +38,21 @@ class Places:
         self._ttl = ttl
         self._is_local = math.isinf(ttl)
         self._lines: defaultdict[bytes, deque[_Turn]] = defaultdict(deque)
-        self._keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Keeper] = WeakKeyDictionary()
+        self._leases: WeakKeyDictionary[asyncio.AbstractEventLoop, Leases] = WeakKeyDictionary()
         #: An event loop keeps no task alive by itself.
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def take(self, key: bytes, holder: bytes) -> bool:
-        """Take a place, after those who have waited for longer. False if there was none in time, or the line is full.
+    async def take(self, key: bytes, holder: bytes, departure: Departure) -> bool:
+        """Take a place, after those who have waited for longer.
+
+        Args:
+            key: Which places.
+            holder: Who wants one.
+            departure: Waits until nobody waits for the answer any more; False if that cannot be told. Asked only while
+                there is no place, and cancelled then.
+
+        Returns:
+            False if there was none in time, the line is full, or nobody waits any more.
 
         Raises:
             UnavailableError: The store does not answer (503).
@@ -51,16 +62,30 @@ class Places:
             return True
         if self._wait <= 0 or len(self._lines[key]) >= self._limit:
             return False
-        return await self._take_in_turn(key, holder)
+        turn = _Turn(asyncio.get_running_loop())
+        watch = self._start(departure())
+        watch.add_done_callback(turn.note_departure)
+        try:
+            held = await self._take_in_turn(key, holder, turn)
+        finally:
+            watch.cancel()
+        try:
+            await asyncio.wait([watch])  # the endpoint may want to receive by itself
+        except asyncio.CancelledError:
+            if held:
+                self.give_back(key, holder)
+            raise
+        return held
 
-    async def _take_in_turn(self, key: bytes, holder: bytes) -> bool:
-        line, turn = self._lines[key], _Turn(asyncio.get_running_loop())
+    async def _take_in_turn(self, key: bytes, holder: bytes, turn: "_Turn") -> bool:
+        line = self._lines[key]
         due = turn.loop.time() + self._wait
         line.append(turn)
         try:
-            while (left := due - turn.loop.time()) > 0:
-                await turn.wait(left if self._is_local else min(left, _POLL * random.uniform(0.5, 1.5)))  # noqa: S311
-                if line[0] is turn and (await self._ask(key, holder)).held:
+            while not turn.has_left and (left := due - turn.loop.time()) > 0:
+                polls = not self._is_local and line[0] is turn
+                await turn.wait(min(left, _POLL * random.uniform(0.5, 1.5)) if polls else left)  # noqa: S311
+                if not turn.has_left and line[0] is turn and (await self._ask(key, holder)).held:
                     return True
             return False
         finally:
@@ -69,12 +94,17 @@ class Places:
 
     def give_back(self, key: bytes, holder: bytes) -> None:
         """Give a place back, from a task that may be cancelled at any moment: nothing is waited for."""
-        self._start(self._give_back(key, holder))
+        if self._is_local:
+            _finish(self._counts.end_lease(key, holder))
+            self._wake(key)
+        else:
+            self._start(self._give_back(key, holder))
 
     async def _give_back(self, key: bytes, holder: bytes) -> None:
-        with suppress(UnavailableError):  # then it ends by itself
-            await self._keeper().release(key, holder)
-        self._wake(key)
+        try:
+            await self._leases_here().end(key, holder)
+        finally:
+            self._wake(key)
 
     def _wake(self, key: bytes) -> None:
         line = self._lines.get(key)
@@ -85,9 +115,9 @@ class Places:
 
     async def _ask(self, key: bytes, holder: bytes) -> Lease:
         """Ask for a place. If the caller is cancelled meanwhile, the answer is waited for, and the place given back."""
-        if self._is_local:  # it answers at once
-            return await self._keeper().take(key, holder)
-        asking = self._start(self._keeper().take(key, holder))
+        if self._is_local:
+            return await self._counts.take_lease(key, holder, limit=self._limit, ttl=self._ttl)
+        asking = self._start(self._leases_here().take(key, holder))
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -100,12 +130,12 @@ class Places:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _keeper(self) -> "_Keeper":
+    def _leases_here(self) -> Leases:
         loop = asyncio.get_running_loop()
-        keeper = self._keepers.get(loop)
-        if keeper is None:
-            keeper = self._keepers[loop] = _Keeper(self._counts, self._limit, self._ttl)
-        return keeper
+        leases = self._leases.get(loop)
+        if leases is None:
+            leases = self._leases[loop] = Leases(self._counts, self._limit, self._ttl)
+        return leases
 
 
 class _Turn:
@@ -113,7 +143,14 @@ class _Turn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.has_left = False
         self._woken = asyncio.Event()
+
+    def note_departure(self, watch: "asyncio.Task[bool]") -> None:
+        """The watch has ended."""
+        if not watch.cancelled() and watch.result():
+            self.has_left = True
+            self._woken.set()
 
     def wake(self) -> None:
         with suppress(RuntimeError):  # its loop has ended
@@ -127,44 +164,7 @@ class _Turn:
         self._woken.clear()
 
 
-class _Keeper:
-    """Keeps the places that one event loop holds from ending by themselves."""
-
-    def __init__(self, counts: Counts, limit: int, ttl: float) -> None:
-        self._counts = counts
-        self._limit = limit
-        self._ttl = ttl
-        self._held: dict[bytes, bytes] = {}  # keys by holder
-        self._task: asyncio.Task[None] | None = None
-        self._lock = asyncio.Lock()
-
-    async def take(self, key: bytes, holder: bytes) -> Lease:
-        lease = await self._counts.take_lease(key, holder, limit=self._limit, ttl=self._ttl)
-        if lease.held and not math.isinf(self._ttl):
-            self._held[holder] = key
-            if self._task is None:
-                self._task = asyncio.ensure_future(self._keep())
-        return lease
-
-    async def release(self, key: bytes, holder: bytes) -> None:
-        self._held.pop(holder, None)
-        if not math.isinf(self._ttl):
-            async with self._lock:  # after a renewal that is under way, which would take it again
-                pass
-        await self._counts.end_lease(key, holder)
-
-    async def _keep(self) -> None:
-        try:
-            while self._held:
-                await asyncio.sleep(self._ttl / 3)
-                for holder in [*self._held]:
-                    await self._renew(holder)
-        finally:
-            self._task = None
-
-    async def _renew(self, holder: bytes) -> None:
-        async with self._lock:
-            key = self._held.get(holder)
-            if key is not None:
-                with suppress(UnavailableError):  # the request goes on, and the next time comes
-                    await self._counts.take_lease(key, holder, limit=self._limit, ttl=self._ttl)
+def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Do at once what waits for nothing. There may be no event loop any more that could do it later."""
+    with suppress(StopIteration):
+        work.send(None)

@@ -79,7 +79,7 @@ class ConcurrencyLimit(Guard):
         if store is not None and not isinstance(store, Store):
             raise ConfigurationError("ConcurrencyLimit(store=...) must be a Store, such as MemoryStore()")
         self._by = By(_everybody if by is None else by, where="ConcurrencyLimit")
-        self._is_shared = by is None
+        self.is_shared = by is None
         self.limit = self.quota = limit
         self.named = name is not None
         self.name = name or f"{limit} at once{'' if by is None else f' by {self._by.label}'}"
@@ -88,30 +88,36 @@ class ConcurrencyLimit(Guard):
         self.suspends = True
         self._counts = counts_of(self.store, on_store_error, local_share, where=f"ConcurrencyLimit {self.name!r}")
         self._places = Places(self._counts, limit, wait=wait, ttl=lease if self.store.suspends else math.inf)
-        self.statuses = (503,) if by is None else (429, 503) if self.store.suspends else (429,)
+        waits_for_store = self.store.suspends and on_store_error != "local"
+        self.statuses = (503,) if by is None else (429, 503) if waits_for_store else (429,)
         own = "" if self.named or self.store.suspends else f" #{next(_serial)}"
         self._bucket = f"{self.name} ({limit}){own}"
         self.__signature__ = signature(self._by)
 
     async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
         """Take a place for this request, or refuse it."""
-        await judge_all(conn)
+        memory = await judge_all(conn)
         if isinstance(conn, Request):
             await _arrival(conn)
+        if self.is_shared and memory.plan is not None:
+            # Or a caller who waits for its own places would keep others from those of all.
+            for call in memory.plan.places:
+                if isinstance(call.guard, ConcurrencyLimit) and not call.guard.is_shared:
+                    await call(conn)
         await once(conn, self, partial(self._take, conn, who))
 
     @property
     def decided_without_store(self) -> int:
-        """How often a place was given or taken back while the store did not answer, for metrics."""
+        """How often a place was given or kept while the store did not answer, for metrics. It only grows."""
         return decided_without_store(self._counts)
 
     async def _take(self, conn: HTTPConnection, who: Any) -> None:
         at_end = _at_end(conn)
         key = store_key("places", self._bucket, *self._by.identity(self._by.caller(conn, who)))
         holder = secrets.token_bytes(16)
-        if await self._places.take(key, holder):
+        if await self._places.take(key, holder, partial(_departure, conn)):
             at_end(partial(self._places.give_back, key, holder))
-        elif self._is_shared:
+        elif self.is_shared:
             raise OverloadedError(f"{self.name}: no place in time", retry_after=1)
         else:
             raise ConcurrencyLimitedError(f"{self.name}: no place in time", retry_after=1)
@@ -130,6 +136,19 @@ async def _arrival(request: Request) -> None:
         await request.body()
     except RuntimeError:  # it was read already: a form, or a stream
         return
+
+
+async def _departure(conn: HTTPConnection) -> bool:
+    """Wait until the client of a request has gone. False where nobody can tell.
+
+    Not by ``is_disconnected``, which never learns of it behind Starlette's ``BaseHTTPMiddleware``.
+    """
+    if not isinstance(conn, Request):  # a WebSocket that is not accepted yet
+        return False
+    try:  # asked once: a middleware may repeat the body for ever
+        return bool((await conn.receive())["type"] == "http.disconnect")
+    except Exception:  # of a middleware
+        return False
 
 
 def _at_end(conn: HTTPConnection) -> Callable[[Callable[[], None]], Any]:

@@ -36,7 +36,11 @@ class Counts(Protocol):
         """Take one of ``limit`` places, or keep the one that is held."""
 
     async def end_lease(self, key: bytes, holder: bytes) -> None:
-        """Give a place back."""
+        """Give a place back.
+
+        Raises:
+            UnavailableError: The store does not answer, whatever is done without it (503).
+        """
 
 
 def counts_of(store: Store, on_store_error: OnStoreError, local_share: float, *, where: str) -> Counts:
@@ -129,7 +133,7 @@ class _Substitute:
 
     async def end_lease(self, key: bytes, holder: bytes) -> None:
         await self._substitute.end_lease(key, holder)  # it may have been taken while the store was away
-        await self._ask("end_lease", key, holder)
+        await self._store.end_lease(key, holder)  # if it does not answer, who gives it back tries again
 
     async def _ask(self, method: str, *args: Any, **options: Any) -> Any:
         decided = self.decided
