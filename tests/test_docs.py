@@ -10,6 +10,7 @@ A page is a sequence of fenced blocks, and each kind of block means one thing:
 ``http``, ``text``          are lines of what the last ``sh`` block wrote, in their order; ``…`` stands for anything.
 ``log``                     are lines that the server has logged since it was started, in the same way.
 ``json``                    is only parsed.
+``html``                    is only read.
 
 ``localhost:8000`` is wherever the server of the page listens.
 """
@@ -43,7 +44,7 @@ from tests.test_errors import REFUSALS
 DOCS = ROOT / "docs"
 PAGES = [*(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")), *sorted(DOCS.rglob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-KINDS = {"python", "sh", "http", "text", "log", "json"}
+KINDS = {"python", "sh", "http", "text", "log", "json", "html"}
 BLOCK = re.compile(r'^```(\w*)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ONLY_READ = ("pip ", "make ")
 PLACE = "localhost:8000"
@@ -94,7 +95,7 @@ class Reader:
             with contextlib.suppress(TimeoutError):  # what is missing is better told below
                 wait_until(lambda: not missing(text, log.output), seconds=5)
             assert_shows(text, log.output)
-        else:
+        elif kind == "json":
             json.loads(text)
 
     def _run_python(self, text: str, line: int) -> None:

@@ -108,6 +108,25 @@ def test_a_refused_input_is_charged_to_its_caller() -> None:
     assert call(app, headers=[JSON], chunks=[wrong]).status == 401
 
 
+def test_only_what_is_charged_by_it_pays_for_a_refused_input() -> None:
+    """Of two readers on a route, the one that refuses has nobody pay for the other."""
+    strict, lenient = (Features(columns=2, low=0, high=high, max_rows=10) for high in (10, 100))
+    limit = RateLimit("2/minute", cost=lenient, store=MemoryStore(clock=Clock()))
+    app = FastAPI()
+    harden(app)
+    app.post("/predict", dependencies=[Depends(limit), Depends(strict)])(lambda: None)
+    bodies = [b'{"features": [[1, 99]]}', rows(1), rows(1)]
+    assert [call(app, headers=[JSON], chunks=[body]).status for body in bodies] == [422, 200, 429]
+
+
+def test_a_cost_is_counted_outside_of_any_route() -> None:
+    """A middleware may ask a limit by itself, and say what the request costs."""
+    limit, _ = limited_by_rows("5/minute")
+    asyncio.run(limit(conn(), costing=[1, 2, 3]))
+    with pytest.raises(RateLimitedError):
+        asyncio.run(limit(conn(), costing=[1, 2, 3]))
+
+
 def test_more_than_the_limit_is_never_admitted() -> None:
     """It is told so, without a time to wait for."""
     limit, iris = limited_by_rows("10/minute", "5/hour")
@@ -145,14 +164,17 @@ async def tokens_of(prompt: Prompt) -> int:
     return prompt.max_tokens
 
 
-def test_a_dependency_says_the_cost() -> None:
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_dependency_says_the_cost(*, truncated: bool) -> None:
     """Any dependency of the app, here the number in a pydantic model; 0 counts nothing."""
     app = FastAPI()
     harden(app)
     limit = RateLimit("100/minute", cost=tokens_of, store=MemoryStore(clock=Clock()))
 
-    @app.post("/predict", dependencies=[Depends(limit)])
-    async def predict(prompt: Prompt) -> None: ...
+    async def predict() -> Any:
+        return {"tokens": 1}
+
+    app.post("/predict", dependencies=[Depends(limit)])(truncate_output(decimals=1)(predict) if truncated else predict)
 
     def ask(tokens: int) -> int:
         return call(app, headers=[JSON], chunks=[f'{{"text": "", "max_tokens": {tokens}}}'.encode()]).status
