@@ -243,7 +243,7 @@ def test_exactly_so_many_run_at_once_over_real_sockets(kind: str) -> None:
         for thread in threads:
             thread.start()
         wait_until(lambda: statuses[503] == 42)  # four run, and four wait
-        assert (running, taken(limit)) == (4, 4)
+        assert [running, taken(limit)] == [4, 4]
         leave.set()
         for thread in threads:
             thread.join(LONG)
@@ -272,7 +272,7 @@ def test_who_waits_for_a_place_of_its_own_holds_none_of_all() -> None:
         tasks = [asyncio.create_task(post(app, (b"who", b"a"))) for _ in range(4)]
         for task in tasks:
             assert await _still(task)
-        assert (crowd.running, taken(shared)) == (2, 2)
+        assert [crowd.running, taken(shared)] == [2, 2]
         other = asyncio.create_task(post(app, (b"who", b"b")))
         assert await _still(other)
         assert crowd.running == 3
@@ -644,6 +644,35 @@ def test_a_websocket_holds_its_place_until_it_is_closed() -> None:
             assert second.recv() == "b"
 
 
+def test_a_websocket_waits_in_the_line_too() -> None:
+    """It is opened once the one before it is closed."""
+    limit = ConcurrencyLimit(1, wait=LONG, store=MemoryStore())
+    app = FastAPI()
+    harden(app)
+
+    @app.websocket("/ws")
+    async def hold(websocket: WebSocket, _: Annotated[None, Depends(limit)]) -> None:
+        await websocket.accept()
+        await websocket.receive()
+
+    with serving(app) as url:
+        address = url.replace("http", "ws") + "/ws"
+        opened = threading.Event()
+
+        def wait() -> None:
+            with connect(address, open_timeout=LONG):
+                opened.set()
+
+        with connect(address):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            wait_until(lambda: any(limit._places._lines.values()))
+            assert not opened.is_set()
+        assert opened.wait(LONG)
+        thread.join(LONG)
+        wait_until(lambda: taken(limit) == 0)
+
+
 class Suspending(MemoryStore):
     """A store each call of which waits so many times before and after it has done its work."""
 
@@ -691,6 +720,62 @@ def test_a_cancelled_request_leaves_no_place_behind(steps: int, *, waits: bool) 
             assert await first == 200
         assert await post(app) == 200  # nobody is left in the line either
         await settled(limit)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("steps", range(24))
+def test_a_request_that_is_cancelled_as_it_gets_its_place_gives_it_back(steps: int, *, outside: bool) -> None:
+    """Whoever stood behind it has it then, in whichever step it was cut off."""
+
+    async def main() -> None:
+        crowd = Crowd()
+        limit = ConcurrencyLimit(2, wait=LONG, store=Suspending(2) if outside else MemoryStore())
+        app = app_with(limit, crowd)
+        tasks = [asyncio.create_task(post(app)) for _ in range(4)]
+        for _ in range(2):
+            await crowd.entered.acquire()
+        for task in tasks[2:]:
+            assert await _still(task)
+        crowd.leave.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        tasks[2].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [*answers[:2], answers[3]] == [200] * 3
+        await settled(limit)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["repeats", "raises"])
+def test_a_middleware_that_cannot_tell_who_leaves_takes_no_turn_away(kind: str) -> None:
+    """One that repeats the body for ever, or fails when it is asked for more than that."""
+
+    class Receiving:
+        def __init__(self, app: Any) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            bodies = [b"x"] * (1_000 if kind == "repeats" else 1)
+
+            async def receive_again() -> Message:
+                return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+
+            await self._app(scope, receive_again if scope["type"] == "http" else receive, send)
+
+    async def main() -> None:
+        crowd = Crowd()
+        limit = ConcurrencyLimit(1, wait=LONG, store=MemoryStore())
+        app = app_with(limit, crowd)
+        app.add_middleware(Receiving)
+        first = asyncio.create_task(post(app))
+        await crowd.entered.acquire()
+        second = asyncio.create_task(post(app))
+        assert await _still(second)
+        crowd.leave.set()
+        assert await asyncio.gather(*[first, second]) == [200, 200]
 
     asyncio.run(main())
 
@@ -893,6 +978,38 @@ def test_a_place_is_kept_through_an_outage() -> None:
     asyncio.run(main())
 
 
+def test_a_place_that_is_given_back_while_others_are_renewed_is_not_taken_again() -> None:
+    """A renewal that has begun goes first, and one that has not begun is left out."""
+
+    class Slow(Failing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = asyncio.Event()
+
+        async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:
+            self.asked.release()
+            await self.gate.wait()
+            return await super().take_lease(key, holder, limit=limit, ttl=ttl)
+
+    async def main() -> None:
+        store = Slow()
+        store.gate.set()
+        leases = Leases(store, 2, 0.03)
+        for holder in (b"a", b"b"):
+            assert (await leases.take(b"places", holder)).held
+        store.gate.clear()
+        store.asked = asyncio.Semaphore(0)
+        await store.asked.acquire()  # one of them is being renewed
+        ends = [asyncio.create_task(leases.end(b"places", holder)) for holder in (b"a", b"b")]
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(*ends)
+        await asyncio.to_thread(wait_until, lambda: leases._keeping is None)
+        assert store.held() == 0
+
+    asyncio.run(main())
+
+
 # In Redis -------------------------------------------------------------------------------------------------------------
 
 
@@ -1015,6 +1132,18 @@ def test_a_setting_that_cannot_work(arguments: Sequence[Any], options: Any, mess
     """It stops the start, and is named."""
     with pytest.raises(ConfigurationError, match=message):
         ConcurrencyLimit(*arguments, **options)
+
+
+def test_two_limits_that_would_share_their_places_stop_the_start() -> None:
+    """In a store that several processes share, where two limits alike have the same places."""
+    store = RedisStore("redis://127.0.0.1:1/0")
+    app = FastAPI()
+    harden(app)
+    for path in ("/a", "/b"):
+        app.get(path, dependencies=[Depends(ConcurrencyLimit(8, store=store))])(lambda: None)
+    with pytest.raises(ConfigurationError, match=r"2 ConcurrencyLimits are called '8 at once'"):
+        call(app, "/a", method="GET")
+    assert repr(ConcurrencyLimit(8, store=store)) == "ConcurrencyLimit('8 at once')"
 
 
 def test_the_document_shows_the_refusals() -> None:

@@ -72,8 +72,7 @@ class Places:
         try:
             await asyncio.wait([watch])  # the endpoint may want to receive by itself
         except asyncio.CancelledError:
-            if held:
-                self.give_back(key, holder)
+            self.give_back(key, holder)
             raise
         return held
 

@@ -28,9 +28,10 @@ class ConcurrencyLimit(Guard):
     that is what ``RateLimit`` is for.
 
     A place is taken once the body has arrived, so that slow uploads hold none, after all guards that need no body, and
-    before budgets charge for one. It is held until the answer was sent, background tasks included, or the WebSocket was
-    closed. Whoever finds none waits in a line for ``wait`` seconds; the line of one process is as long as there are
-    places, and who comes after that is refused at once. Across processes a place is a lease that is renewed while
+    before budgets charge for one. A caller's own place is taken before one of all. It is held until the answer was
+    sent, background tasks included, or the WebSocket was closed. Whoever finds none waits in a line for ``wait``
+    seconds, or until the client leaves; the line of one process is as long as there are places, and who comes after
+    that is refused at once. Across processes a place is a lease that is renewed while
     the request runs, and that ends by itself after ``lease`` seconds if the process has crashed. The whole body is kept
     in memory while it waits, so have ``harden`` limit its size.
 
