@@ -529,10 +529,11 @@ def test_a_client_that_leaves_gives_its_place_back() -> None:
 
         return StreamingResponse(endless())
 
-    done = threading.Event()
+    started, done = threading.Event(), threading.Event()
 
     @app.get("/sync", dependencies=[Depends(limit)])
     def sync() -> int:
+        started.set()
         done.wait(LONG)
         return taken(limit)
 
@@ -541,8 +542,9 @@ def test_a_client_that_leaves_gives_its_place_back() -> None:
             next(answer.iter_raw())
             assert taken(limit) == 1
         wait_until(lambda: taken(limit) == 0)
-        with pytest.raises(httpx.ReadTimeout):
-            client.get("/sync", timeout=0.05)
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=LONG) as connection:
+            connection.sendall(b"GET /sync HTTP/1.1\r\nHost: a\r\n\r\n")
+            wait_until(started.is_set)
         assert taken(limit) == 1
         done.set()
         wait_until(lambda: taken(limit) == 0)
