@@ -1010,7 +1010,10 @@ def test_a_wrong_password_stops_the_start() -> None:
         for login in ("", "wrong-password-1@", ":wrong-password-1@", f"reader:{SECRET}@"):
             (failed,) = started(f"redis://{login}{host}")
             assert failed["type"] == "lifespan.startup.failed"
-            assert "RedisStore(url): Redis does not accept the user or the password" in failed["message"]
+            assert (
+                "RedisStore(url), or MLGUARD_STORE_URL: Redis does not accept the user or the password"
+                in failed["message"]
+            )
             assert not {"wrong-password-1", SECRET} & set(failed["message"].replace("@", " ").split())
         assert [message["type"] for message in started(f"redis://:{SECRET}@{host}")] == [
             "lifespan.startup.complete",

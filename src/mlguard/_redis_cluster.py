@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from mlguard._redis_connection import Redirected, RedisConnection, Script, login_refused
+from mlguard._redis_connection import Redirected, RedisConnection, Script
 from mlguard._redis_url import Place, RedisAddress
 from mlguard.errors import UnavailableError
 
@@ -27,14 +27,12 @@ class RedisCluster:
     Args:
         address: Of some nodes, which know the others.
         timeout: Seconds that one call of one node may take.
-        where: What takes the URL, for errors.
     """
 
-    def __init__(self, address: RedisAddress, *, timeout: float, where: str) -> None:
+    def __init__(self, address: RedisAddress, *, timeout: float) -> None:
         self._starts = address.places
         self._options = address.options
         self._timeout = timeout
-        self._where = where
         self._nodes: dict[Place, RedisConnection] = {place: self._connection(place) for place in address.places}
         self._slots: Mapping[int, Place] = {}
         self._looked_at = -math.inf
@@ -52,14 +50,6 @@ class RedisCluster:
     async def get(self, *keys: str) -> list[bytes | None]:
         """Several values at once, each from its node."""
         return list(await asyncio.gather(*[self.ask("GET", key) for key in keys]))
-
-    async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
-        """Have a script run that changes nothing, to find out whether this service may."""
-        try:
-            await self.run(script, key, *arguments)
-        finally:
-            if any(node.is_refused for node in self._nodes.values()):
-                raise login_refused(self._where)
 
     @property
     def connections(self) -> list[RedisConnection]:
@@ -148,10 +138,8 @@ class RedisCluster:
         return node
 
     def _connection(self, place: Place) -> RedisConnection:
-        return RedisConnection(
-            place, self._options, timeout=self._timeout, where=self._where, name=f"Redis {place.host}:{place.port}",
-            redirects=True,
-        )  # fmt: skip
+        name = f"Redis {place.host}:{place.port}"
+        return RedisConnection(place, self._options, timeout=self._timeout, name=name, redirects=True)
 
 
 def _slot(key: str) -> int:

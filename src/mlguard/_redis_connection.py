@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mlguard._redis_pool import RedisPool
 from mlguard._redis_url import Place
-from mlguard.errors import ConfigurationError, OverloadedError, StoreFullError, UnavailableError
+from mlguard.errors import OverloadedError, StoreFullError, UnavailableError
 
 _Command = Sequence[bytes | float | str]
 
@@ -81,24 +81,9 @@ class Redis(Protocol):
     async def get(self, *keys: str) -> list[bytes | None]:
         """Several values at once. Raises what :meth:`run` does."""
 
-    async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
-        """Have a script run that changes nothing, to find out whether this service may.
-
-        Raises:
-            ConfigurationError: Redis does not accept the user or the password, or lets the user do too little.
-            UnavailableError: It cannot be reached, does not answer in time, or answers with another error (503).
-        """
-
     @property
     def connections(self) -> "list[RedisConnection]":
         """The servers that are known."""
-
-
-def login_refused(where: str) -> ConfigurationError:
-    """What is to be said of a user or a password that Redis does not accept."""
-    return ConfigurationError(
-        f"{where}: Redis does not accept the user or the password, or does not let the user run scripts"
-    )
 
 
 class RedisConnection:
@@ -108,7 +93,6 @@ class RedisConnection:
         place: Where it is.
         options: Of a connection, without where it goes.
         timeout: Seconds that one call may take, connecting included.
-        where: What takes the URL, for errors.
         name: What it is called in the log.
         redirects: Whether it is a node of a Cluster, and may name another one.
     """
@@ -119,14 +103,12 @@ class RedisConnection:
         options: Mapping[str, Any],
         *,
         timeout: float,
-        where: str,
         name: str = "Redis",
         redirects: bool = False,
     ) -> None:
         self._options = {**options, **place._asdict()}
         self._place = place
         self._timeout = timeout
-        self._where = where
         self._name = name
         self._redirects = redirects
         self._opened: dict[asyncio.AbstractEventLoop, _Opened] = {}
@@ -160,14 +142,6 @@ class RedisConnection:
         """Several values at once."""
         found: list[bytes | None] = await self.ask("MGET", *keys)
         return found
-
-    async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
-        """Have a script run that changes nothing, to find out whether this service may."""
-        try:
-            await self.run(script, key, *arguments)
-        finally:
-            if self.is_refused:
-                raise login_refused(self._where)
 
     async def _ask(self, command: _Command, if_unknown: _Command, *, asking: bool) -> Any:
         pool = await self._pool(asyncio.get_running_loop())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mlguard._redis_connection import RedisConnection, Script, login_refused
+from mlguard._redis_connection import RedisConnection, Script
 from mlguard._redis_url import Place, RedisAddress
 from mlguard.errors import UnavailableError
 
@@ -21,14 +21,12 @@ class RedisSentinel:
     Args:
         address: Of the Sentinels.
         timeout: Seconds that one call may take.
-        where: What takes the URL, for errors.
     """
 
-    def __init__(self, address: RedisAddress, *, timeout: float, where: str) -> None:
+    def __init__(self, address: RedisAddress, *, timeout: float) -> None:
         self._options = address.options
         self._service = address.service
         self._timeout = timeout
-        self._where = where
         guest = {**address.options, "db": 0, "username": None, "password": None}
         self._sentinels = [self._connection(place, guest, "Redis Sentinel") for place in address.places]
         self._master: RedisConnection | None = None
@@ -47,16 +45,8 @@ class RedisSentinel:
 
     async def get(self, *keys: str) -> list[bytes | None]:
         """Several values at once."""
-        found: list[bytes | None] = await self.ask("MGET", *keys)
+        found: list[bytes | None] = await self._ask(lambda master: master.get(*keys))
         return found
-
-    async def check_access(self, script: Script, key: str, *arguments: bytes | float | str) -> None:
-        """Have a script run that changes nothing, to find out whether this service may."""
-        try:
-            await self.run(script, key, *arguments)
-        finally:
-            if any(connection.is_refused for connection in self.connections):
-                raise login_refused(self._where)
 
     @property
     def connections(self) -> list[RedisConnection]:
@@ -103,6 +93,4 @@ class RedisSentinel:
         raise UnavailableError("Redis Sentinel: none of them knows the service", retry_after=1)
 
     def _connection(self, place: Place, options: dict[str, Any], name: str) -> RedisConnection:
-        return RedisConnection(
-            place, options, timeout=self._timeout, where=self._where, name=f"{name} {place.host}:{place.port}"
-        )
+        return RedisConnection(place, options, timeout=self._timeout, name=f"{name} {place.host}:{place.port}")

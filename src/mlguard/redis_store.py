@@ -76,7 +76,7 @@ class RedisStore:
             raise ConfigurationError("RedisStore(max_nonces_per_owner=...) must be a whole number of at least 1")
         self._prefix = prefix
         self._share = max_nonces_per_owner
-        self._redis = _open(url, timeout=timeout, where="RedisStore(url)")
+        self._redis = _open(url, timeout=timeout)
 
     def health(self) -> tuple[StoreHealth, ...]:
         """How each server has served this process so far, for metrics."""
@@ -86,7 +86,12 @@ class RedisStore:
         """Find out at start-up whether it lets this service in. That it does not answer is no error: it may yet."""
         nobody = store_key("nobody")
         with suppress(UnavailableError):
-            await self._redis.check_access(_SPEND, self._place("budget", nobody), 0, 1)
+            await self._redis.run(_SPEND, self._place("budget", nobody), 0, 1)  # which changes nothing
+        if any(connection.is_refused for connection in self._redis.connections):
+            raise ConfigurationError(
+                "RedisStore(url), or MLGUARD_STORE_URL: Redis does not accept the user or the password, or does not "
+                "let the user run scripts"
+            )
 
     async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:
         """Count ``cost`` units of one caller in all windows, or in none of them."""
@@ -187,8 +192,8 @@ def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
     return _Plan(place, tuple([str(number).encode() for number in numbers]), Struct(f"<{3 + 2 * len(windows)}d"))
 
 
-def _open(url: str, *, timeout: float, where: str) -> Redis:
-    address = read_url(url, where)
+def _open(url: str, *, timeout: float) -> Redis:
+    address = read_url(url, "RedisStore(url)")
     try:
         import redis.asyncio  # noqa: F401, PLC0415  # an extra
     except ImportError:
@@ -196,12 +201,12 @@ def _open(url: str, *, timeout: float, where: str) -> Redis:
     else:
         missing = False
     if missing:
-        raise ConfigurationError(f"{where} needs the package redis: pip install 'mlguard[redis]'")
+        raise ConfigurationError("RedisStore(url) needs the package redis: pip install 'mlguard[redis]'")
     if address.kind == "cluster":
-        return RedisCluster(address, timeout=timeout, where=where)
+        return RedisCluster(address, timeout=timeout)
     if address.kind == "sentinel":
-        return RedisSentinel(address, timeout=timeout, where=where)
-    return RedisConnection(address.places[0], address.options, timeout=timeout, where=where)
+        return RedisSentinel(address, timeout=timeout)
+    return RedisConnection(address.places[0], address.options, timeout=timeout)
 
 
 def _milliseconds(ttl: float) -> int:
