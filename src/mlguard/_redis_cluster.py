@@ -34,7 +34,7 @@ class RedisCluster:
         self._options = address.options
         self._timeout = timeout
         self._nodes: dict[Place, RedisConnection] = {place: self._connection(place) for place in address.places}
-        self._slots: Mapping[int, Place] = {}
+        self._slots: dict[int, Place] = {}
         self._looked_at = -math.inf
         #: An event loop keeps no task alive by itself.
         self._looking: set[asyncio.Task[None]] = set()
@@ -65,7 +65,7 @@ class RedisCluster:
             except Redirected as redirected:
                 place, asking = redirected.place, redirected.is_asking
                 if not asking:
-                    self._slots = {**self._slots, slot: place}
+                    self._slots[slot] = place
                     self._look_soon()
             except UnavailableError:
                 self._look_soon()
