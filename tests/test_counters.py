@@ -50,16 +50,16 @@ def play(counter: Counter, window: Window, history: Any, start: int) -> Iterator
             admitted = counter.total + units <= window.limit
             yield Event(now, units, admitted, [(at, counts) for at, counts in counted])
             if admitted:
-                counter.add(units, now)
+                counter.add(units)
                 counted.append([now, units])
                 open_hits.append(counted[-1])
         elif open_hits:
             hit = open_hits.pop(which % len(open_hits))
             if units > hit[1]:
-                counter.add(units - hit[1], now)
+                counter.add(units - hit[1])
                 counted.append([now, units - hit[1]])
             elif units < hit[1]:
-                counter.give_back(hit[1] - units, hit[0], window, now)
+                counter.give_back(hit[1] - units, hit[0], window)
                 hit[1] = units
 
 
@@ -142,15 +142,15 @@ def test_nothing_is_given_back_twice_over(kind: Kind) -> None:
     """More than a hit has counted cannot be had back, nor what counts no more, nor what was never counted."""
     window, counter = Window(10, 60, kind), new_counter(kind)
     counter.move(window, 0.0)
-    counter.give_back(5, 0.0, window, 0.0)
+    counter.give_back(5, 0.0, window)
     assert counter.total == 0
-    counter.add(3, 0.0)
-    counter.give_back(5, 0.0, window, 0.0)
+    counter.add(3)
+    counter.give_back(5, 0.0, window)
     assert counter.total == 0
-    counter.add(3, 0.0)
+    counter.add(3)
     counter.move(window, 70.0)
-    counter.add(4, 70.0)
-    counter.give_back(3, 0.0, window, 70.0)
+    counter.add(4)
+    counter.give_back(3, 0.0, window)
     assert counter.total == 4
 
 
@@ -159,13 +159,13 @@ def test_a_clock_that_is_set_back_frees_nothing(kind: Kind) -> None:
     """What was counted stays counted until the clock has caught up."""
     window, counter = Window(10, 60, kind), new_counter(kind)
     counter.move(window, 600.0)
-    counter.add(3, 600.0)
+    counter.add(3)
     for now in (599.0, 0.0, 600.0):
         counter.move(window, now)
         assert counter.total == 3
         assert counter.seconds_until_reset(window, now) > 0
     counter.move(window, 500.0)
-    counter.add(2, 500.0)
+    counter.add(2)
     counter.move(window, 600.0)
     assert counter.total == 5
 
@@ -177,8 +177,8 @@ def test_no_history_takes_more_than_seventeen_parts(history: Any) -> None:
     for step, units in history:
         now += float(step * 60)
         counter.move(window, now)
-        counter.add(units, now)
-        counter.give_back(1, now, window, now)
+        counter.add(units)
+        counter.give_back(1, now, window)
         assert len(counter.parts) <= 2 * (PARTS + 1)
         assert counter.total == sum(counter.parts[1::2])
     assert counter.seconds_until_reset(window, now) >= 0

@@ -21,10 +21,10 @@ class Counter(Protocol):
     def move(self, window: Window, now: float) -> None:
         """Bring it up to ``now``: forget what counts no more."""
 
-    def add(self, cost: int, now: float) -> None:
-        """Count units."""
+    def add(self, cost: int) -> None:
+        """Count units, at the moment to which it was moved."""
 
-    def give_back(self, units: int, at: float, window: Window, now: float) -> None:
+    def give_back(self, units: int, at: float, window: Window) -> None:
         """Take back units that were counted at ``at``, as far as they still count. Never units of somebody else."""
 
     def seconds_until(self, room: int, window: Window, now: float) -> float:
@@ -51,7 +51,7 @@ class SlidingCounter:
             self.total -= parts[1]
             del parts[:2]
 
-    def add(self, cost: int, now: float) -> None:  # noqa: ARG002  # it was moved there
+    def add(self, cost: int) -> None:
         parts = self.parts
         if parts and parts[-2] >= self.current:  # >=: a clock that went backwards
             parts[-1] += cost
@@ -59,7 +59,7 @@ class SlidingCounter:
             parts += (self.current, cost)
         self.total += cost
 
-    def give_back(self, units: int, at: float, window: Window, now: float) -> None:  # noqa: ARG002  # as above
+    def give_back(self, units: int, at: float, window: Window) -> None:
         part, parts = int(at * PARTS / window.seconds), self.parts
         for position in range(0, len(parts), 2):
             if parts[position] == part:
@@ -98,10 +98,10 @@ class FixedCounter:
             self.number = number
             self.total = 0
 
-    def add(self, cost: int, now: float) -> None:  # noqa: ARG002  # it was moved there
+    def add(self, cost: int) -> None:
         self.total += cost
 
-    def give_back(self, units: int, at: float, window: Window, now: float) -> None:  # noqa: ARG002  # as above
+    def give_back(self, units: int, at: float, window: Window) -> None:
         if int(at / window.seconds) == self.number:
             self.total -= min(units, self.total)
 
@@ -126,12 +126,12 @@ class LeakingCounter:
             self.total = max(0.0, self.total - (now - self.at) * window.limit / window.seconds)
             self.at = now
 
-    def add(self, cost: int, now: float) -> None:  # noqa: ARG002  # it was moved there
+    def add(self, cost: int) -> None:
         self.total += cost
 
-    def give_back(self, units: int, at: float, window: Window, now: float) -> None:
+    def give_back(self, units: int, at: float, window: Window) -> None:
         # Part of them may have leaked since, if the bucket was empty meanwhile: at most what leaks in that time.
-        left = units - max(0.0, now - at) * window.limit / window.seconds
+        left = units - max(0.0, self.at - at) * window.limit / window.seconds
         self.total = max(0.0, self.total - max(0.0, left))
 
     def seconds_until(self, room: int, window: Window, now: float) -> float:  # noqa: ARG002  # it was moved there

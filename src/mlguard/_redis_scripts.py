@@ -111,7 +111,7 @@ local units, at = tonumber(ARGV[1]), tonumber(ARGV[#ARGV])
 
 local function give_back(counter, limit, width, kind)
   if kind == 'gcra' then  -- part of them may have leaked since
-    counter[1] = max(0, counter[1] - max(0, -units - max(0, now - at) * limit / width))
+    counter[1] = max(0, counter[1] - max(0, -units - max(0, counter[2] - at) * limit / width))
   elseif kind == 'fixed' then
     if floor(at / width) == counter[2] then counter[1] = max(0, counter[1] + units) end
   else

@@ -121,7 +121,7 @@ class MemoryStore:
                     retry_after = max(retry_after, counter.seconds_until(cost, window, now))
             if admitted and cost:
                 for counter in counters.windows:
-                    counter.add(cost, now)
+                    counter.add(cost)
                 counters.keep(windows, now)
             remaining = [max(0, int(window.limit - counter.total)) for counter, window in pairs]
             reset = [counter.seconds_until_reset(window, now) for counter, window in pairs]
@@ -135,9 +135,9 @@ class MemoryStore:
             for counter, window in zip(counters.windows, windows, strict=True):
                 counter.move(window, now)
                 if units > 0:
-                    counter.add(units, now)
+                    counter.add(units)
                 else:
-                    counter.give_back(-units, at, window, now)
+                    counter.give_back(-units, at, window)
             if units > 0:
                 counters.keep(windows, now)
 
