@@ -585,12 +585,15 @@ class Registering(Moody):
         return await super().swap(key, old, new, ttl)
 
 
-def test_a_registry_that_cannot_be_read_is_no_open_door() -> None:
-    """Who writes nonsense there stops the service, and is not taken for somebody who has written nothing."""
+@pytest.mark.parametrize("record", [b"nonsense", b"[]", b'{"rows": 1}', b'{"rows": {"caller": 10}}', b"\xff"])
+def test_a_registry_that_cannot_be_read_is_no_open_door(record: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor a closed one: it is the operator's list. The budget holds, and what can be read is there again."""
     store = Registering()
-    asyncio.run(store.put(store_key("budgets"), b"nonsense", 60))
+    asyncio.run(store.put(store_key("budgets"), record, 60))
     service = Service("10/month", name="rows", store=store)
-    assert service.statuses(1, 1) == [500, 500]
+    assert service.statuses(8, 3) == [200, 429]
+    assert caplog.text.count("the list of budgets in the store cannot be read") == 1
+    assert asyncio.run(registered(store)).keys() == {"rows"}
 
 
 def test_a_hit_needs_to_know_its_caller() -> None:

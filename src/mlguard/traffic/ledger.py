@@ -1,11 +1,12 @@
 """What was spent of a budget, in a store: for the guard, and for the operator who looks at it from outside."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from mlguard.errors import ConfigurationError
 from mlguard.store import Spending, Store, store_key
@@ -18,6 +19,8 @@ logger = logging.getLogger("mlguard")
 KEPT = 86_400.0
 _REGISTRY = store_key("budgets")
 _REGISTERED = 400 * 86_400.0  # seconds; each start of a service says it again
+#: What is known of each budget: the quota of ``caller`` and, if there is one, of ``total``.
+_BUDGETS = TypeAdapter(dict[str, dict[str, str]])
 
 #: Who is counted by the budget over all callers.
 EVERYBODY = ("everybody",)
@@ -143,10 +146,9 @@ async def register(store: Store, budget: str, quotas: Mapping[str, str]) -> None
     """
     while True:
         (known,) = await store.get(_REGISTRY)
-        budgets = json.loads(known or b"{}")
-        budgets[budget] = dict(quotas)
+        budgets = _read(known) | {budget: dict(quotas)}
         # Also where nothing is new: it is remembered for as long again.
-        if await store.swap(_REGISTRY, known, json.dumps(budgets).encode(), _REGISTERED):
+        if await store.swap(_REGISTRY, known, _BUDGETS.dump_json(budgets), _REGISTERED):
             return
 
 
@@ -155,8 +157,17 @@ async def registered(store: Store) -> dict[str, dict[str, Ledger]]:
     (known,) = await store.get(_REGISTRY)
     return {
         budget: {what: Ledger(budget, Quota.parse(quota, where="budget")) for what, quota in quotas.items()}
-        for budget, quotas in json.loads(known or b"{}").items()
+        for budget, quotas in _read(known).items()
     }
+
+
+def _read(record: bytes | None) -> dict[str, dict[str, str]]:
+    """What was registered. What cannot be read is written anew by the next service, and is no reason to refuse."""
+    try:
+        return _BUDGETS.validate_json(record or b"{}", strict=True)
+    except ValidationError:
+        logger.warning("the list of budgets in the store cannot be read: mlguard budget knows those that are used next")
+        return {}
 
 
 def ledger_named(budgets: Mapping[str, Mapping[str, Ledger]], name: str, what: str) -> Ledger:
