@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Annotated, Any
@@ -27,6 +28,8 @@ from mlguard import (
     InsufficientScopeError,
     NotAuthenticatedError,
     Principal,
+    ProofOfWork,
+    QueryBudget,
     RateLimit,
     SignatureAuth,
     harden,
@@ -644,14 +647,21 @@ def test_guard_of_the_apps_own_may_set_a_context_variable() -> None:
     assert [call(app, path, method="GET", headers=[KEY]).json for path in ("/direct", "/sync")] == ["alice"] * 2
 
 
-def test_apps_in_one_process_share_no_unnamed_bucket() -> None:
+@pytest.mark.parametrize(
+    "limit",
+    [
+        functools.partial(RateLimit, "1/minute"),
+        functools.partial(QueryBudget, "1/day"),
+        functools.partial(ProofOfWork, "1/minute", secret=secrets.token_bytes(32)),
+    ],
+)
+def test_apps_in_one_process_share_no_unnamed_bucket(limit: Callable[..., Any]) -> None:
     """Two apps with keys of their own and an "alice" each do not use up each other's limit."""
 
     def make() -> FastAPI:
         app = FastAPI()
-        limit = RateLimit("1/minute", by=APIKeyAuth(APIKeys([RECORD])))
 
-        @app.get("/predict", dependencies=[Depends(limit)])
+        @app.get("/predict", dependencies=[Depends(limit(by=APIKeyAuth(APIKeys([RECORD]))))])
         async def predict() -> None: ...
 
         return app

@@ -36,13 +36,7 @@ from mlguard.problems import (
 )
 from mlguard.settings import load_settings
 from mlguard.store import Store
-from mlguard.traffic.budget import QueryBudget
-from mlguard.traffic.concurrency import ConcurrencyLimit
-from mlguard.traffic.proof_of_work import ProofOfWork
-from mlguard.traffic.rate import RateLimit
-
-#: Guards that count in buckets, which have names.
-_Counting = RateLimit | QueryBudget | ConcurrencyLimit | ProofOfWork
+from mlguard.traffic._counting import CountingGuard
 
 # The documentation pages load Swagger UI and ReDoc from a content delivery network and start them with inline script.
 _DOCS_CSP = (
@@ -263,7 +257,7 @@ class _Hardened:
         judging = [guard for guard in guards if guard not in overrides]  # a test without keys needs none
         for guard in judging:
             guard.check()
-        _check_buckets([guard for guard in guards if isinstance(guard, _Counting)])
+        _check_buckets([guard for guard in guards if isinstance(guard, CountingGuard)])
         self._stores = [*{id(store): store for guard in judging for store in guard.stores}.values()]
         self._shortcuts.install()
         self._checked = True
@@ -355,7 +349,7 @@ def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
             )
 
 
-def _check_buckets(limits: Sequence[_Counting]) -> None:
+def _check_buckets(limits: Sequence[CountingGuard]) -> None:
     """Two limits that would share a bucket without anybody having said so are a mistake."""
     by_name: defaultdict[tuple[str, str, int], list[Any]] = defaultdict(list)
     for limit in limits:

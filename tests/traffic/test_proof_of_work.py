@@ -292,7 +292,7 @@ def test_a_solution_is_good_once_where_clocks_differ() -> None:
     now = time.time()
     elapsed, ahead, behind = Clock(), Clock(now + 45), Clock(now)
     store = MemoryStore(clock=elapsed)
-    first, second = (puzzle("2/day", ttl=10, store=store, clock=clock) for clock in (ahead, behind))
+    first, second = (puzzle("2/day", name="puzzles", ttl=10, store=store, clock=clock) for clock in (ahead, behind))
     _, challenge = spent(first)
     solution = solve_challenge(challenge)
     app = service(second)

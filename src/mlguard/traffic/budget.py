@@ -1,7 +1,6 @@
 """How much of the model one caller may have."""
 
 import asyncio
-import itertools
 import logging
 import math
 import time
@@ -14,11 +13,12 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import await_turn, once
 from mlguard.errors import BudgetExceededError, ConfigurationError, MLGuardError, UnavailableError
-from mlguard.store import Store, default_store
+from mlguard.store import Store
 from mlguard.traffic._by import By, Cost, checked_units, describe, signature
+from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic.budget_warnings import Alarm, OnWarning
 from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Charge, Ledger, register
-from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
+from mlguard.traffic.outages import OnStoreError
 from mlguard.traffic.periods import Period, Quota
 from mlguard.traffic.reservations import Reservation, apart
 
@@ -26,10 +26,8 @@ logger = logging.getLogger("mlguard")
 
 _LARGEST = 10**15 - 1  # number in a structured field (RFC 9651)
 
-_serial = itertools.count(1)
 
-
-class QueryBudget(Guard):
+class QueryBudget(CountingGuard):
     """Admits so much in each calendar period: the long limit that makes copying a model expensive.
 
     Guards against a patient caller who takes the model home row by row, where a rate would let through thousands a day.
@@ -89,23 +87,18 @@ class QueryBudget(Guard):
         clock: Callable[[], float] = time.time,
     ) -> None:
         own_quota, total_quota = self.quota = _quotas(limit, total)
-        if name is not None and (not isinstance(name, str) or not name):
-            raise ConfigurationError("QueryBudget(name=...) is a text, and not empty; leave it out or name the budget")
-        if store is not None and not isinstance(store, Store):
-            raise ConfigurationError("QueryBudget(store=...) must be a Store, such as MemoryStore()")
         self._by = By(by, where="QueryBudget")
         self._cost = Cost(cost, where="QueryBudget")
         self.charges_by = self._cost.reader
-        self.named = name is not None
-        self.name = name or f"{own_quota} by {self._by.label}"
-        self.store = default_store() if store is None else store
-        self.stores = (self.store,)
-        self._counts = counts_of(self.store, on_store_error, local_share, where=f"QueryBudget {self.name!r}")
-        self.suspends = self.store.suspends
-        self.statuses = (429, 503) if self.suspends and on_store_error != "local" else (429,)
-        own = "" if self.named or self.suspends else f" #{next(_serial)}"
-        self._ledger = Ledger(self.name + own, own_quota)
-        self._total_ledger = None if total_quota is None else Ledger(self.name + own, total_quota)
+        super().__init__(
+            name=name,
+            otherwise=f"{own_quota} by {self._by.label}",
+            store=store,
+            on_store_error=on_store_error,
+            local_share=local_share,
+        )
+        self._ledger = Ledger(self.name + self._own, own_quota)
+        self._total_ledger = None if total_quota is None else Ledger(self.name + self._own, total_quota)
         alarm = partial(Alarm, store=self.store, budget=self.name, warn_at=warn_at, on_warning=on_warning)
         self._alarm = alarm(self._ledger)
         #: What is charged, in that order: the caller, and then all of them together.
@@ -168,11 +161,6 @@ class QueryBudget(Guard):
             UnavailableError: As for :meth:`grant`.
         """
         return await self._ledger.reset(self.store, self._by.identity(caller), self._clock())
-
-    @property
-    def decided_without_store(self) -> int:
-        """How many requests were decided while the store did not answer, for metrics."""
-        return decided_without_store(self._counts)
 
     async def charge_refused(self, conn: HTTPConnection, **principals: Any) -> None:
         """Charge one unit for an input that was refused.
@@ -282,9 +270,6 @@ class QueryBudget(Guard):
             "Retry-After": str(_seconds_left(period, charge.at)),
         }
         return BudgetExceededError(f"{self.name}: the total of all callers is spent", headers=headers)
-
-    def __repr__(self) -> str:
-        return f"QueryBudget({self.name!r})"
 
 
 def _quotas(limit: str, total: str | None) -> tuple[Quota, Quota | None]:

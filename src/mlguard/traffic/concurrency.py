@@ -1,6 +1,5 @@
 """How many requests run at once."""
 
-import itertools
 import math
 import secrets
 from collections.abc import Callable
@@ -13,15 +12,14 @@ from mlguard import _fastapi
 from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import judge_all, once
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, OverloadedError
-from mlguard.store import Store, default_store, store_key
+from mlguard.store import Store, store_key
 from mlguard.traffic._by import MAX_UNITS, By, signature
+from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic._places import Places
-from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
-
-_serial = itertools.count(1)
+from mlguard.traffic.outages import OnStoreError
 
 
-class ConcurrencyLimit(Guard):
+class ConcurrencyLimit(CountingGuard):
     """Lets so many requests run at once, and refuses the others instead of queueing them without bound.
 
     Guards against requests that take long, and together more memory or time than there is. Not against many short ones:
@@ -75,24 +73,21 @@ class ConcurrencyLimit(Guard):
             raise ConfigurationError("ConcurrencyLimit(limit) is a whole number of places, at least 1")
         _check_seconds("wait", wait, 0, 60)
         _check_seconds("lease", lease, 1, 3_600)
-        if name is not None and not name:
-            raise ConfigurationError("ConcurrencyLimit(name=...) is empty; leave it out or name the places")
-        if store is not None and not isinstance(store, Store):
-            raise ConfigurationError("ConcurrencyLimit(store=...) must be a Store, such as MemoryStore()")
         self._by = By(_everybody if by is None else by, where="ConcurrencyLimit")
         self.is_shared = by is None
         self.limit = self.quota = limit
-        self.named = name is not None
-        self.name = name or f"{limit} at once{'' if by is None else f' by {self._by.label}'}"
-        self.store = default_store() if store is None else store
-        self.stores = (self.store,)
+        super().__init__(
+            name=name,
+            otherwise=f"{limit} at once{'' if by is None else f' by {self._by.label}'}",
+            store=store,
+            on_store_error=on_store_error,
+            local_share=local_share,
+        )
         self.suspends = True
-        self._counts = counts_of(self.store, on_store_error, local_share, where=f"ConcurrencyLimit {self.name!r}")
+        if self.is_shared:
+            self.statuses = (503,)
         self._places = Places(self._counts, limit, wait=wait, ttl=lease if self.store.suspends else math.inf)
-        waits_for_store = self.store.suspends and on_store_error != "local"
-        self.statuses = (503,) if by is None else (429, 503) if waits_for_store else (429,)
-        own = "" if self.named or self.store.suspends else f" #{next(_serial)}"
-        self._bucket = f"{self.name} ({limit}){own}"
+        self._bucket = f"{self.name} ({limit}){self._own}"
         self.__signature__ = signature(self._by)
 
     async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
@@ -107,11 +102,6 @@ class ConcurrencyLimit(Guard):
                     await call(conn)
         await once(conn, self, partial(self._take, conn, who))
 
-    @property
-    def decided_without_store(self) -> int:
-        """How often a place was given or kept while the store did not answer, for metrics. It only grows."""
-        return decided_without_store(self._counts)
-
     async def _take(self, conn: HTTPConnection, who: Any) -> None:
         at_end = _at_end(conn)
         key = store_key("places", self._bucket, *self._by.identity(self._by.caller(conn, who)))
@@ -122,9 +112,6 @@ class ConcurrencyLimit(Guard):
             raise OverloadedError(f"{self.name}: no place in time", retry_after=1)
         else:
             raise ConcurrencyLimitedError(f"{self.name}: no place in time", retry_after=1)
-
-    def __repr__(self) -> str:
-        return f"ConcurrencyLimit({self.name!r})"
 
 
 def _everybody(conn: HTTPConnection) -> str:  # noqa: ARG001  # one name for all

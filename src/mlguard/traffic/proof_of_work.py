@@ -13,10 +13,11 @@ from mlguard._guard import Control, Guard
 from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, ProofOfWorkRequiredError, StoreFullError, UnavailableError
-from mlguard.store import Decision, Store, default_store, store_key
+from mlguard.store import Decision, Store, store_key
 from mlguard.traffic._by import By, describe, signature
+from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic.limits import Limits
-from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
+from mlguard.traffic.outages import OnStoreError
 
 _ALGORITHM = "PBKDF2/SHA-256"
 _MAX_SOLUTION = 4_096  # bytes of the header that are looked at
@@ -26,7 +27,7 @@ _CLOCK_SKEW = 60.0  # seconds by which the clocks of two processes may differ
 _MAX_TRIED = 4_096  # solutions that were checked here and that need not be checked again
 
 
-class ProofOfWork(Guard):
+class ProofOfWork(CountingGuard):
     """Admits so many requests in so much time for nothing, and each further one for a solved puzzle.
 
     Guards anonymous endpoints against scripts that ask without end: a person's browser works for a second, a script for
@@ -64,7 +65,6 @@ class ProofOfWork(Guard):
     """
 
     control = Control.RATE_LIMIT
-    statuses: tuple[int, ...] = (429,)
 
     def __init__(
         self,
@@ -88,10 +88,6 @@ class ProofOfWork(Guard):
         _check_number("ttl", ttl, 10, 3_600)
         if tries not in _TRIES or isinstance(tries, bool):
             raise ConfigurationError(f"ProofOfWork(tries=...) is one of {', '.join(map(str, _TRIES))}")
-        if name is not None and not name:
-            raise ConfigurationError("ProofOfWork(name=...) is empty; leave it out or name the bucket")
-        if store is not None and not isinstance(store, Store):
-            raise ConfigurationError("ProofOfWork(store=...) must be a Store, such as MemoryStore()")
         self._secret = secret_bytes(secret, where="ProofOfWork(secret=...)")
         self._altcha = _load_altcha()
         self._limits = Limits.parse(limits, where="ProofOfWork")
@@ -100,15 +96,16 @@ class ProofOfWork(Guard):
         self._ttl = ttl
         self._clock = clock
         self.quota = self._limits.windows
-        self.named = name is not None
-        self.name = name or f"{', '.join(self._limits.names)} by {self._by.label}"
-        self.store = default_store() if store is None else store
-        self.on_store_error: OnStoreError = on_store_error
-        self.stores = (self.store,)
-        self._counts = counts_of(self.store, on_store_error, local_share, where=f"ProofOfWork {self.name!r}")
-        self.suspends = self.store.suspends
+        super().__init__(
+            name=name,
+            otherwise=f"{', '.join(self._limits.names)} by {self._by.label}",
+            store=store,
+            on_store_error=on_store_error,
+            local_share=local_share,
+        )
         self.statuses = (429, 503)
-        self._bucket = f"proof of work: {self.name} ({self._limits.policy})"
+        self._title = f"proof of work: {self.name} ({self._limits.policy})"
+        self._bucket = self._title + self._own
         self._tried: dict[str, None] = {}
         self.__signature__ = signature(self._by)
 
@@ -124,11 +121,6 @@ class ProofOfWork(Guard):
             who: What ``by`` has returned, where it needs more than the connection.
         """
         return self._challenge(self._key(self._by.caller(conn, who)))
-
-    @property
-    def decided_without_store(self) -> int:
-        """How many times this process has decided while the store did not answer, for metrics. It only grows."""
-        return decided_without_store(self._counts)
 
     async def _judge(self, conn: HTTPConnection, who: Any) -> None:
         caller = self._by.caller(conn, who)
@@ -197,7 +189,7 @@ class ProofOfWork(Guard):
 
     def _mark(self, key: bytes) -> str:
         """Whose puzzle it is, and whose not. Keyed: a puzzle tells nothing about buckets and callers."""
-        text = f"{self._bucket} {self._puzzle}".encode()  # easy ones of before are none of these
+        text = f"{self._title} {self._puzzle}".encode()  # easy ones of before are none of these
         return hmac.new(self._secret, b"proof of work\0" + text + b"\0" + key, sha256).hexdigest()
 
     def _refusal(self, caller: Any, key: bytes, decision: Decision, fault: str) -> ProofOfWorkRequiredError:
@@ -206,9 +198,6 @@ class ProofOfWork(Guard):
             headers=self._limits.refusal_headers(decision, decision.retry_after),
             challenge=self._challenge(key),
         )
-
-    def __repr__(self) -> str:
-        return f"ProofOfWork({self.name!r})"
 
 
 def _load_altcha() -> Any:

@@ -1,6 +1,5 @@
 """How often one caller may ask."""
 
-import itertools
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -10,16 +9,15 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal, RequestMemory
 from mlguard._order import await_turn, once
 from mlguard.errors import ConfigurationError, RateLimitedError
-from mlguard.store import Decision, Kind, Store, default_store, store_key
+from mlguard.store import Decision, Kind, Store, store_key
 from mlguard.traffic._by import By, Cost, checked_units, describe, signature
+from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic.limits import Limits, limits_of
-from mlguard.traffic.outages import OnStoreError, counts_of, decided_without_store
+from mlguard.traffic.outages import OnStoreError
 from mlguard.traffic.reservations import Reservation
 
-_serial = itertools.count(1)
 
-
-class RateLimit(Guard):
+class RateLimit(CountingGuard):
     """Admits so many requests in so much time.
 
     Guards against scraping a model and one caller using up everybody's capacity. Not against guessing a key on the same
@@ -65,7 +63,6 @@ class RateLimit(Guard):
     """
 
     control = Control.RATE_LIMIT
-    statuses: tuple[int, ...] = (429,)
 
     def __init__(
         self,
@@ -79,10 +76,6 @@ class RateLimit(Guard):
         on_store_error: OnStoreError = "refuse",
         local_share: float = 0.1,
     ) -> None:
-        if name is not None and not name:
-            raise ConfigurationError("RateLimit(name=...) is empty; leave it out or name the bucket")
-        if store is not None and not isinstance(store, Store):
-            raise ConfigurationError("RateLimit(store=...) must be a Store, such as MemoryStore()")
         if not limits:
             raise ConfigurationError('RateLimit needs at least one limit, such as RateLimit("60/minute")')
         self._limits = Limits.parse(limits, where="RateLimit", strategy=strategy, burst=burst)
@@ -93,19 +86,15 @@ class RateLimit(Guard):
         self.limits = self._limits.names
         self.strategy: Kind = strategy
         self.quota = (self.windows, strategy)
-        self.named = name is not None
         kind = "" if strategy == "sliding" else f" ({strategy})"
-        self.name = name or f"{', '.join(self.limits)}{kind} by {self._by.label}"
-        self.store = default_store() if store is None else store
-        self.on_store_error: OnStoreError = on_store_error
-        self.stores = (self.store,)
-        self._counts = counts_of(self.store, on_store_error, local_share, where=f"RateLimit {self.name!r}")
-        self.suspends = self.store.suspends
-        if self.suspends and on_store_error != "local":
-            self.statuses = (429, 503)
-        # In this process's memory, an unnamed bucket is its object's own: two apps in one process share none.
-        own = "" if self.named or self.suspends else f" #{next(_serial)}"
-        self._bucket = f"{self.name} ({self._limits.policy}){kind}{own}"
+        super().__init__(
+            name=name,
+            otherwise=f"{', '.join(self.limits)}{kind} by {self._by.label}",
+            store=store,
+            on_store_error=on_store_error,
+            local_share=local_share,
+        )
+        self._bucket = f"{self.name} ({self._limits.policy}){kind}{self._own}"
         self.__signature__ = signature(self._by, self._cost)
 
     async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
@@ -156,11 +145,6 @@ class RateLimit(Guard):
         """
         units = checked_units(units, where="RateLimit.reserve(units=...)")
         return Reservation(units, partial(self._reserve, conn, units), where=f"RateLimit {self.name!r}", conn=conn)
-
-    @property
-    def decided_without_store(self) -> int:
-        """How many times this process has decided while the store did not answer, for metrics. It only grows."""
-        return decided_without_store(self._counts)
 
     @property
     def needs_only_connection(self) -> bool:
@@ -244,6 +228,3 @@ class RateLimit(Guard):
         return RateLimitedError(
             f"{self.name}: limit used up{describe(caller)}{own}", headers=limits.refusal_headers(decision, retry_after)
         )
-
-    def __repr__(self) -> str:
-        return f"RateLimit({self.name!r})"
