@@ -8,6 +8,7 @@ import base64
 import json
 import math
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
@@ -31,6 +32,31 @@ def refuse(reason: str) -> NoReturn:
         RefusedError: Always.
     """
     raise RefusedError(reason)
+
+
+def bearer_token(headers: Iterable[tuple[bytes, bytes]], max_size: int) -> bytes:
+    """The token that a request carries (RFC 6750, section 2.1).
+
+    Args:
+        headers: Of the request, as in ASGI.
+        max_size: Bytes of the longest token that is looked at.
+
+    Raises:
+        RefusedError: It carries none, several, another credential, or one that is too long.
+    """
+    value: bytes | None = None
+    for name, content in headers:
+        if name == b"authorization":
+            if value is not None:
+                refuse("several Authorization headers")
+            value = content
+    if value is None:
+        refuse("no Authorization header")
+    if value[:7].lower() != b"bearer ":
+        refuse("another scheme than Bearer")
+    if len(value) > max_size + 7:
+        refuse("longer than max_token_size")
+    return value[7:].lstrip(b" ")
 
 
 class SignedToken(NamedTuple):

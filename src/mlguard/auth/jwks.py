@@ -9,17 +9,19 @@ import asyncio
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from random import SystemRandom
 
 from mlguard.auth._jwt_claims import is_number
 from mlguard.auth._jwt_keys import KeyHealth, Keys, checked_algorithms
 from mlguard.auth._key_sets import KeySet, KeySetError, read_key_set
-from mlguard.auth._key_sources import KeySource
+from mlguard.auth._key_sources import KeyFile, KeySource, KeyURL
 from mlguard.errors import ConfigurationError, KeysUnavailableError
 
 logger = logging.getLogger("mlguard")
@@ -247,6 +249,38 @@ async def _done(loading: Future[None], seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await done.wait()
+
+
+def keys_from(
+    source: object, algorithms: object, *, refresh_every: float | None, max_stale: float, timeout: float
+) -> PublishedKeys:
+    """The keys of a JWK Set at a URL, or in a file, which must hold usable ones now.
+
+    Args:
+        source: An https URL (http for this machine only), or the path of a file.
+        algorithms: As for :class:`PublishedKeys`.
+        refresh_every: The same. None is 300 for a URL, and 1 for a file.
+        max_stale: The same.
+        timeout: The same.
+
+    Raises:
+        ConfigurationError: A setting that cannot work, or a file that cannot be read or whose keys cannot be used.
+    """
+    if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+        every = 300 if refresh_every is None else refresh_every
+        return PublishedKeys(KeyURL(source), algorithms, refresh_every=every, max_stale=max_stale, timeout=timeout)
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise ConfigurationError("JWTAuth.from_jwks takes an https URL or the path of a file")
+    keys = PublishedKeys(
+        KeyFile(Path(source)),
+        algorithms,
+        refresh_every=1 if refresh_every is None else refresh_every,
+        max_stale=max_stale,
+        timeout=timeout,
+        strict=True,
+    )
+    keys.load_now()
+    return keys
 
 
 def _seconds(setting: str, value: object, *, least: float, most: float) -> float:

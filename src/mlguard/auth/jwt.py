@@ -6,12 +6,10 @@ were bound to each other when the keys were loaded; the claims only after that.
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 from fastapi.openapi.models import HTTPBearer
@@ -24,11 +22,11 @@ from mlguard._guard import Control, Guard, Principal, RequestMemory
 from mlguard._order import is_its_turn, judge, once
 from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth._jwt_claims import ClaimRules, is_number
-from mlguard.auth._jwt_form import RefusedError, read_token, refuse, verified_claims
+from mlguard.auth._jwt_form import RefusedError, bearer_token, read_token, refuse, verified_claims
 from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys
-from mlguard.auth._key_sources import KeyFile, KeyURL, OpenIDProvider
+from mlguard.auth._key_sources import OpenIDProvider
 from mlguard.auth._token_memory import TokenMemory, VerifiedToken
-from mlguard.auth.jwks import PublishedKeys
+from mlguard.auth.jwks import PublishedKeys, keys_from
 from mlguard.auth.revocations import MAX_LEEWAY, Revocations
 from mlguard.errors import ConfigurationError, LoginTooWeakError, NotAuthenticatedError
 from mlguard.traffic.rate import RateLimit
@@ -220,26 +218,7 @@ class JWTAuth(SecurityBase, Guard):
                 (``pip install 'mlguard[oidc]'``); a file that cannot be read, that has no usable key, or that has a
                 weak, private or symmetric one. In a set from a URL such keys are left out, and logged.
         """
-        if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
-            keys = PublishedKeys(
-                KeyURL(source),
-                algorithms,
-                refresh_every=300 if refresh_every is None else refresh_every,
-                max_stale=max_stale,
-                timeout=timeout,
-            )
-        elif isinstance(source, str | os.PathLike) and os.fspath(source):
-            keys = PublishedKeys(
-                KeyFile(Path(source)),
-                algorithms,
-                refresh_every=1 if refresh_every is None else refresh_every,
-                max_stale=max_stale,
-                timeout=timeout,
-                strict=True,
-            )
-            keys.load_now()
-        else:
-            raise ConfigurationError("JWTAuth.from_jwks takes an https URL or the path of a file")
+        keys = keys_from(source, algorithms, refresh_every=refresh_every, max_stale=max_stale, timeout=timeout)
         return cls(keys, algorithms=algorithms, issuer=_demanded(issuer), audience=audience, **options)
 
     @classmethod
@@ -319,7 +298,7 @@ class JWTAuth(SecurityBase, Guard):
         if self._asks_more or (keys := self._keys.fresh()) is None:
             return None
         try:
-            proof = self._memory.find(sha256(self._token(conn)).digest(), keys)
+            proof = self._memory.find(sha256(bearer_token(conn.scope["headers"], self._max_token_size)).digest(), keys)
             if proof is None:
                 return None
             now = self._clock()
@@ -332,7 +311,7 @@ class JWTAuth(SecurityBase, Guard):
 
     async def _authenticate(self, conn: HTTPConnection) -> Principal:
         try:
-            token = self._token(conn)
+            token = bearer_token(conn.scope["headers"], self._max_token_size)
             digest = sha256(token).digest()
             keys = self._keys.fresh()
             proof = None if keys is None else self._memory.find(digest, keys)
@@ -351,21 +330,6 @@ class JWTAuth(SecurityBase, Guard):
             return proof.principal
         # Raised out here, so that no context of the exception keeps the token.
         raise NotAuthenticatedError(f"bearer token: {reason}", challenge=self.challenge)
-
-    def _token(self, conn: HTTPConnection) -> bytes:
-        value: bytes | None = None
-        for name, content in conn.scope["headers"]:
-            if name == b"authorization":
-                if value is not None:
-                    refuse("several Authorization headers")
-                value = content
-        if value is None:
-            refuse("no Authorization header")
-        if value[:7].lower() != b"bearer ":
-            refuse("another scheme than Bearer")
-        if len(value) > self._max_token_size + 7:
-            refuse("longer than max_token_size")
-        return value[7:].lstrip(b" ")
 
     async def _verify(self, token: bytes, digest: bytes, keys: Keys | None) -> VerifiedToken:
         """What a token proves that is not remembered."""
