@@ -60,6 +60,6 @@ def _give_all_back() -> None:
         _give_back(name)
 
 
-if sys.platform == "linux":  # pragma: no branch
+if sys.platform == "linux":  # pragma: no branch  # tested there alone
     # What a worker forks is no worker, and may live longer.
     os.register_at_fork(after_in_child=_give_all_back)

@@ -127,12 +127,12 @@ def _install_handlers(app: FastAPI) -> None:
     if handlers.get(HTTPException) is _fastapi.DEFAULT_HTTP_HANDLER:
         handlers[HTTPException] = answer_refusal  # type: ignore[assignment]  # Starlette types handlers too narrowly
     if handlers.get(RequestValidationError) is _fastapi.DEFAULT_VALIDATION_HANDLER:
-        handlers[RequestValidationError] = answer_refusal  # type: ignore[assignment]
+        handlers[RequestValidationError] = answer_refusal  # type: ignore[assignment]  # narrower than any Exception
     websocket_handler: Any = handlers.get(WebSocketRequestValidationError)
     if websocket_handler is _fastapi.DEFAULT_WEBSOCKET_HANDLER:
-        handlers[WebSocketRequestValidationError] = answer_websocket_validation  # type: ignore[assignment]
+        handlers[WebSocketRequestValidationError] = answer_websocket_validation  # type: ignore[assignment]  # as above
     if 500 not in handlers:
-        handlers.setdefault(Exception, answer_refusal)  # type: ignore[arg-type]
+        handlers.setdefault(Exception, answer_refusal)  # type: ignore[arg-type]  # as above
 
 
 class _RouteWatch:

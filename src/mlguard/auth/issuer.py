@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from joserfc.jwk import Key
 
@@ -15,6 +15,7 @@ from mlguard.auth._issued_token_auth import IssuedTokenAuth
 from mlguard.auth._issuer_keys import ACCESS, REFRESH, IssuerKeys
 from mlguard.auth._refresh_families import RefreshFamilies, ReusedError
 from mlguard.auth._scopes import checked_scopes
+from mlguard.auth._sessions import Refresh, Session, read_refresh, refresh_claims
 from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.revocations import Revocations
 from mlguard.errors import ConfigurationError, InsufficientScopeError, NotAuthenticatedError
@@ -40,24 +41,6 @@ class Tokens:
     refresh_token: str = field(repr=False)
     expires_in: int
     scopes: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """What all tokens of one login have in common."""
-
-    id: str
-    subject: str
-    scopes: frozenset[str]
-    authenticated_at: float
-    client_id: str | None
-    amr: tuple[str, ...]
-
-
-class _Refresh(NamedTuple):
-    session: _Session
-    number: int
-    expires: float
 
 
 class TokenIssuer:
@@ -205,7 +188,7 @@ class TokenIssuer:
             NotAuthenticatedError: Everything of this subject was revoked since the login began (401).
             StoreFullError: There is no room to remember the session (503).
         """
-        session = _Session(
+        session = Session(
             secrets.token_urlsafe(16),
             _checked_subject(subject),
             checked_scopes(scopes, where="scopes"),
@@ -311,30 +294,22 @@ class TokenIssuer:
     async def _revoke_id(self, id: str, expires_at: float) -> None:  # noqa: A002  # as above
         await self.revocations.revoke(id, issuer=self.issuer, expires_at=expires_at)
 
-    def _end_of(self, session: _Session) -> float:
+    def _end_of(self, session: Session) -> float:
         return session.authenticated_at + self._session_lifetime
 
-    async def _mint(self, session: _Session, granted: frozenset[str], number: int) -> Tokens:
+    async def _mint(self, session: Session, granted: frozenset[str], number: int) -> Tokens:
         now = self.clock()
         end = self._end_of(session)
-        shared = {
-            "sid": session.id,
-            "auth_time": session.authenticated_at,
-            **({} if session.client_id is None else {"client_id": session.client_id}),
-            **({"amr": list(session.amr)} if session.amr else {}),
-        }
         access = {
             **self._claims(self.audience, session.subject, now, min(now + self._access_lifetime, end)),
             "jti": f"{session.id}.{secrets.token_urlsafe(9)}",  # revoked by itself, or with its session
             **_scope_claim("scope", granted),
-            **shared,
+            **session.claims(),
         }
         refresh = {
             **self._claims(self._refresh_audience, session.subject, now, min(now + self._refresh_lifetime, end)),
-            "seq": number,
             "access_aud": self.audience,  # who signs for several services with one key has an issuer for each
-            "granted": " ".join(sorted(session.scopes)),
-            **shared,
+            **refresh_claims(session, number),
         }
         access_token, refresh_token = await self._sign((ACCESS, access), (REFRESH, refresh))
         # Last of all: who is revoked while this runs gets nothing, or tokens from before, which are revoked too.
@@ -353,24 +328,15 @@ class TokenIssuer:
 
         return await asyncio.to_thread(sign) if self._keys.is_slow else sign()
 
-    def _read_refresh(self, token: str) -> _Refresh:
+    def _read_refresh(self, token: str) -> Refresh:
         kind, claims = self._keys.read(token) or ("", {})
         named = (claims.get("iss"), claims.get("aud"), claims.get("access_aud"))
         if kind != REFRESH or named != (self.issuer, self._refresh_audience, self.audience):
             _refuse("refresh token: not one of this issuer's")
-        match claims:
-            case {
-                "sub": str(subject),
-                "sid": str(family),
-                "seq": int(number),
-                "granted": str(granted),
-                "exp": int() | float() as expires,
-                "auth_time": int() | float() as authenticated_at,
-            }:
-                scopes, amr = frozenset(granted.split()), tuple(claims.get("amr", ()))
-                session = _Session(family, subject, scopes, authenticated_at, claims.get("client_id"), amr)
-                return _Refresh(session, number, expires)
-        raise NotAuthenticatedError("refresh token: not of the form that this issuer writes", challenge="Bearer")
+        refresh = read_refresh(claims)
+        if refresh is None:
+            _refuse("refresh token: not of the form that this issuer writes")
+        return refresh
 
     def __repr__(self) -> str:
         return f"TokenIssuer({self._keys.algorithm}, issuer={self.issuer!r})"

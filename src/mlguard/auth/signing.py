@@ -148,7 +148,7 @@ class SignatureAuth(SecurityBase, Guard):
         self._unknown_key = secrets.token_bytes(32)  # signs for unknown key ids, so that they cost the same time
         self._failures = checked_failures(failures, where="SignatureAuth")
         if failures is not None:
-            self.statuses = (*self.statuses, 429)
+            self.statuses = tuple(sorted({*self.statuses, *failures.statuses}))
         self.stores = (self.store, *(failures.stores if failures is not None else ()))
         self.suspends = any(store.suspends for store in self.stores)
         self.scheme_name = scheme_name or type(self).__name__

@@ -20,7 +20,7 @@ from mlguard.auth.key_files import entries_of, file_format, read_entry, read_key
 from mlguard.auth.key_records import APIKey
 from mlguard.errors import ConfigurationError
 
-if sys.platform != "win32":  # pragma: no branch
+if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and so below
     import fcntl
 
 Entry = MutableMapping[str, Any]

@@ -83,7 +83,7 @@ class Places:
         try:
             while not turn.has_left and (left := due - turn.loop.time()) > 0:
                 polls = not self._is_local and line[0] is turn
-                await turn.wait(min(left, _POLL * random.uniform(0.5, 1.5)) if polls else left)  # noqa: S311
+                await turn.wait(min(left, _POLL * random.uniform(0.5, 1.5)) if polls else left)  # noqa: S311  # no secret
                 if not turn.has_left and line[0] is turn and (await self._ask(key, holder)).held:
                     return True
             return False

@@ -166,7 +166,7 @@ class _Substitute:
 
 
 class _Everybody:
-    """Admits everybody, and counts nothing."""
+    """Admits everybody, and counts nothing: its arguments are those of every counter, and most go unused."""
 
     is_bounded = False
 
