@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlguard.errors import InvalidInputError
+from mlguard.inputs.json_bodies import JSONBodies
 from mlguard.inputs.json_rows import JSONRows
 from mlguard.inputs.row_rules import RowRules, Rows
+from tests.inputs.reading import Reading
 
 MIB = 1 << 20
 
 
-def reader(columns: int = 3, *, max_rows: int = 4, bound: float = 1e300, dtype: Any = np.float64) -> JSONRows:
-    return JSONRows(RowRules(columns=columns, low=-bound, high=bound, max_rows=max_rows, dtype=dtype), "features")
+def reader(columns: int = 3, *, max_rows: int = 4, bound: float = 1e300, dtype: Any = np.float64) -> Reading:
+    rules = RowRules(columns=columns, low=-bound, high=bound, max_rows=max_rows, dtype=dtype)
+    return Reading(JSONBodies({"json": JSONRows(rules, "features")}), rules)
 
 
 def outcome(read: Callable[[], Rows]) -> Any:
@@ -30,12 +34,9 @@ def outcome(read: Callable[[], Rows]) -> Any:
     return rows.shape, rows.dtype, rows.tobytes()
 
 
-def check_agreement(rows: JSONRows, body: bytes) -> None:
-    def fast() -> Rows:
-        values = rows.fast(body)
-        return rows.exact(body) if values is None else rows.rules.judge(values)
-
-    assert outcome(fast) == outcome(lambda: rows.exact(body)) == outcome(lambda: rows.read(body))
+def check_agreement(rows: Reading, body: bytes) -> None:
+    paths = (rows.fast_or_exact, rows.exact, rows.read)
+    assert len({repr(outcome(partial(path, body))) for path in paths}) == 1
 
 
 # Documents ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from mlguard.errors import ConfigurationError, InvalidInputError
 from mlguard.inputs.features import Features
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
+from tests.inputs.reading import rows_of
 
 Row = Annotated[NDArray[np.float64], FeatureVector(columns=["secret_a", "secret_b"], low=[0, -1], high=10)]
 Batch = Annotated[NDArray[np.float64], FeatureMatrix(columns=2, low=0, high=10, max_rows=3)]
@@ -142,7 +143,7 @@ def test_pydantic_and_features_agree(value: Any) -> None:
     rules: Any = FeatureVector(columns=2, low=0, high=10) if is_row else FeatureMatrix(**BATCH)
     body = json.dumps({"features": value}).encode()
     assert outcome(lambda: TypeAdapter[Any](Annotated[Any, rules]).validate_python(value)) == outcome(
-        lambda: Features(**BATCH)._reader.read(body)
+        lambda: rows_of(Features(**BATCH), body)
     )
 
 

@@ -3,6 +3,7 @@
 One implementation for every way in: the body that :class:`~mlguard.Features` reads, and the pydantic types.
 """
 
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence, Sized
 from numbers import Real
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mlguard.errors import ConfigurationError, InvalidInputError
+from mlguard.inputs.tensor_shape import check_shape, flat_bound, flatten
 
 Rows = NDArray[np.floating[Any]]
 
@@ -22,7 +24,7 @@ _BROKEN = {
     "depth": "The body is nested too deeply",
     "duplicate": "An object in the body names a member twice",
     "object": "The body is not a JSON object",
-    "field": "The object must hold the one member that is expected, and no other",
+    "field": "An object must hold the members that are expected, and no others",
     "array": "An array is expected",
     "empty": "An array is empty",
     "rows": "There are too many rows",
@@ -31,6 +33,16 @@ _BROKEN = {
     "number": "A value is not a number",
     "finite": "A number is not finite",
     "range": "A number is out of range",
+    "record": "An object with one value for each column is expected",
+    "names": "The columns are not named as expected, each of them once",
+    "index": "The index does not have one entry for each row",
+    "shape": "The shape is not that of the rows, or not that of the data",
+    "datatype": "A datatype is not one that is read, or cannot hold a value",
+    "binary": "Data outside the JSON document is not read",
+    "npy": "The body is not a .npy file",
+    "length": "The data is shorter or longer than its header says",
+    "csv": "The body is not CSV encoded as UTF-8",
+    "header": "The first line must name the columns",
 }
 
 _PLAIN_NUMBERS = frozenset({float, int})
@@ -52,20 +64,36 @@ class RowRules:
     """What rows of features must be, so that a model can take them.
 
     Args:
-        columns: The number of columns, or their names.
+        columns: The number of columns, or their names. None where there is a shape.
         low: The smallest value allowed, one number or one per column.
         high: The largest value allowed, one number or one per column.
         max_rows: How many rows are allowed.
         dtype: ``float64`` or ``float32``.
+        shape: The shape of one row, where rows are tensors. Their values are the columns, in C order.
 
     Raises:
         ConfigurationError: A rule that cannot work.
     """
 
     def __init__(
-        self, *, columns: int | Sequence[str], low: ArrayLike, high: ArrayLike, max_rows: int, dtype: DTypeLike
+        self,
+        *,
+        columns: int | Sequence[str] | None,
+        low: ArrayLike,
+        high: ArrayLike,
+        max_rows: int,
+        dtype: DTypeLike,
+        shape: Sequence[int] | None = None,
     ) -> None:
-        self.names, self.columns = _columns(columns)
+        if shape is None:
+            self.names, self.columns = _columns(columns)
+            self.shape: tuple[int, ...] = (self.columns,)
+        else:
+            if columns is not None:
+                raise ConfigurationError("columns and shape exclude each other: a shape says how many values a row has")
+            self.names, self.shape = None, check_shape(shape)
+            self.columns = math.prod(self.shape)
+            low, high = flat_bound(low, self.shape), flat_bound(high, self.shape)
         self.max_rows = _positive("max_rows", max_rows)
         self.dtype = _dtype(dtype)
         lows = _bound("low", low, self.columns, self.dtype)
@@ -77,23 +105,28 @@ class RowRules:
         self._low: float | Rows = float(lows[0]) if np.all(lows == lows[0]) else lows
         self._high: float | Rows = float(highs[0]) if np.all(highs == highs[0]) else highs
 
-    def judge(self, values: NDArray[np.float64]) -> Rows:
+    def judge(self, values: NDArray[Any]) -> Rows:
         """The same values in the dtype asked for, when there are not too many, and each is finite and in range.
 
         Args:
-            values: Shape ``(rows, columns)``.
+            values: Shape ``(rows, columns)``, any real dtype.
+
+        Returns:
+            Shape ``(rows, columns)``, or ``(rows, *shape)``.
 
         Raises:
             InvalidInputError: There are too many rows, or a number is not finite or out of range (422).
         """
         self._check_count(values)
+        values = values.astype(np.float64, copy=False)
         fits = (values >= self._low) & (values <= self._high)  # NaN is never within bounds
         if np.count_nonzero(fits) != values.size:
             row, column = divmod(int(np.argmin(fits)), self.columns)
             with np.errstate(over="ignore"):
                 finite = np.isfinite(self.dtype.type(values[row, column]))
             raise broken("range" if finite else "finite", row, column)
-        return values.astype(self.dtype, copy=False)  # the bounds are finite in this dtype, so these values are too
+        # The bounds are finite in this dtype, so these values are too.
+        return values.astype(self.dtype, copy=False).reshape(-1, *self.shape)
 
     def matrix(self, rows: object) -> Rows:
         """Python lists of numbers as an array: shape before numbers, each in reading order.
@@ -106,6 +139,8 @@ class RowRules:
         if not rows:
             raise broken("empty")
         self._check_count(rows)
+        if len(self.shape) > 1:
+            rows = [self._flat(index, row) for index, row in enumerate(rows)]
         for index, row in enumerate(rows):
             self._check_row(index, row)
         try:
@@ -117,6 +152,12 @@ class RowRules:
     def _check_count(self, rows: Sized) -> None:
         if len(rows) > self.max_rows:
             raise broken("rows")
+
+    def _flat(self, index: int, row: object) -> list[Any]:
+        cells = flatten(row, self.shape)
+        if isinstance(cells, str):
+            raise broken(cells, index)
+        return cells
 
     def _check_row(self, index: int, row: object) -> None:
         if not isinstance(row, list | tuple):
@@ -140,7 +181,10 @@ class RowRules:
             number["minimum"] = self._low
         if isinstance(self._high, float):
             number["maximum"] = self._high
-        return {"type": "array", "items": number, "minItems": self.columns, "maxItems": self.columns}
+        schema = number
+        for size in reversed(self.shape):
+            schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
+        return schema
 
     def rows_schema(self) -> dict[str, Any]:
         """The JSON schema of an array of rows."""
