@@ -1,9 +1,7 @@
 """Numbers from a JSON body: the fast and the exact path must never disagree."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,8 @@ from hypothesis import strategies as st
 from mlguard.errors import InvalidInputError
 from mlguard.inputs.json_bodies import JSONBodies
 from mlguard.inputs.json_rows import JSONRows
-from mlguard.inputs.row_rules import RowRules, Rows
-from tests.inputs.reading import Reading
+from mlguard.inputs.row_rules import RowRules
+from tests.inputs.reading import Reading, agreed, damaged, outcome
 
 MIB = 1 << 20
 
@@ -23,20 +21,6 @@ MIB = 1 << 20
 def reader(columns: int = 3, *, max_rows: int = 4, bound: float = 1e300, dtype: Any = np.float64) -> Reading:
     rules = RowRules(columns=columns, low=-bound, high=bound, max_rows=max_rows, dtype=dtype)
     return Reading(JSONBodies({"json": JSONRows(rules, "features")}), rules)
-
-
-def outcome(read: Callable[[], Rows]) -> Any:
-    """What a path makes of a body: the array bit for bit, or the rule that it says is broken."""
-    try:
-        rows = read()
-    except InvalidInputError as refusal:
-        return refusal.members
-    return rows.shape, rows.dtype, rows.tobytes()
-
-
-def check_agreement(rows: Reading, body: bytes) -> None:
-    paths = (rows.fast_or_exact, rows.exact, rows.read)
-    assert len({repr(outcome(partial(path, body))) for path in paths}) == 1
 
 
 # Documents ----------------------------------------------------------------------------------------------------------
@@ -74,22 +58,11 @@ documents = st.one_of(
 )
 
 
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A document with some bytes put in, taken out or changed."""
-    body = bytearray(draw(documents).encode())
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(body)))
-        body[at : at + draw(st.integers(0, 2))] = draw(
-            st.one_of(
-                st.sampled_from([b"[", b"]", b",", b"{", b"}", b'"', b"\\", b"-", b"\xef\xbb\xbf"]),
-                st.binary(max_size=2),
-            )
-        )
-    return bytes(body)
+PIECES = [b"[", b"]", b",", b"{", b"}", b'"', b"\\", b"-", b"\xef\xbb\xbf"]
+bodies = damaged(documents.map(str.encode), PIECES)
 
 
-@given(body=damaged(), columns=st.integers(1, 3))
+@given(body=bodies, columns=st.integers(1, 3))
 @example(body=b'{"features":[1,2,3,[4]]}', columns=3)
 @example(body=b'{"features":[[],1]}', columns=1)
 @example(body=b'{"features":[[1,2,3],[4]]}', columns=2)
@@ -104,7 +77,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @example(body=b'{"features":[[-0],[-0.0]]}', columns=1)
 def test_paths_agree_on_any_document(body: bytes, columns: int) -> None:
     """Right or wrong, a document has one outcome: the same array to the last bit, or the same broken rule."""
-    check_agreement(reader(columns), body)
+    agreed(reader(columns), body)
 
 
 @given(st.lists(st.lists(numbers, min_size=2, max_size=2), min_size=1, max_size=4))
@@ -143,16 +116,16 @@ def test_large_batches_take_the_fast_path(size: int) -> None:
     assert values is not None
     np.testing.assert_array_equal(values, batch)
     assert outcome(lambda: reader(max_rows=size - 1).read(body)) == {"broken": "rows"}
-    check_agreement(reader(max_rows=size), body.replace(b"[0.0, 1.0, 2.0]", b"[0.0, [1.0], 2.0]"))
-    check_agreement(reader(max_rows=size - 1), body)
+    agreed(reader(max_rows=size), body.replace(b"[0.0, 1.0, 2.0]", b"[0.0, [1.0], 2.0]"))
+    agreed(reader(max_rows=size - 1), body)
 
 
-@given(st.lists(damaged(), max_size=5))
-def test_no_document_holds_up_the_next(bodies: list[bytes]) -> None:
+@given(st.lists(bodies, max_size=5))
+def test_no_document_holds_up_the_next(sent: list[bytes]) -> None:
     """The parser is free again after every body, even while somebody keeps the refusals and the arrays."""
     read = reader()
     kept: list[Any] = []
-    for body in bodies:
+    for body in sent:
         try:
             kept.append(read.read(body))
         except InvalidInputError as refusal:

@@ -4,6 +4,7 @@ A cell is a number, or missing, or a text: nothing is a formula here, and nothin
 reads a line of any length into memory, and lets quotes stand where they may not, so cells are matched one by one.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from mlguard.inputs.json_bodies import NOT_PROVED, numbers_in, parser_for
 from mlguard.inputs.row_rules import RowRules, broken
 from mlguard.inputs.sent_rows import SentRows
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CELL = re.compile(r'(?:"((?:[^"]++|"")*+)"|([^",\r\n]*+))(,|\r\n|\n|\Z)')
 _NUMBER = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
@@ -50,7 +52,7 @@ class CSVRows:
         """
         header, _, rest = body.partition(b"\n")
         header = header.removesuffix(b"\r")
-        if b'"' in header or b"\r" in header:
+        if b'"' in header or b"\r" in header or header.startswith(_BYTE_ORDER_MARK):
             return None
         if b"\r" in rest:
             rest = rest.replace(b"\r\n", b"\n")
@@ -76,34 +78,33 @@ class CSVRows:
         Raises:
             InvalidInputError: A rule of the format is broken (422).
         """
-        text = _text(body)
-        header, *rows = self._lines(text)
-        order = self._order(header)
+        cells = _cells(_text(body))
+        order = self._order([*self._line(cells, "names")])
+        rows: list[list[float | str | None]] = []
+        for first in cells:
+            if len(rows) == self.rules.max_rows:
+                raise broken("rows")
+            line = self._line(itertools.chain([first], cells), "columns", len(rows))
+            rows.append([*map(_value, line)])
+            if len(rows[-1]) != self.rules.columns:
+                raise broken("columns", len(rows) - 1)
         if not rows:
             raise broken("empty")
-        return ordered_lists([[*map(_value, row)] for row in rows], order, self.rules)
+        return ordered_lists(rows, order, self.rules)
 
     def _order(self, header: list[str]) -> list[int] | None:
         if self.rules.names is None and all(map(_NUMBER.fullmatch, header)):
             raise broken("header")
         return order_of(header, self.rules)
 
-    def _lines(self, text: str) -> list[list[str]]:
-        """The header and the rows, no more and no longer ones than there may be: so a body cannot fill the memory."""
-        lines: list[list[str]] = []
-        line: list[str] = []
-        for cell, is_last in _cells(text):
-            if len(line) == self.rules.columns:
-                raise broken("columns", len(lines) - 1) if lines else broken("names")
-            line.append(cell)
+    def _line(self, cells: Iterator[tuple[str, bool]], rule: str, row: int | None = None) -> Iterator[str]:
+        """The cells of one line, no more than there may be: so a body cannot fill the memory."""
+        for count, (cell, is_last) in enumerate(cells):
+            if count == self.rules.columns:
+                raise broken(rule, row)
+            yield cell
             if is_last:
-                if lines and len(line) != self.rules.columns:
-                    raise broken("columns", len(lines) - 1)
-                lines.append(line)
-                if len(lines) - 1 > self.rules.max_rows:
-                    raise broken("rows")
-                line = []
-        return lines
+                return
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI media type object. Where columns have names, an example would have to tell them."""
@@ -116,13 +117,12 @@ class CSVRows:
 
 def _text(body: bytes) -> str:
     try:
-        text = body.decode("utf-8")
-    except ValueError:
+        text = "" if body.startswith(_BYTE_ORDER_MARK) else body.decode("utf-8")
+    except ValueError:  # it holds the body, so nothing is raised from here
         text = ""
-    else:
-        if text and not text.startswith("\ufeff"):
-            return text
-    raise broken("csv")
+    if not text:
+        raise broken("csv")
+    return text
 
 
 def _cells(text: str) -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,7 @@ that only simdjson cannot read, such as an integer of thirty digits.
 import json
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,13 @@ _COUNT_WITH_NUMPY = 4096  # bytes from which numpy counts faster than bytes.coun
 _KEEP = 1 << 21  # bytes of a body up to which a thread keeps its parser, which holds up to 13 times as much
 _LONGEST_EXAMPLE = 1_000  # numbers in OpenAPI's example of a row
 _LONGEST_INTEGER = 20  # characters: all that 64 bits hold
+
+#: How simdjson and numpy call the buffer of each kind of numbers.
+_BUFFERS: dict[str, tuple[Literal["d", "i", "u"], type[Any]]] = {
+    "f": ("d", np.float64),
+    "i": ("i", np.int64),
+    "u": ("u", np.uint64),
+}
 
 #: All that simdjson raises, and what a document raises that is not of the form that is looked for. Refusals too: the
 #: exact path comes to the same, and its errors hold on to no document.
@@ -150,11 +157,11 @@ def numbers_in(found: Array, kind: str) -> NDArray[Any]:
     Raises:
         ValueError: There are none, or there is something else than numbers and arrays, or a number of another kind.
     """
-    if kind == "f":
-        return np.frombuffer(found.as_buffer(of_type="d"))
-    if kind == "u":
-        return np.frombuffer(found.as_buffer(of_type="u"), np.uint64)
-    return np.frombuffer(found.as_buffer(of_type="i"), np.int64)
+    of_type, dtype = _BUFFERS[kind]
+    values = np.frombuffer(found.as_buffer(of_type=of_type), dtype)
+    if not values.size:
+        raise ValueError
+    return values
 
 
 def rows_in(found: Array, rules: RowRules, below: int) -> NDArray[Any] | None:

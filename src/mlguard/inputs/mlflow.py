@@ -26,6 +26,7 @@ from mlguard.inputs.tensor_shape import nest
 
 #: The members of which a document has one.
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_LISTS = FORMS[1:]
 _PARAMS = frozenset({"params"})
 _SPLIT = frozenset({"data"})
 _SPLIT_OPTIONAL = frozenset({"columns", "index"})
@@ -51,15 +52,13 @@ class MLflowRows:
             return None
         form = next(iter(document))
         found = document[form]
-        if isinstance(found, Array):
-            if form == "dataframe_split":
-                return None
+        if form in _LISTS and isinstance(found, Array):
             return self._fast_rows(form, found, arrays_in(body) - 1)
-        if not isinstance(found, Object):
-            return None
-        if form == "dataframe_split":
+        if form == "dataframe_split" and isinstance(found, Object):
             return self._fast_split(found, arrays_in(body))
-        return self._fast_columns(found, arrays_in(body)) if form == "inputs" else None
+        if form == "inputs" and isinstance(found, Object):
+            return self._fast_columns(found, arrays_in(body))
+        return None
 
     def exact(self, document: dict[str, Any]) -> SentRows:
         """The same rows as the fast path gives, or the rule that is broken.

@@ -21,7 +21,8 @@ _LENGTHS = {b"\x01\x00": struct.Struct("<H"), b"\x02\x00": struct.Struct("<I"), 
 _LONGEST_HEADER = 4096  # bytes; NumPy's own headers of plain numbers have 118
 _MEMBER = re.compile(
     rb""" *(['"])(?P<name>descr|fortran_order|shape)\1 *: *"""
-    rb"""(?:(['"])(?P<descr>[^'"]*)\3|(?P<list>\[)|(?P<order>True|False)|\((?P<shape>[-0-9, ]*)\)) *(?P<end>,? *\}|,)"""
+    rb"""(?:(['"])(?P<descr>[^'"]*)\3|(?P<list>\[[^\]]*\])|(?P<order>True|False)|\((?P<shape>[-0-9, ]*)\))"""
+    rb""" *(?P<end>,? *\}|,)"""
 )
 _VALUES = {b"descr": ("descr", "list"), b"fortran_order": ("order",), b"shape": ("shape",)}
 _DESCR = re.compile(rb"[<>][iu][248]|[<>]f[248]|\|[iu]1")
@@ -93,7 +94,7 @@ def _members(header: bytes) -> dict[bytes, bytes]:
         value = next((member[kind] for kind in _VALUES.get(name, ()) if member and member[kind] is not None), None)
         if member is None or value is None or name in members:
             raise broken("npy")
-        if value == b"[":
+        if value.startswith(b"["):
             raise broken("datatype")  # of several fields
         members[name] = value
         at, closed = member.end(), member["end"].endswith(b"}")

@@ -219,7 +219,7 @@ def _is_plain(found: object) -> bool:
 
 
 def _fast_call(document: Object) -> InferenceCall | None:
-    identity = document["id"] if "id" in document else ""
+    identity = document.get("id", "")
     outputs: list[Any] = []
     if not isinstance(identity, str):
         return None
