@@ -2,16 +2,18 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from simdjson import Array, Parser
 
 from mlguard.errors import InvalidInputError
-from mlguard.inputs.json_bodies import JSONBodies
+from mlguard.inputs.json_bodies import JSONBodies, numbers_in
 from mlguard.inputs.json_rows import JSONRows
+from mlguard.inputs.mlflow import MLflowRows
 from mlguard.inputs.row_rules import RowRules
 from tests.inputs.reading import Reading, agreed, damaged, outcome
 
@@ -149,6 +151,33 @@ def test_integers_too_long_for_a_machine_word_are_numbers() -> None:
     """JSON has no largest integer, so one of thirty digits counts as the number it is."""
     rows = reader().read(b'{"features":[123456789012345678901234567890,-18446744073709551616,1]}')
     assert rows.tolist() == [[123456789012345678901234567890.0, -18446744073709551616.0, 1.0]]
+
+
+def test_integers_are_read_exactly_where_they_are_wanted() -> None:
+    """A double holds whole numbers up to 2**53, so larger ones are read as integers, or not on the fast path."""
+    found: dict[bytes, dict[str, Any]] = {
+        b"[9007199254740993, -1]": {"f": [2.0**53, -1.0], "i": [2**53 + 1, -1], "u": None},
+        b"[18446744073709551615]": {"f": [2.0**64], "i": None, "u": [2**64 - 1]},
+        b"[1, 2.5]": {"f": [1.0, 2.5], "i": [1.0, 2.5], "u": [1.0, 2.5]},
+        b"[9007199254740993, 2.5]": {"f": [2.0**53, 2.5], "i": None, "u": None},
+        b"[]": {"f": None, "i": None, "u": None},
+    }
+    for text, by_kind in found.items():
+        for kind, expected in by_kind.items():
+            array = cast("Array", Parser().parse(text))
+            if expected is None:
+                with pytest.raises(ValueError, match=""):
+                    numbers_in(array, kind)
+            else:
+                assert numbers_in(array, kind).tolist() == expected
+
+
+def test_whoever_has_the_field_is_ours() -> None:
+    """Beside other forms, a document is ours by its field alone."""
+    rules = RowRules(columns=3, low=0, high=9, max_rows=4, dtype="float64")
+    both = JSONBodies({"json": JSONRows(rules, "features"), "mlflow": MLflowRows(rules)})
+    for body in (b'{"features": [1, 2, 3]}', b'{"instances": [[1, 2, 3]]}'):
+        assert both.sent(body).judged(rules).tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_single_precision_overflow_is_not_finite() -> None:

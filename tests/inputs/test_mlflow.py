@@ -184,8 +184,11 @@ BY_NAME = [
     (split(1, columns=TURNED), ("array", None, None)),
     (split(), ("names", None, None)),
     (sent(inputs=dict.fromkeys(TURNED, 1)), ("array", None, None)),
+    (sent(inputs={"b": [[1]], "age": 1, "secret_income": [1]}), ("array", None, None)),
+    (sent(inputs={"b": [1], "age": {"[[": 1}, "secret_income": 1}), ("array", None, None)),
     (sent(inputs={name: [] for name in TURNED}), ("empty", None, None)),
     (sent(inputs={name: [1] * 5 for name in TURNED}), ("rows", None, None)),
+    (sent(inputs={"b": [1, 2], "age": [1, 2], "secret_income": [1]}), ("columns", 1, None)),
     (sent(inputs={"b": [1], "age": [1, 2], "secret_income": [1, 2]}), ("columns", 1, None)),
     (sent(inputs={"b": [1], "age": [1], "secret_income": [1e301]}), ("range", 0, 2)),
     (sent(inputs={"b": [1], "age": [1], "secret_income": [[1]]}), ("nested", 0, 2)),
@@ -221,10 +224,11 @@ def documents(draw: st.DrawFn) -> bytes:
     width, count = draw(st.sampled_from([3, 3, 3, 2, 1])), draw(st.integers(0, 5))
     rows = draw(st.lists(st.lists(values, min_size=width, max_size=width), min_size=count, max_size=count))
     in_order: st.SearchStrategy[list[Any]] = st.permutations(NAMES)
-    names = draw(st.one_of(in_order, in_order, st.lists(labels, max_size=4)))
+    names: list[Any] = draw(st.one_of(in_order, in_order, st.lists(labels, max_size=4)))
     records: list[Any] = [dict(zip(names, row, strict=False)) for row in rows]
     if records and draw(st.booleans()):
-        records[-1] = draw(st.sampled_from([{**dict(reversed(records[-1].items()))}, [1, 2, 3], {}, 1]))
+        others: list[Any] = [dict(reversed(records[-1].items())), [1, 2, 3], {}, 1]
+        records[-1] = draw(st.sampled_from(others))
     table: dict[str, Any] = {"columns": names, "data": rows, "index": [*range(count)]}
     for member in draw(st.lists(st.sampled_from(["columns", "index", "data"]), max_size=1)):
         table[member] = draw(st.sampled_from([None, [], [[1]], ["["], [0, 1], rows]))

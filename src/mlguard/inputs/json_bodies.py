@@ -6,8 +6,10 @@ that only simdjson cannot read, such as an integer of thirty digits.
 """
 
 import json
+import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,7 +26,10 @@ _PIECE = 32_768  # bytes
 _COUNT_WITH_NUMPY = 4096  # bytes from which numpy counts faster than bytes.count
 _KEEP = 1 << 21  # bytes of a body up to which a thread keeps its parser, which holds up to 13 times as much
 _LONGEST_EXAMPLE = 1_000  # numbers in OpenAPI's example of a row
-_LONGEST_INTEGER = 20  # characters: all that 64 bits hold
+_EXACT = 2**53  # a double below it has not been rounded to a whole number
+
+#: Of an integer; a longer one is beyond every dtype, and so are its first digits.
+EXACT_DIGITS = 400
 
 #: How simdjson and numpy call the buffer of each kind of numbers.
 _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], type[Any]]] = {
@@ -147,7 +152,7 @@ def arrays_in(body: bytes) -> int:
     return sum(int(np.count_nonzero(octets[at : at + _PIECE] == ord("["))) for at in range(0, len(body), _PIECE))
 
 
-def numbers_in(found: Array, kind: str) -> NDArray[Any]:
+def numbers_of_kind(found: Array, kind: str) -> NDArray[Any]:
     """All numbers below an array, in reading order.
 
     Args:
@@ -160,6 +165,25 @@ def numbers_in(found: Array, kind: str) -> NDArray[Any]:
     of_type, dtype = _BUFFERS[kind]
     values = np.frombuffer(found.as_buffer(of_type=of_type), dtype)
     if not values.size:
+        raise ValueError
+    return values
+
+
+def numbers_in(found: Array, kind: str) -> NDArray[Any]:
+    """All numbers below an array, in reading order, none of them rounded more than to the nearest double.
+
+    Args:
+        found: simdjson's array.
+        kind: Of the dtype that is wanted. Integers are read exactly where it is one.
+
+    Raises:
+        ValueError: There is something else, or a number that cannot be read exactly enough.
+    """
+    if kind != "f":
+        with suppress(ValueError, TypeError):
+            return numbers_of_kind(found, kind)
+    values = numbers_of_kind(found, "f")  # fractions, exponents, and what is beyond the dtype
+    if kind != "f" and not np.all(np.abs(values) < _EXACT):
         raise ValueError
     return values
 
@@ -214,12 +238,17 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _integer(digits: str) -> float:
-    """An integer of any length: exact where 64 bits hold it. ``-0`` is 0, as it is for simdjson."""
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
+def _integer(digits: str) -> int:
+    """An integer of any length, in bounded time and without Python's limit on digits. ``-0`` is 0, as for simdjson."""
+    return int(digits[:EXACT_DIGITS])
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=_integer)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members,
+    parse_int=_integer,
+    # Infinity even for NaN, which is not JSON, and must not pass for a value that is missing.
+    parse_constant=lambda _: math.inf,
+)
 
 
 def require_members(document: dict[str, Any], needed: frozenset[str], optional: frozenset[str] = frozenset()) -> None:

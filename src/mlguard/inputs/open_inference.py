@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from simdjson import Array, Object
 
 from mlguard.inputs.column_names import joined_columns, order_of, ordered_lists
-from mlguard.inputs.json_bodies import arrays_in, has_members, numbers_in, require_members
+from mlguard.inputs.json_bodies import arrays_in, has_members, numbers_of_kind, require_members
 from mlguard.inputs.row_rules import RowRules, broken
 from mlguard.inputs.sent_rows import InferenceCall, SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, flatten, is_nested, nest
@@ -257,7 +257,7 @@ def _fast_tensor(found: object) -> _Tensor | None:
 def _fast_numbers(tensor: _Tensor) -> NDArray[Any] | None:
     """All numbers of a tensor, or None where its datatype cannot hold one."""
     dtype = tensor.datatype
-    values = numbers_in(tensor.data, dtype.kind)
+    values = numbers_of_kind(tensor.data, dtype.kind)
     if dtype.kind == "f":
         with np.errstate(over="ignore"):  # it is infinite then, and refused for that
             return values.astype(dtype, copy=False)
@@ -337,5 +337,8 @@ def _exact_cells(tensor: _Tensor, columns: int, column: int = 0) -> list[Any]:
 def _as_single(cell: Any) -> Any:
     if type(cell) not in {int, float}:
         return cell
-    with np.errstate(over="ignore"):  # it is infinite then, and refused for that
-        return float(np.float32(cell))
+    try:
+        with np.errstate(over="ignore"):  # it is infinite then, and refused for that
+            return float(np.float32(cell))
+    except OverflowError:  # an int beyond every double
+        return math.inf
