@@ -15,6 +15,7 @@ from bench import (
     callers,
     exactness,
     extraction,
+    formats,
     hostile,
     outages,
     passwords,
@@ -28,6 +29,7 @@ from bench import (
 
 _BENCHES = {
     "predict": predict.measure,
+    "formats": formats.measure,
     "answer": answer.measure,
     "refusal": refusal.measure,
     "auth": auth.measure,

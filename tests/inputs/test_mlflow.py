@@ -226,7 +226,7 @@ def documents(draw: st.DrawFn) -> bytes:
     in_order: st.SearchStrategy[list[Any]] = st.permutations(NAMES)
     names: list[Any] = draw(st.one_of(in_order, in_order, st.lists(labels, max_size=4)))
     records: list[Any] = [dict(zip(names, row, strict=False)) for row in rows]
-    if records and draw(st.booleans()):
+    if draw(st.booleans()) and records:
         others: list[Any] = [dict(reversed(records[-1].items())), [1, 2, 3], {}, 1]
         records[-1] = draw(st.sampled_from(others))
     table: dict[str, Any] = {"columns": names, "data": rows, "index": [*range(count)]}

@@ -18,7 +18,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CELL = re.compile(r'(?:"((?:[^"]++|"")*+)"|([^",\r\n]*+))(,|\r\n|\n|\Z)')
 _NUMBER = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
 _INTEGER = re.compile(r"[+-]?[0-9]++")
-_NUMERALS = b"0123456789+-.eE,\n"
+_NUMERALS = b"0123456789+-.eE,\r\n"
 
 
 class CSVRows:
@@ -52,17 +52,17 @@ class CSVRows:
         header = header.removesuffix(b"\r")
         if b'"' in header or b"\r" in header or header.startswith(_BYTE_ORDER_MARK):
             return None
-        if b"\r" in rest:
-            rest = rest.replace(b"\r\n", b"\n")
-        rest = rest.removesuffix(b"\n")
-        if rest.translate(None, _NUMERALS):
+        if rest.translate(None, _NUMERALS) or rest.count(b"\n") > self.rules.max_rows:
             return None
-        text = b"[[" + rest.replace(b"\n", b"],[") + b"]]"
+        lines = [line.removesuffix(b"\r") for line in rest.removesuffix(b"\n").split(b"\n")]
+        text = b"[[" + b"],[".join(lines) + b"]]"
+        if b"\r" in text:  # a space to JSON, and nothing to CSV
+            return None
         try:
             order = self._order(header.decode("utf-8").split(","))
-            lines: Any = parser_for(text).parse(text)
-            values = numbers_in(lines, self.rules.dtype.kind)
-            if [*map(len, lines)] != [self.rules.columns] * len(lines):
+            rows: Any = parser_for(text).parse(text)
+            values = numbers_in(rows, self.rules.dtype.kind)
+            if [*map(len, rows)] != [self.rules.columns] * len(lines):
                 return None
         except NOT_PROVED:
             return None
