@@ -54,7 +54,8 @@ class CSVRows:
             return None
         if rest.translate(None, _NUMERALS) or rest.count(b"\n") > self.rules.max_rows:
             return None
-        lines = [line.removesuffix(b"\r") for line in rest.removesuffix(b"\n").split(b"\n")]
+        *ended, last = rest.split(b"\n")
+        lines = [line.removesuffix(b"\r") for line in ended] + [last] * bool(last)
         text = b"[[" + b"],[".join(lines) + b"]]"
         if b"\r" in text:  # a space to JSON, and nothing to CSV
             return None
