@@ -1,13 +1,14 @@
 """Which formats are read, by content type and by the shape of the document, through a real FastAPI app."""
 
+import asyncio
 import io
 import json
 from typing import Annotated, Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi import Depends, FastAPI, Request
-from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,7 +44,7 @@ BODIES: dict[str, list[tuple[str, bytes]]] = {
 }
 
 
-def client(guard: Features) -> TestClient:
+def app_with(guard: Features) -> FastAPI:
     app = FastAPI()
     hardening.harden(app)
 
@@ -52,14 +53,21 @@ def client(guard: Features) -> TestClient:
         call = RequestMemory.of(request.scope).inference_call
         return {"rows": x.tolist(), "call": call and [call.id, call.outputs], "ready": bool(x.flags.carray)}
 
-    return TestClient(app)
+    return app
 
 
-def post(guard: Features, body: bytes, content_type: str | None, **headers: str) -> Any:
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    if content_type is not None:
-        sent["content-type"] = content_type
-    return client(guard).post("/predict", content=body, headers=sent)
+def send(guard: Features, body: bytes, headers: list[tuple[str, str]]) -> httpx.Response:
+    async def call() -> httpx.Response:
+        transport = httpx.ASGITransport(app_with(guard))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/predict", content=body, headers=headers)
+
+    return asyncio.run(call())
+
+
+def post(guard: Features, body: bytes, content_type: str | None, **headers: str) -> httpx.Response:
+    sent = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return send(guard, body, sent + [("content-type", content_type or "")] * (content_type is not None))
 
 
 # By content type and by shape -----------------------------------------------------------------------------------------
@@ -174,7 +182,7 @@ def test_a_body_has_one_content_type() -> None:
     """Two types are one too many, even where both are read."""
     guard = Features(columns=3, formats=ALL, **RULES)
     headers = [("content-type", "application/json"), ("content-type", "text/csv")]
-    assert client(guard).post("/predict", content=BODIES["csv"][0][1], headers=headers).status_code == 415
+    assert send(guard, BODIES["csv"][0][1], headers).status_code == 415
 
 
 # What Triton's clients send -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which formats a body may have, and which of them a request says that it has."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NoReturn, Protocol
 
 from mlguard.errors import ConfigurationError, UnsupportedMediaTypeError
@@ -78,7 +78,7 @@ class BodyFormats:
         self._untyped = JSONBodies({"open-inference": inference}) if inference is not None else None
         self._accept = ", ".join(content_type.decode() for content_type in self._readers)
 
-    def reader_for(self, headers: Iterable[tuple[bytes, bytes]]) -> Reader:
+    def reader_for(self, headers: Collection[tuple[bytes, bytes]]) -> Reader:
         """Who reads a body: there must be exactly one content type, whatever the body looks like.
 
         Browsers send some types to other origins without asking first, so this also keeps web pages from posting here.
@@ -87,7 +87,6 @@ class BodyFormats:
         Raises:
             UnsupportedMediaTypeError: It is none that is read (415).
         """
-        headers = list(headers)
         types = [value for name, value in headers if name == b"content-type"]
         if self._untyped is not None:
             others = {name for name, _ in headers}

@@ -127,7 +127,10 @@ class JSONBodies:
         return self._format_of(document).exact(document)
 
     def _format_of(self, document: Mapping[str, Any]) -> JSONFormat:
-        return next((form for form in self._choices if form.claims(document)), self._last)
+        for form in self._choices:
+            if form.claims(document):
+                return form
+        return self._last
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI media type object."""
@@ -179,11 +182,12 @@ def numbers_in(found: Array, kind: str) -> NDArray[Any]:
     Raises:
         ValueError: There is something else, or a number that cannot be read exactly enough.
     """
-    if kind != "f":
-        with suppress(ValueError, TypeError):
-            return numbers_of_kind(found, kind)
+    if kind == "f":
+        return numbers_of_kind(found, "f")
+    with suppress(ValueError, TypeError):
+        return numbers_of_kind(found, kind)
     values = numbers_of_kind(found, "f")  # fractions, exponents, and what is beyond the dtype
-    if kind != "f" and not np.all(np.abs(values) < _EXACT):
+    if not np.all(np.abs(values) < _EXACT):
         raise ValueError
     return values
 

@@ -126,7 +126,8 @@ class RowRules:
                 finite = np.isfinite(self.dtype.type(values[row, column]))
             raise broken("range" if finite else "finite", row, column)
         # The bounds are finite in this dtype, so these values are too.
-        return values.astype(self.dtype, copy=False).reshape(-1, *self.shape)
+        values = values.astype(self.dtype, copy=False)
+        return values if len(self.shape) == 1 else values.reshape(-1, *self.shape)
 
     def matrix(self, rows: object) -> Rows:
         """Python lists of numbers as an array: shape before numbers, each in reading order.
