@@ -143,7 +143,11 @@ class OpenInferenceRows:
         if not self._is_rows(tensor):
             raise broken("shape")
         self._check_count(tensor.shape[0])
-        return SentRows(nest(_exact_cells(tensor, self.rules.columns), self.rules.shape))
+        cells = _exact_cells(tensor, self.rules.columns)
+        values = _as_array(cells, tensor.datatype)
+        if values is None:
+            return SentRows(nest(cells, self.rules.shape))
+        return SentRows(values.reshape(-1, self.rules.columns))
 
     def _exact_columns(self, tensors: list[_Tensor]) -> SentRows:
         order = None
@@ -156,6 +160,10 @@ class OpenInferenceRows:
             raise broken("shape")
         self._check_count(count)
         columns = [_exact_cells(tensor, 1, column) for column, tensor in enumerate(tensors)]
+        arrays = [_as_array(cells, tensor.datatype) for cells, tensor in zip(columns, tensors, strict=True)]
+        numbers = [array for array in arrays if array is not None]
+        if len(numbers) == len(arrays):
+            return joined_columns(numbers, order)
         return ordered_lists([*map(list, zip(*columns, strict=True))], order, self.rules)
 
     def _check_count(self, count: int) -> None:
@@ -325,20 +333,27 @@ def _exact_cells(tensor: _Tensor, columns: int, column: int = 0) -> list[Any]:
         data = flatten(data, tensor.shape)
     if isinstance(data, str) or len(data) != math.prod(tensor.shape):
         raise broken("shape")
-    if tensor.datatype.kind == "f":
-        return data if tensor.datatype.itemsize == 8 else [*map(_as_single, data)]
-    limits = np.iinfo(tensor.datatype)
-    for index, cell in enumerate(data):
-        if type(cell) is float or (type(cell) is int and not limits.min <= cell <= limits.max):
-            raise broken("datatype", index // columns, column + index % columns)
+    if tensor.datatype.kind != "f":
+        limits = np.iinfo(tensor.datatype)
+        for index, cell in enumerate(data):
+            if type(cell) is float or (type(cell) is int and not limits.min <= cell <= limits.max):
+                raise broken("datatype", index // columns, column + index % columns)
     return list(data)
 
 
-def _as_single(cell: Any) -> Any:
-    if type(cell) not in {int, float}:
-        return cell
+def _as_array(cells: list[Any], datatype: np.dtype[Any]) -> NDArray[Any] | None:
+    """The same array as the fast path makes, or None where something else than numbers is among the cells."""
+    if not {*map(type, cells)} <= {int, float}:
+        return None
+    if datatype.kind != "f":
+        return np.array(cells, f"{datatype.kind}8")
+    doubles = np.array([*map(_as_double, cells)], np.float64)
+    with np.errstate(over="ignore"):  # it is infinite then, and refused for that
+        return doubles.astype(datatype)
+
+
+def _as_double(cell: float) -> float:
     try:
-        with np.errstate(over="ignore"):  # it is infinite then, and refused for that
-            return float(np.float32(cell))
+        return float(cell)
     except OverflowError:  # an int beyond every double
         return math.inf
