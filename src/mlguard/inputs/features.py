@@ -13,6 +13,7 @@ from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import InvalidInputError, UnsupportedMediaTypeError
 from mlguard.inputs.json_rows import JSONRows
 from mlguard.inputs.row_rules import RowRules, Rows
+from mlguard.inputs.row_settings import Categories, Columns, OutOfRange
 
 _JSON_TYPE = re.compile(rb"application/(?:[a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)  # RFC 6838, section 4.2
 _CHARSET_UTF_8 = re.compile(rb'charset="?utf-8"?', re.IGNORECASE)
@@ -88,8 +89,22 @@ class Features(Guard):
         max_rows: int,
         field: str = "features",
         dtype: DTypeLike = np.float64,
+        missing: Columns = (),
+        categories: Categories | None = None,
+        out_of_range: OutOfRange = "reject",
+        publish_bounds: bool = True,
     ) -> None:
-        self._rules = RowRules(columns=columns, low=low, high=high, max_rows=max_rows, dtype=dtype)
+        self._rules = RowRules(
+            columns=columns,
+            low=low,
+            high=high,
+            max_rows=max_rows,
+            dtype=dtype,
+            missing=missing,
+            categories=categories,
+            out_of_range=out_of_range,
+            publish_bounds=publish_bounds,
+        )
         self._reader = JSONRows(self._rules, field)
         self.columns = self._rules.columns
         self.names = self._rules.names
@@ -124,8 +139,10 @@ class Features(Guard):
             "required": [field],
             "additionalProperties": False,
         }
-        content = {"application/json": {"schema": schema, "example": {field: [self._rules.example]}}}
-        return {"required": True, "content": content}
+        described: dict[str, Any] = {"schema": schema}
+        if (example := self._rules.example) is not None:
+            described["example"] = {field: [example]}
+        return {"required": True, "content": {"application/json": described}}
 
 
 def _require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mlguard.errors import InvalidInputError
 from mlguard.inputs.row_rules import RowRules, Rows
+from mlguard.inputs.row_settings import Categories, Columns, OutOfRange
 
 FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A JSON number that is finite: no NaN, no infinity, no ``1e999``, no boolean and no number in a string.
@@ -92,8 +93,24 @@ class FeatureVector(_FeatureArray):
         low: float | ArrayLike,
         high: float | ArrayLike,
         dtype: DTypeLike = np.float64,
+        missing: Columns = (),
+        categories: Categories | None = None,
+        out_of_range: OutOfRange = "reject",
+        publish_bounds: bool = True,
     ) -> None:
-        super().__init__(RowRules(columns=columns, low=low, high=high, max_rows=1, dtype=dtype))
+        super().__init__(
+            RowRules(
+                columns=columns,
+                low=low,
+                high=high,
+                max_rows=1,
+                dtype=dtype,
+                missing=missing,
+                categories=categories,
+                out_of_range=out_of_range,
+                publish_bounds=publish_bounds,
+            )
+        )
 
     def _array(self, value: object) -> Rows:
         row: Rows = self._rules.matrix([value])[0]
@@ -129,8 +146,24 @@ class FeatureMatrix(_FeatureArray):
         high: float | ArrayLike,
         max_rows: int,
         dtype: DTypeLike = np.float64,
+        missing: Columns = (),
+        categories: Categories | None = None,
+        out_of_range: OutOfRange = "reject",
+        publish_bounds: bool = True,
     ) -> None:
-        super().__init__(RowRules(columns=columns, low=low, high=high, max_rows=max_rows, dtype=dtype))
+        super().__init__(
+            RowRules(
+                columns=columns,
+                low=low,
+                high=high,
+                max_rows=max_rows,
+                dtype=dtype,
+                missing=missing,
+                categories=categories,
+                out_of_range=out_of_range,
+                publish_bounds=publish_bounds,
+            )
+        )
 
     def _array(self, value: object) -> Rows:
         return self._rules.matrix(value)
