@@ -10,7 +10,7 @@ Python. It names the rule that is broken, and judges what does not fit into an a
 import math
 import unicodedata
 from collections.abc import Sequence, Sized
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -162,18 +162,26 @@ class RowRules:
         Raises:
             InvalidInputError: A rule is broken (422).
         """
-        if values.ndim != 2:
-            raise broken("array")
-        if not len(values):
-            raise broken("empty")
+        shape = values.shape
+        if len(shape) != 2 or shape[1] != self.columns or values.dtype.kind not in "fiu" or self._codes:
+            self._refuse_array(values)
         self._check_count(values)
+        return self._judge(values)
+
+    def _refuse_array(self, values: NDArray[Any]) -> NoReturn:
+        """Name the rule that every array of this kind breaks, as lists of the same would."""
+        if values.ndim == 0:
+            raise broken("array")
+        self._check_count(values)
+        if values.ndim == 1:
+            raise broken("array", 0)
         if values.shape[1] != self.columns:
             raise broken("columns" if values.shape[1] else "empty", 0)
+        if values.ndim > 2:
+            raise broken("nested", 0, 0)
         if values.dtype.kind not in "fiu":
-            raise broken("number", 0, 0)
-        if self._codes:
-            raise broken("category", 0, min(self._codes))
-        return self._judge(values)
+            raise broken("category" if 0 in self.categories else "number", 0, 0)
+        raise broken("category", 0, min(self._codes))
 
     def _judge(self, values: NDArray[Any]) -> Rows:
         """Judge numbers, among which texts are their indices."""
@@ -272,8 +280,6 @@ class RowRules:
         """
         if not isinstance(rows, list | tuple):
             raise broken("array")
-        if not rows:
-            raise broken("empty")
         self._check_count(rows)
         numbers = [self._numbers(index, row) for index, row in enumerate(rows)]
         try:
@@ -300,8 +306,8 @@ class RowRules:
         return judged
 
     def _check_count(self, rows: Sized) -> None:
-        if len(rows) > self.max_rows:
-            raise broken("rows")
+        if not 0 < len(rows) <= self.max_rows:
+            raise broken("rows" if len(rows) else "empty")
 
     def _numbers(self, index: int, row: object) -> Sequence[float]:
         """A row, with NaN for what is missing, and for each text its index."""

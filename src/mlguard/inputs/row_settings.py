@@ -104,7 +104,7 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def check_missing(missing: object, names: Sequence[str] | None, columns: int, dtype: np.dtype[Any]) -> frozenset[int]:
     """The columns in which a value may be missing."""
-    declared = frozenset(range(columns) if missing is True else _indices("missing", missing, names, columns))
+    declared = frozenset(range(columns) if missing is True else column_indices("missing", missing, names, columns))
     if declared and dtype.kind != "f":
         raise ConfigurationError(f"missing needs a floating-point dtype: there is no NaN in {dtype}")
     return declared
@@ -118,7 +118,7 @@ def check_categories(
         return {}
     if not isinstance(categories, Mapping):
         raise ConfigurationError("categories must be a mapping: each categorical column to what it takes")
-    indices = _indices("categories", categories, names, columns)
+    indices = column_indices("categories", categories, names, columns)
     return {index: _allowed(values, dtype) for index, values in zip(indices, categories.values(), strict=True)}
 
 
@@ -145,10 +145,14 @@ def _is_utf_8(text: str) -> bool:
     return not any(unicodedata.category(c) == "Cs" for c in text)
 
 
-def _indices(setting: str, declared: object, names: Sequence[str] | None, columns: int) -> list[int]:
-    """Columns by index. Each may be named once, in one way."""
+def column_indices(setting: str, declared: object, names: Sequence[str] | None, columns: int) -> list[int]:
+    """Columns by index. Each may be named once, in one way.
+
+    Raises:
+        ConfigurationError: There is no such column, or one comes twice.
+    """
     given = list(declared) if isinstance(declared, Iterable) and not isinstance(declared, str) else [None]
-    indices = [column_index(column, names, columns) for column in given]
+    indices = [_index(column, names, columns) for column in given]
     if None in indices or len(set(indices)) != len(indices):
         raise ConfigurationError(
             f"{setting} must name columns that there are, each one once: by name, or by index from 0 to {columns - 1}"
@@ -156,8 +160,7 @@ def _indices(setting: str, declared: object, names: Sequence[str] | None, column
     return indices  # type: ignore[return-value]  # no None
 
 
-def column_index(column: object, names: Sequence[str] | None, columns: int) -> int | None:
-    """Which column is meant by a name or an index, if any."""
+def _index(column: object, names: Sequence[str] | None, columns: int) -> int | None:
     if isinstance(column, str):
         return names.index(column) if names and column in names else None
     if isinstance(column, bool) or not isinstance(column, int | np.integer) or not 0 <= column < columns:
