@@ -7,11 +7,14 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlguard.errors import InvalidInputError
+from mlguard.inputs.features import Features
 from mlguard.inputs.row_rules import RowRules
+from mlguard.inputs.types import FeatureMatrix, FeatureVector
 
 FLOATS = ["float64", "float32"]
 INTEGERS = ["int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"]
@@ -261,3 +264,204 @@ def test_arrays_and_lists_agree(case: tuple[Spec, list[list[Any]]]) -> None:
     if not all(isinstance(cell, float) for row in numbers for cell in row):
         return
     check_same(outcome(spec.rules().judge, np.array(numbers)), outcome(spec.rules().matrix, numbers), case)
+
+
+# The same in single sentences ---------------------------------------------------------------------------------------
+
+
+def refused(judge: Any, given: Any) -> tuple[Any, ...]:
+    with pytest.raises(InvalidInputError) as refusal:
+        judge(given)
+    return tuple(refusal.value.members.get(name) for name in ("broken", "row", "column"))
+
+
+PATIENTS = RowRules(
+    columns=["age", "sex", "grade"],
+    low=0,
+    high=130,
+    max_rows=3,
+    dtype=np.float64,
+    missing=["age", 1],
+    categories={"sex": ["f", "m", "x"], 2: (1, 2.5, 500)},
+)
+
+
+def test_missing_values_and_texts_become_numbers() -> None:
+    """Null is NaN, a text is its index, and a number of a category stays itself, beyond all bounds."""
+    rows = PATIENTS.matrix([[None, "x", 500], [30, None, 1], (1.5, "f", 2.5)])
+    np.testing.assert_array_equal(rows, [[np.nan, 2, 500], [30, np.nan, 1], [1.5, 0, 2.5]])
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ([1, "f", None], ("category", 0, 2)),
+        ([1, "F", 1], ("category", 0, 1)),
+        ([1, "f\u0301", 1], ("category", 0, 1)),
+        ([1, " f", 1], ("category", 0, 1)),
+        ([1, 0, 1], ("category", 0, 1)),
+        ([1, True, 1], ("category", 0, 1)),
+        ([1, b"f", 1], ("category", 0, 1)),
+        ([1, "f", "1"], ("category", 0, 2)),
+        ([1, "f", True], ("category", 0, 2)),
+        ([1, "f", 3], ("category", 0, 2)),
+        ([1, "f", math.nan], ("category", 0, 2)),
+        ([1, "f", 10**400], ("category", 0, 2)),
+        ([1, "f", ["f"]], ("nested", 0, 2)),
+        (["f", "f", 1], ("number", 0, 0)),
+        ([math.inf, "f", 1], ("finite", 0, 0)),
+        ([131, "f", 1], ("range", 0, 0)),
+        ([131, "y", 1], ("category", 0, 1)),
+    ],
+    ids=repr,
+)
+def test_a_category_is_nothing_else(row: list[Any], rule: tuple[Any, ...]) -> None:
+    """Texts agree in every code point or not at all, and a column of texts takes no number."""
+    assert refused(PATIENTS.matrix, [row]) == rule
+
+
+def test_arrays_cannot_hold_texts() -> None:
+    """A column of texts refuses an array of numbers: nobody has to know which number stands for which text."""
+    assert refused(PATIENTS.judge, np.ones((1, 3))) == ("category", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("array", "rule"),
+    [
+        (np.float64(1), ("array", None, None)),
+        (np.zeros(0), ("empty", None, None)),
+        (np.zeros(2), ("array", 0, None)),
+        (np.zeros((0, 2)), ("empty", None, None)),
+        (np.zeros((4, 2)), ("rows", None, None)),
+        (np.zeros((4, 9)), ("rows", None, None)),
+        (np.zeros((1, 0)), ("empty", 0, None)),
+        (np.zeros((1, 3)), ("columns", 0, None)),
+        (np.zeros((2, 2, 2)), ("nested", 0, 0)),
+        (np.zeros((2, 2), bool), ("category", 0, 0)),
+        (np.zeros((2, 2), complex), ("category", 0, 0)),
+        (np.array([["1", "2"]]), ("category", 0, 0)),
+        (np.array([[1, 2]], object), ("category", 0, 0)),
+        (np.zeros((2, 2), "datetime64[s]"), ("category", 0, 0)),
+        (np.zeros((2, 2), "m8[s]"), ("category", 0, 0)),
+        (np.zeros((2, 2), "V8"), ("category", 0, 0)),
+    ],
+    ids=repr,
+)
+def test_other_arrays_are_refused(array: Any, rule: tuple[Any, ...]) -> None:
+    """An array of another shape or kind breaks the rule that lists of the same would break."""
+    rules = RowRules(columns=2, low=0, high=1, max_rows=3, dtype=float, categories={0: [0]})
+    assert refused(rules.judge, np.asarray(array)) == rule
+    if array.ndim < 3 and array.dtype.kind in "bc" and array.size:
+        plain = RowRules(columns=2, low=0, high=1, max_rows=3, dtype=float)
+        assert refused(plain.judge, array) == ("number", 0, 0) == refused(plain.matrix, array.tolist())
+
+
+EXACTNESS = [
+    ("float64", 2**53 + 1, 2.0**53),
+    ("float64", 1e-320, 1e-320),
+    ("float32", 1e-320, 0.0),
+    ("float32", 0.1, float(np.float32(0.1))),
+    ("float64", -0.0, -0.0),
+    ("int64", 2**53 + 1, 2**53 + 1),
+    ("int64", -(2**63), -(2**63)),
+    ("int64", 2**63 - 1, 2**63 - 1),
+    ("uint64", 2**64 - 1, 2**64 - 1),
+    ("int64", 3.0, 3),
+    ("int64", -0.0, 0),
+    ("int64", 2.0**53 - 1, 2**53 - 1),
+    ("int8", -128, -128),
+    ("int64", 3.5, "integer"),
+    ("int64", 1e-320, "integer"),
+    ("int64", 2.0**53, "integer"),
+    ("int64", 2**63, "range"),
+    ("int64", 1e30, "range"),
+    ("int64", 10**400, "range"),
+    ("uint64", -1, "range"),
+    ("int8", 128, "range"),
+    ("int8", -129.0, "range"),
+    ("int64", math.inf, "finite"),
+    ("int64", math.nan, "finite"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "number", "expected"), EXACTNESS)
+def test_how_exact_numbers_are(dtype: str, number: float, expected: Any) -> None:
+    """What the documentation says of single numbers holds in JSON, in Python lists and in pydantic models."""
+    everything: Any = np.finfo(dtype) if dtype in FLOATS else np.iinfo(dtype)
+    settings: dict[str, Any] = {"columns": 1, "low": everything.min, "high": everything.max, "dtype": dtype}
+    guard = Features(**settings, max_rows=1)
+    text = repr(number).replace("inf", "Infinity").replace("nan", "NaN")
+    ways: list[Any] = [
+        lambda: guard._reader.read(f'{{"features":[[{text}]]}}'.encode()),
+        lambda: guard._rules.matrix([[number]]),
+        lambda: FeatureMatrix(**settings, max_rows=1)._array([[number]]),
+        lambda: FeatureVector(**settings)._array([number])[None],
+    ]
+    for way in ways:
+        got = outcome(lambda _, way=way: way(), None)
+        if isinstance(expected, str):
+            assert got == {"broken": expected, "row": 0, "column": 0}
+        else:
+            assert got.dtype == dtype
+            assert repr(got.tolist()) == repr([[expected]])
+
+
+def test_clipping_moves_finite_numbers_only() -> None:
+    """A number out of range becomes the nearer bound; NaN and infinities are refused, and categories never clipped."""
+    rules = RowRules(
+        columns=3, low=0, high=[1, 2, 3], max_rows=2, dtype=np.float32, categories={2: [7]}, out_of_range="clip"
+    )
+    assert rules.matrix([[-5, 1e39, 7], [0.5, 10**300, 7]]).tolist() == [[0, 2, 7], [0.5, 2, 7]]
+    assert refused(rules.matrix, [[0, 0, 7], [math.inf, 0, 7]]) == ("finite", 1, 0)
+    assert refused(rules.matrix, [[0, math.nan, 7]]) == ("finite", 0, 1)
+    assert refused(rules.matrix, [[9, 9, 8]]) == ("category", 0, 2)
+    whole = RowRules(columns=1, low=0, high=9, max_rows=2, dtype=np.int8, out_of_range="clip")
+    assert whole.matrix([[10**30], [-1e30]]).tolist() == [[9], [0]]
+    assert refused(whole.matrix, [[10.5]]) == ("integer", 0, 0)
+    assert refused(whole.matrix, [[2**60], [10.5]]) == ("integer", 1, 0)
+
+
+def test_a_foreign_array_is_copied() -> None:
+    """The model gets an array that it may write to, though a body of bytes is none."""
+    rules = RowRules(columns=2, low=0, high=255, max_rows=3, dtype=np.uint8)
+    body = bytes([1, 2, 3, 4])
+    rows = rules.judge(np.frombuffer(body, np.uint8).reshape(2, 2))
+    rows[:] = 0
+    assert body == bytes([1, 2, 3, 4])
+
+
+# Documentation ------------------------------------------------------------------------------------------------------
+
+
+def item(**settings: Any) -> Any:
+    usual: dict[str, Any] = {"columns": 2, "low": 0, "high": 9, "max_rows": 1, "dtype": "float64"}
+    return RowRules(**{**usual, **settings}).row_schema()["items"]
+
+
+def test_schemas_tell_kinds_and_common_bounds_only() -> None:
+    """The schema says what may stand in a row, but neither which texts nor bounds that are not rules for all."""
+    assert item() == {"type": "number", "minimum": 0.0, "maximum": 9.0}
+    assert item(dtype="int16") == {"type": "integer", "minimum": 0, "maximum": 9}
+    assert item(missing=[0]) == {"type": ["number", "null"], "minimum": 0.0, "maximum": 9.0}
+    assert item(out_of_range="clip") == {"type": "number"}
+    assert item(publish_bounds=False) == {"type": "number"}
+    assert item(high=[9, 10]) == {"type": "number", "minimum": 0.0}
+    assert item(categories={0: [5]}) == {"type": "number"}
+    assert item(categories={0: ["secret"]}) == {"type": ["number", "string"]}
+    assert item(categories={0: ["secret"], 1: ["s"]}, missing=True) == {"type": ["string", "null"]}
+
+
+@given(specs(texts=False))
+def test_examples_are_accepted(spec: Spec) -> None:
+    """The documented example obeys the rules, whatever they are."""
+    rules = spec.rules()
+    assert rules.matrix([rules.example]).shape == (1, spec.columns)
+
+
+def test_no_example_tells_a_secret() -> None:
+    """There is no example where it would tell a text, or bounds that are not to be told."""
+    guard = Features(columns=1, low=0, high=1, max_rows=1, categories={0: ["secret"]})
+    assert "secret" not in str(guard.openapi_body())
+    assert "example" not in guard.openapi_body()["content"]["application/json"]
+    guard = Features(columns=1, low=41, high=43, max_rows=1, publish_bounds=False)
+    assert "4" not in str(guard.openapi_body())

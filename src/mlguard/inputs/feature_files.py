@@ -5,9 +5,9 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlguard.errors import ConfigurationError
 from mlguard.inputs.row_rules import RowRules
@@ -30,7 +30,7 @@ class _File(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     mlguard: Literal["Features"]
-    version: Literal[1]
+    version: Annotated[int, Field(ge=1, le=1)]  # a literal 1 would be True and 1.0 as well
     columns: int | list[str]
     low: list[_Number]
     high: list[_Number]

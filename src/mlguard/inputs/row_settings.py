@@ -59,7 +59,7 @@ def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """A dtype in which rows can be delivered, in this machine's byte order."""
     try:
         wanted: np.dtype[Any] = np.dtype(dtype)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, SyntaxError):  # whatever numpy makes of a name
         wanted = np.dtype(object)
     if dtype is None or wanted not in {np.dtype(name) for name in (*_FLOATS, *_INTEGERS)}:
         raise ConfigurationError(f"dtype must be numpy.float64, numpy.float32 or one of {', '.join(_INTEGERS)}")
