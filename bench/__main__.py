@@ -16,11 +16,13 @@ from bench import (
     exactness,
     extraction,
     hostile,
+    learnt,
     outages,
     passwords,
     predict,
     puzzles,
     refusal,
+    rows,
     stores,
     throughput,
     tokens,
@@ -28,6 +30,8 @@ from bench import (
 
 _BENCHES = {
     "predict": predict.measure,
+    "rows": rows.measure,
+    "learnt": learnt.measure,
     "answer": answer.measure,
     "refusal": refusal.measure,
     "auth": auth.measure,

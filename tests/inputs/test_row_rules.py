@@ -290,6 +290,8 @@ def test_missing_values_and_texts_become_numbers() -> None:
     """Null is NaN, a text is its index, and a number of a category stays itself, beyond all bounds."""
     rows = PATIENTS.matrix([[None, "x", 500], [30, None, 1], (1.5, "f", 2.5)])
     np.testing.assert_array_equal(rows, [[np.nan, 2, 500], [30, np.nan, 1], [1.5, 0, 2.5]])
+    assert PATIENTS.fault(math.nan, 0) is None
+    assert PATIENTS.fault(math.nan, 2) == "category"
 
 
 @pytest.mark.parametrize(

@@ -132,10 +132,11 @@ def _bounds(column: TableColumn, margin: float, quantiles: tuple[float, float], 
     if dtype.kind == "f":
         largest = float(np.finfo(dtype).max)
         return max(low, -largest), min(high, largest)
-    if not np.array_equal(numbers, np.trunc(numbers)):
-        raise ConfigurationError(f"{column.label} has fractions, which a {dtype} cannot hold; choose another dtype")
     limits = np.iinfo(dtype)
-    return math.floor(max(low, float(limits.min))), math.ceil(min(high, float(limits.max)))
+    least, most = float(limits.min), float(limits.max)  # of 64 bits it is rounded up, by 1
+    if not np.all((numbers == np.trunc(numbers)) & (numbers >= least) & (numbers <= most)):
+        raise ConfigurationError(f"{column.label} holds numbers that a {dtype} cannot hold; choose another dtype")
+    return math.floor(max(low, least)), min(math.ceil(min(high, most)), int(limits.max))
 
 
 def _usual(numbers: NDArray[np.float64], quantiles: tuple[float, float]) -> Bounds:

@@ -319,7 +319,10 @@ class RowRules:
             raise broken("columns", index)
         if not self._codes and _PLAIN_NUMBERS.issuperset(map(type, row)):
             return row
-        return [self._number(value, index, column) for column, value in enumerate(row)]
+        return [
+            value if type(value) in _PLAIN_NUMBERS and column not in self._codes else self._number(value, index, column)
+            for column, value in enumerate(row)
+        ]
 
     def _number(self, value: object, row: int, column: int) -> float:
         if isinstance(value, list | tuple | dict):

@@ -80,7 +80,12 @@ class FeatureVector(_FeatureArray):
         columns: The number of columns, or their names.
         low: The smallest value allowed, included: one number, or one per column.
         high: The largest value allowed, included: one number, or one per column.
-        dtype: ``numpy.float64`` or ``numpy.float32``.
+        dtype: As for :class:`~mlguard.Features`.
+        missing: As for :class:`~mlguard.Features`. In Python, NaN is a missing value too.
+        categories: As for :class:`~mlguard.Features`. The model holds the index of a text, and so does its JSON, which
+            is not taken back.
+        out_of_range: As for :class:`~mlguard.Features`.
+        publish_bounds: Whether the JSON schema may tell bounds, where all columns share them.
 
     Raises:
         ConfigurationError: A setting that cannot work, as in :class:`~mlguard.Features`.
@@ -132,7 +137,12 @@ class FeatureMatrix(_FeatureArray):
         low: The smallest value allowed, included: one number, or one per column.
         high: The largest value allowed, included: one number, or one per column.
         max_rows: The largest batch, in rows.
-        dtype: ``numpy.float64`` or ``numpy.float32``.
+        dtype: As for :class:`~mlguard.Features`.
+        missing: As for :class:`~mlguard.Features`. In Python, NaN is a missing value too.
+        categories: As for :class:`~mlguard.Features`. The model holds the index of a text, and so does its JSON, which
+            is not taken back.
+        out_of_range: As for :class:`~mlguard.Features`.
+        publish_bounds: Whether the JSON schema may tell bounds, where all columns share them.
 
     Raises:
         ConfigurationError: A setting that cannot work, as in :class:`~mlguard.Features`.
