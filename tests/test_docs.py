@@ -293,8 +293,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
 def test_reference_lists_every_argument_with_its_default(name: str) -> None:
     """The table of a guard has its arguments, in their order, with their defaults."""
     parameters = inspect.signature(DOCUMENTED[name]).parameters.values()
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    arguments = [(f"`{stars.get(one.kind, '')}{one.name}`", spelt(one.default)) for one in parameters]
+    several = inspect.Parameter.VAR_POSITIONAL
+    arguments = [(f"`{'*' * (one.kind is several)}{one.name}`", spelt(one.default)) for one in parameters]
     table = [(row[0], row[1]) for row in rows(section(REFERENCE / "guards.md", name))]
     assert table == arguments
 
