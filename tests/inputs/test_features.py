@@ -309,7 +309,10 @@ WORKING: dict[str, Any] = {"columns": 2, "low": 0.0, "high": 1.0, "max_rows": 10
         *[("high", value) for value in (float("inf"), np.nan, 10**400, -1, [1.0, -1.0], [[1.0], [1.0]], {1.0}, 1j)],
         *[("max_rows", value) for value in (0, -1, True, 1.5, None, "10")],
         *[("field", value) for value in ("", "a[0]", "a]", "a,b", "a\n", "a\x00", "\x85", "\ud800", None, 1, b"x")],
-        *[("dtype", value) for value in (np.int64, "float16", object, None, "no such type", ">f8", complex)],
+        *[
+            ("dtype", value)
+            for value in (bool, "float16", object, ">i4", "datetime64[s]", None, "no such type", ">f8", complex)
+        ],
     ],
     ids=repr,
 )

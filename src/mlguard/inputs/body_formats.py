@@ -54,7 +54,8 @@ class BodyFormats:
     """
 
     def __init__(self, formats: Iterable[str], rules: RowRules, field: str) -> None:
-        names = _checked(formats)
+        self.names = names = _checked(formats)
+        self.field = field
         own = JSONRows(rules, field)
         forms: dict[str, JSONFormat] = {}  # in the order in which they are asked
         if "open-inference" in names:

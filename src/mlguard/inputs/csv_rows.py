@@ -48,6 +48,8 @@ class CSVRows:
         brackets that is JSON, and its only arrays are the lines. What JSON does not call a number, such as ``.5``, is
         for the exact path.
         """
+        if self.rules.takes_texts:
+            return None
         header, _, rest = body.partition(b"\n")
         header = header.removesuffix(b"\r")
         if b'"' in header or b"\r" in header or header.startswith(_BYTE_ORDER_MARK):
@@ -106,9 +108,10 @@ class CSVRows:
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI media type object. Where columns have names, an example would have to tell them."""
         described: dict[str, Any] = {"schema": {"type": "string", "description": "A table, and a header row."}}
-        if self.rules.names is None:
+        row = self.rules.example
+        if self.rules.names is None and row is not None:
             header = ",".join(f"column {number}" for number in range(self.rules.columns))
-            described["example"] = f"{header}\r\n{','.join(map(repr, self.rules.example))}\r\n"
+            described["example"] = f"{header}\r\n{','.join(map(repr, row))}\r\n"
         return described
 
 

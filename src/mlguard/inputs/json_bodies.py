@@ -20,16 +20,18 @@ from mlguard.errors import InvalidInputError
 from mlguard.inputs.row_rules import RowRules, broken
 from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, is_nested
+from mlguard.inputs.whole_numbers import EXACT
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # simdjson reads over it
 _PIECE = 32_768  # bytes
 _COUNT_WITH_NUMPY = 4096  # bytes from which numpy counts faster than bytes.count
 _KEEP = 1 << 21  # bytes of a body up to which a thread keeps its parser, which holds up to 13 times as much
 _LONGEST_EXAMPLE = 1_000  # numbers in OpenAPI's example of a row
-_EXACT = 2**53  # a double below it has not been rounded to a whole number
-
 #: Of an integer; a longer one is beyond every dtype, and so are its first digits.
 EXACT_DIGITS = 400
+
+#: What simdjson is given for null; the spaces keep it apart from what is beside it.
+NULL, _MISSING = b" 9e99 ", 9e99
 
 #: How simdjson and numpy call the buffer of each kind of numbers.
 _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], type[Any]]] = {
@@ -47,6 +49,7 @@ class JSONFormat(Protocol):
     """One form of document."""
 
     rules: RowRules
+    reads_nulls: bool  # whether the fast path takes documents with a number in the place of each null
 
     def claims(self, document: Mapping[str, Any]) -> bool:
         """Whether a document means to be of this form, right or wrong. It is a dictionary, or simdjson's object."""
@@ -64,8 +67,8 @@ class JSONFormat(Protocol):
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the documents."""
 
-    def example(self) -> dict[str, Any]:
-        """A document that is accepted."""
+    def example(self, row: list[float]) -> dict[str, Any]:
+        """A document with one row."""
 
 
 class _Kept(threading.local):
@@ -95,6 +98,7 @@ class JSONBodies:
 
     def __init__(self, forms: Mapping[str, JSONFormat]) -> None:
         self.forms = forms
+        self._reads_nulls = any(form.reads_nulls for form in forms.values())
         *self._choices, self._last = forms.values()
 
     def sent(self, body: bytes) -> SentRows:
@@ -106,12 +110,24 @@ class JSONBodies:
         return self.fast(body) or self.exact(body)
 
     def fast(self, body: bytes) -> SentRows | None:
-        """The rows, or None where they are not proved to be right."""
-        if body.startswith(_BYTE_ORDER_MARK):
+        """The rows, or None where they are not proved to be right.
+
+        Where values may be missing, simdjson reads a number in the place of each null. If as many numbers as there were
+        nulls are that number, none of them was sent, and no null stood anywhere else.
+        """
+        if body.startswith(_BYTE_ORDER_MARK) or self._last.rules.takes_texts:
             return None
+        nulls = body.count(b"null") if self._reads_nulls else 0
+        if nulls:
+            body = body.replace(b"null", NULL)
         try:
             document = parser_for(body).parse(body)
-            return self._format_of(document).fast(document, body) if isinstance(document, Object) else None
+            if not isinstance(document, Object):
+                return None
+            form = self._form_of(document)
+            if not nulls:
+                return form.fast(document, body)
+            return _with_nulls(form.fast(document, body), nulls) if form.reads_nulls else None
         except NOT_PROVED:
             return None
 
@@ -124,9 +140,9 @@ class JSONBodies:
         document = _strict_json(body)
         if not isinstance(document, dict):
             raise broken("object")
-        return self._format_of(document).exact(document)
+        return self._form_of(document).exact(document)
 
-    def _format_of(self, document: Mapping[str, Any]) -> JSONFormat:
+    def _form_of(self, document: Mapping[str, Any]) -> JSONFormat:
         for form in self._choices:
             if form.claims(document):
                 return form
@@ -136,11 +152,22 @@ class JSONBodies:
         """The OpenAPI media type object."""
         schemas = [form.schema() for form in self.forms.values()]
         described: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}
-        if self._last.rules.columns > _LONGEST_EXAMPLE:
+        row = self._last.rules.example
+        if row is None or len(row) > _LONGEST_EXAMPLE:
             return described
         if len(schemas) == 1:
-            return {**described, "example": self._last.example()}
-        return {**described, "examples": {name: {"value": form.example()} for name, form in self.forms.items()}}
+            return {**described, "example": self._last.example(row)}
+        return {**described, "examples": {name: {"value": form.example(row)} for name, form in self.forms.items()}}
+
+
+def _with_nulls(sent: SentRows | None, nulls: int) -> SentRows | None:
+    if sent is None or not isinstance(sent.rows, np.ndarray):
+        return None
+    missing = sent.rows == _MISSING
+    if np.count_nonzero(missing) != nulls:
+        return None
+    sent.rows[missing] = np.nan
+    return sent
 
 
 # Proofs of the fast path --------------------------------------------------------------------------------------------
@@ -187,7 +214,7 @@ def numbers_in(found: Array, kind: str) -> NDArray[Any]:
     with suppress(ValueError, TypeError):
         return numbers_of_kind(found, kind)
     values = numbers_of_kind(found, "f")  # fractions, exponents, and what is beyond the dtype
-    if not np.all(np.abs(values) < _EXACT):
+    if not np.all(np.abs(values) < EXACT):
         raise ValueError
     return values
 

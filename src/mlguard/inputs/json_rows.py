@@ -6,7 +6,7 @@ from typing import Any
 from simdjson import Array, Object
 
 from mlguard.inputs.column_names import exact_records, fast_records, record_schema
-from mlguard.inputs.json_bodies import arrays_in, require_members, row_in, rows_in
+from mlguard.inputs.json_bodies import NULL, arrays_in, require_members, row_in, rows_in
 from mlguard.inputs.row_rules import RowRules, check_field
 from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, nest
@@ -27,6 +27,8 @@ class JSONRows:
         self.rules = rules
         self.field = check_field(field)
         self._members = frozenset({field})
+        # A null in a name that is wrong must not make it the right one.
+        self.reads_nulls = bool(rules.missing) and NULL.decode() not in field
         self._per_row = arrays_per_row(rules.shape)
 
     def claims(self, document: Mapping[str, Any]) -> bool:
@@ -88,6 +90,6 @@ class JSONRows:
             "additionalProperties": False,
         }
 
-    def example(self) -> dict[str, Any]:
-        """A document that is accepted."""
-        return {self.field: nest(self.rules.example, self.rules.shape)}
+    def example(self, row: list[float]) -> dict[str, Any]:
+        """A document with one row."""
+        return {self.field: nest(row, self.rules.shape)}

@@ -41,6 +41,7 @@ class MLflowRows:
 
     def __init__(self, rules: RowRules) -> None:
         self.rules = rules
+        self.reads_nulls = False  # there are texts beside the values
 
     def claims(self, document: Mapping[str, Any]) -> bool:
         """Whatever has one of the four members."""
@@ -166,6 +167,6 @@ class MLflowRows:
         ]
         return {"oneOf": documents}
 
-    def example(self) -> dict[str, Any]:
-        """A document that is accepted."""
-        return {"instances": nest(self.rules.example, self.rules.shape)}
+    def example(self, row: list[float]) -> dict[str, Any]:
+        """A document with one row."""
+        return {"instances": nest(row, self.rules.shape)}

@@ -53,6 +53,7 @@ class OpenInferenceRows:
 
     def __init__(self, rules: RowRules, *, only_objects: bool) -> None:
         self.rules = rules
+        self.reads_nulls = False  # there are texts beside the values
         self._only_objects = only_objects
 
     def claims(self, document: Mapping[str, Any]) -> bool:
@@ -201,10 +202,10 @@ class OpenInferenceRows:
             "additionalProperties": False,
         }
 
-    def example(self) -> dict[str, Any]:
-        """A document that is accepted."""
+    def example(self, row: list[float]) -> dict[str, Any]:
+        """A document with one row."""
         shape = [1, *self.rules.shape]
-        return {"inputs": [{"name": "input", "shape": shape, "datatype": "FP64", "data": self.rules.example}]}
+        return {"inputs": [{"name": "input", "shape": shape, "datatype": "FP64", "data": row}]}
 
 
 def _length(tensors: list[_Tensor]) -> int | None:
