@@ -73,7 +73,7 @@ async def _beside_bare(work: str, values: NDArray[Any], *, short: bool, target: 
         "bare": Post(predict.bare(predict.Batch), "/predict", json.dumps({"features": values.tolist()}).encode(), {}),
         "guarded": Post(guarded, "/predict", file.getvalue(), {**headers, "content-type": "application/x-npy"}),
     }
-    return await _compared(work, values, posts, calls=1, short=short, target=target)
+    return await _compared(work, values, posts, calls=8, short=short, target=target)
 
 
 async def _beside_own(

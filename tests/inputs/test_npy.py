@@ -223,6 +223,18 @@ def test_the_place_of_a_number_is_that_in_the_array() -> None:
     assert refusal.value.members == {"broken": "finite", "row": 1, "column": 1}
 
 
+@pytest.mark.parametrize(
+    ("value", "rule"), [(np.nan, "finite"), (np.inf, "finite"), (-1e301, "range"), (1e301, "range")]
+)
+def test_one_number_among_many_is_found(value: float, rule: str) -> None:
+    """A large batch is judged by other means than a small one, and to the same end."""
+    array = np.zeros((100, 100))
+    assert read(saved(array), columns=100, max_rows=100).shape == (100, 100)
+    array[70, 30] = value
+    found = outcome(lambda: read(saved(array), columns=100, max_rows=100))
+    assert found == {"broken": rule, "row": 70, "column": 30}
+
+
 @pytest.mark.parametrize("shape", ["(4, 3)", "(999999999999999999, 3)", "(2, 999999999999999999)"])
 def test_lies_about_the_size_cost_no_memory(shape: str) -> None:
     """A few bytes that announce exabytes make nobody allocate them."""

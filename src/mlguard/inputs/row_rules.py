@@ -65,6 +65,7 @@ _BROKEN = {
     "header": "The first line must name the columns",
 }
 
+_MANY = 4096  # numbers from which their extremes are found faster than each is compared
 _PLAIN_NUMBERS = frozenset({float, int})
 
 
@@ -217,7 +218,14 @@ class RowRules:
     def _shaped(self, rows: Rows) -> Rows:
         return rows if len(self.shape) == 1 else rows.reshape(-1, *self.shape)
 
+    def _are_within(self, values: NDArray[np.float64]) -> bool:
+        """Whether many numbers are within one range, which their extremes tell faster than a look at each."""
+        one_range = isinstance(self._low, float) and isinstance(self._high, float) and not self.categories
+        return bool(one_range and values.size > _MANY and values.min() >= self._low and values.max() <= self._high)
+
     def _judge_doubles(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._are_within(values):
+            return values
         fits = (values >= self._low) & (values <= self._high)  # NaN is never within bounds
         self._mark_categories(values, fits)
         if self.missing:
