@@ -149,6 +149,19 @@ def test_nulls_and_integers_take_the_fast_path(settings: str, body: bytes, rows:
     assert [[None if np.isnan(cell) else cell for cell in row] for row in judged.tolist()] == rows
 
 
+@given(st.lists(damaged(), max_size=5), st.sampled_from(["missing", "signed"]))
+def test_no_document_holds_up_the_next_whatever_is_allowed(bodies: list[bytes], settings: str) -> None:
+    """What was tried first and failed lets go of the parser as well."""
+    read = reader_with(**SETTINGS[settings])
+    kept: list[Any] = []
+    for body in (*bodies, b'{"features":[0.5,1]}', b'{"features":[1e300,null]}'):
+        try:
+            kept.append(read.read(body))
+        except InvalidInputError as refusal:
+            kept.append(refusal)
+        assert read.fast(b'{"features":[1,2]}') is not None
+
+
 def test_a_field_may_be_called_null() -> None:
     """What is put in the place of nulls is never taken for part of the field's name."""
     for name in ("null", "x 9e99 y"):

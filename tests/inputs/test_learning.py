@@ -179,6 +179,7 @@ def test_data_frames_of_pandas_are_read() -> None:
         (NORMAL[:99], "fewer than 100"),
         (NORMAL[:0], "fewer than 100"),
         (NORMAL[:, :0], "columns"),
+        (Frame(a=[{}] * 100), "column 'a' holds what is no number"),
         (Frame(), "columns"),
         (Frame(**{"": NORMAL[:, 0]}), "names"),
         (np.where(NORMAL > 60, np.inf, NORMAL), "column 0 holds an infinity"),
@@ -264,6 +265,7 @@ def test_categories_may_be_numbers_or_stated() -> None:
         ([f"name {number}" for number in range(1_001)] * 5, "more than 1000"),
         (["a", 1] * 100, "either texts or numbers"),
         (["a", True] * 100, "either texts or numbers"),
+        ([{"a": 1}] * 100, "either texts or numbers"),
         (["a", None] * 100, "missing"),
     ],
 )

@@ -243,6 +243,7 @@ def arrays(draw: st.DrawFn) -> tuple[Spec, Any]:
 @example((Spec("uint64", [0], [2**64 - 1]), np.array([[-1]], np.int64)))
 @example((Spec("int64", [0], [2**60]), np.array([[2.0**24]], np.float32)))
 @example((Spec("float64", [0.0], [0.1]), np.array([[0.1]], np.float32)))
+@example((Spec("float64", [0.0], [-0.0], clip=True), np.array([[-1.0]])))
 @example((Spec("float64", [0.0], [2.0**53]), np.array([[2**53 + 1]], np.int64)))
 def test_arrays_obey_the_reference(case: tuple[Spec, Any]) -> None:
     """An array of any real dtype, byte order and memory layout is judged by the numbers that it holds."""
@@ -431,6 +432,17 @@ def test_a_foreign_array_is_copied() -> None:
     rows = rules.judge(np.frombuffer(body, np.uint8).reshape(2, 2))
     rows[:] = 0
     assert body == bytes([1, 2, 3, 4])
+
+
+def test_longer_floats_are_read_as_doubles() -> None:
+    """An array of a wider floating-point dtype is judged as the doubles that the model gets."""
+    rules = RowRules(columns=2, low=0, high=1, max_rows=2, dtype=np.float64)
+    assert rules.judge(np.array([[0.5, 1]], np.longdouble)).dtype == np.float64
+    with np.errstate(all="ignore"):
+        wide = np.array([[1, 1]], np.longdouble) * np.longdouble(1e300) ** 2
+    for dtype in ("float64", "int64"):
+        rules = RowRules(columns=2, low=0, high=1, max_rows=2, dtype=dtype)
+        assert refused(rules.judge, wide) == ("finite", 0, 0)
 
 
 # Documentation ------------------------------------------------------------------------------------------------------

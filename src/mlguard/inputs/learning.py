@@ -1,9 +1,9 @@
 """Bounds and categories learnt from data, so that what is refused does not tell the data.
 
 Whoever may ask can find a bound by halving: a number on its one side is accepted, on the other refused. A bound that is
-the largest value of a column would tell that value, which is somebody's. So a bound is made of a value that at least
-five others lie beyond, moved outwards, and rounded. It tells roughly how a column is spread; it is no differential
-privacy.
+the largest value of a column would tell that value, which is somebody's. So a bound is made of values that at least
+five others lie beyond, moved outwards, and rounded. Who has found both bounds of a column knows the two values that they
+are made of to a hundredth of their distance, at best. It is no differential privacy.
 """
 
 import math
@@ -105,10 +105,10 @@ def _check_amount(column: TableColumn, *, may_miss: bool) -> None:
 
 def _categories(column: TableColumn) -> list[Any]:
     """What stands in a column, sorted, as scikit-learn's OrdinalEncoder numbers it."""
-    counts = Counter(column.cells.tolist())
-    texts = all(isinstance(value, str) for value in counts)
-    if not texts and not all(map(is_real, counts)):
+    cells = column.cells.tolist()
+    if not all(isinstance(cell, str) for cell in cells) and not all(map(is_real, cells)):
         raise ConfigurationError(f"{column.label} must hold either texts or numbers, to be learnt as categories")
+    counts = Counter(cells)
     if len(counts) > MOST_CATEGORIES:
         raise ConfigurationError(
             f"{column.label} has more than {MOST_CATEGORIES} categories; list those that are allowed"

@@ -234,7 +234,7 @@ class RowRules:
             return values
         if self.clips:
             clipped = self._clippable(~fits & np.isfinite(values))
-            values = np.where(clipped, np.clip(values, self.low, self.high), values)
+            values = np.where(clipped, np.where(values < self.low, self.low, self.high), values)
             fits |= clipped
         self._refuse_first(values, fits)
         return values
