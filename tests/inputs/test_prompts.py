@@ -154,7 +154,7 @@ def test_a_nonce_that_is_in_a_text_is_drawn_again(guess: str) -> None:
 def test_a_document_full_of_marks_leaves_one_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A document that holds nearly all marks gets the one that is left; one that holds all is refused, at once."""
     template = PromptTemplate(system="S", user="{b}", documents=["b"], marking="datamark")
-    marks = "".join(prompts._MARKS)
+    marks = "".join(map(chr, prompts._MARKS))
     monkeypatch.setattr("secrets.choice", operator.itemgetter(0))
     assert f"the character {marks[-1]} " in template.render(b=marks[:-1]).system
     assert refusal(template, b=marks) == "text"
@@ -271,7 +271,7 @@ GOOD: dict[str, Any] = {"system": "S", "user": "{a} {b}", "documents": ["b"]}
         ({"marking": "xml"}, "marking"),
         ({"on_control": "drop"}, "on_control"),
         ({"control_tokens": "<s>"}, "control_tokens"),
-        ({"control_tokens": None}, "control_tokens"),
+        ({"control_tokens": 5}, "control_tokens"),
         ({"system": "<|im_start|>"}, "control token"),
         ({"user": "[INST]{a}{b}"}, "control token"),
     ],

@@ -23,7 +23,7 @@ _RULES_OF: list[list[tuple[Rule, tuple[int, ...]]]] = [
 class PromptHeuristic:
     """Scores a text by words that are close to each other, and by what looks like another author's structure.
 
-    Finds injections that say what they want in known words: in English, with fewer words in some twenty other
+    Finds injections that say what they want in known words: in English, with fewer words in fifteen other
     languages, and in base64, hexadecimal, bits, escapes, invisible letters, rot13, backwards, with letters that look
     alike, with spaces between letters or none between words.
 

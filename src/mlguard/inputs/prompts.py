@@ -16,7 +16,7 @@ from mlguard.inputs.control_tokens import CHAT_CONTROL_TOKENS, ControlTokens
 Marking = Literal["delimit", "datamark", "encode"]
 
 _FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_MARKS: Final = [chr(code) for code in range(0xE000, 0xF900)]  # characters that mean nothing (Private Use Area)
+_MARKS: Final = range(0xE000, 0xF900)  # characters that mean nothing (Private Use Area)
 _NONCE_BYTES = 8
 
 
@@ -84,8 +84,8 @@ class PromptTemplate:
             the place of each space, or ``"encode"``, which only large models read well. In the measurements of Hines
             et al. each held better than the one before.
         control_tokens: The control tokens of the model's chat template, such as ``tokenizer.all_special_tokens``.
-            Those of the form ``<|name|>`` are always known. An empty set: nothing is refused. Only for a model behind
-            an API that keeps text and control tokens apart.
+            Those of the form ``<|name|>`` are always known. None: ``CHAT_CONTROL_TOKENS``. An empty set: nothing is
+            refused, for a model behind an API that keeps text and control tokens apart.
         on_control: ``"refuse"``, or ``"escape"``: a space is put into the token, ``< |im_start|>``. What would
             be one to a tokenizer that normalises is refused all the same.
 
@@ -104,7 +104,7 @@ class PromptTemplate:
         user: str,
         documents: Collection[str] = (),
         marking: Marking = "delimit",
-        control_tokens: Iterable[str] = CHAT_CONTROL_TOKENS,
+        control_tokens: Iterable[str] | None = None,
         on_control: Literal["refuse", "escape"] = "refuse",
     ) -> None:
         _check_text("system", system)
@@ -113,7 +113,8 @@ class PromptTemplate:
             raise ConfigurationError(f"PromptTemplate(marking=...) is one of {', '.join(get_args(Marking))}")
         if on_control not in {"refuse", "escape"}:
             raise ConfigurationError('PromptTemplate(on_control=...) is "refuse" or "escape"')
-        self._tokens = ControlTokens(control_tokens, where="PromptTemplate(control_tokens=...)")
+        known = CHAT_CONTROL_TOKENS if control_tokens is None else control_tokens
+        self._tokens = ControlTokens(known, where="PromptTemplate(control_tokens=...)")
         if self._tokens.are_in(system) or self._tokens.are_in(user):
             raise ConfigurationError(
                 "PromptTemplate: a control token in the template; the model's own template adds them"
@@ -233,9 +234,9 @@ def _draw_nonce(texts: str, draw: Callable[[int], str] = secrets.token_hex) -> s
 
 def _draw_mark(texts: str) -> str:
     """A mark that is in none of the texts."""
-    mark = secrets.choice(_MARKS)
+    mark = chr(secrets.choice(_MARKS))
     if mark in texts:  # drawn from what is left, or a text full of marks would have it drawn again for ever
-        free = sorted(set(_MARKS).difference(texts))
+        free = sorted(set(map(chr, _MARKS)).difference(texts))
         if not free:
             raise _unfit("all marks that there are")
         mark = secrets.choice(free)
