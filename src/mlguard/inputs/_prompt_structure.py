@@ -27,7 +27,7 @@ def structure_in(text: str, folded: str) -> Iterator[tuple[str, float]]:
     if tags:
         yield "forged tag", 0.35 if len(tags) == 1 else 0.5
     if _IMAGE.search(folded):
-        yield "send away", 0.5
+        yield "send away", 0.3  # a badge in a README looks the same
     if _LABEL.search(folded):
         yield "label of a model", 0.3
     yield from _headings_in(folded)
