@@ -19,6 +19,7 @@ from bench import (
     outages,
     passwords,
     predict,
+    prompts,
     puzzles,
     refusal,
     stores,
@@ -42,6 +43,7 @@ _BENCHES = {
     "hits": callers.measure_hits,
     "callers": callers.measure,
     "extraction": extraction.measure,
+    "prompts": prompts.measure,
 }
 
 

@@ -38,7 +38,13 @@ from mlguard.errors import (
     UnsupportedMediaTypeError,
 )
 from mlguard.hardening import harden
+from mlguard.inputs.control_tokens import CHAT_CONTROL_TOKENS
 from mlguard.inputs.features import Features
+from mlguard.inputs.prompt_classifier import PromptClassifier
+from mlguard.inputs.prompt_heuristic import PromptHeuristic
+from mlguard.inputs.prompt_score import PromptScore, PromptScorer
+from mlguard.inputs.prompt_screen import PromptScreen
+from mlguard.inputs.prompts import Prompt, PromptTemplate
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
 from mlguard.outputs.policy import truncate_output
@@ -55,6 +61,7 @@ from mlguard.traffic.rate import RateLimit
 from mlguard.traffic.reservations import Reservation
 
 __all__ = [
+    "CHAT_CONTROL_TOKENS",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
@@ -92,6 +99,13 @@ __all__ = [
     "PasswordHasher",
     "Passwords",
     "Principal",
+    "Prompt",
+    "PromptClassifier",
+    "PromptHeuristic",
+    "PromptScore",
+    "PromptScorer",
+    "PromptScreen",
+    "PromptTemplate",
     "ProofOfWork",
     "ProofOfWorkRequiredError",
     "QueryBudget",
