@@ -1,0 +1,189 @@
+"""Values as bytes: the same for equal values, never the same for two that differ.
+
+It is what answers are remembered by and noise is drawn from, so two questions must not be mistaken for one another:
+each value is written with its kind, and whatever has no end of its own with its length. ``-0.0`` is written as ``0.0``,
+which no model should tell apart and JSON need not.
+"""
+
+import dataclasses
+import inspect
+import struct
+import types
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum, Flag
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from uuid import UUID
+
+import numpy as np
+from pydantic import BaseModel
+
+#: What is written as the text that it is, under the name of its class.
+_TEXTS = (Decimal, Fraction, UUID, datetime, date, time, timedelta)
+_COLLECTIONS = (list, tuple, dict, set, frozenset, types.MappingProxyType)
+_KNOWN = (str, int, float, complex, bytes, np.ndarray, np.generic, Enum, BaseModel, *_TEXTS, *_COLLECTIONS)
+_COUNT = struct.Struct(">Q")
+_FLOAT = struct.Struct(">d")
+_NAN = _FLOAT.pack(float("nan"))
+
+
+class NotCanonicalError(TypeError):
+    """A value that cannot be told from others by what it holds. For the log, not for callers."""
+
+
+def canonical(value: Any) -> bytes:
+    """A value as bytes.
+
+    Args:
+        value: Numbers, texts, dates, arrays, and dicts, lists, sets, dataclasses and pydantic models of them.
+
+    Raises:
+        NotCanonicalError: It is, or holds, something else.
+    """
+    parts: list[bytes] = []
+    try:
+        _write(value, parts)
+    except RecursionError:
+        raise NotCanonicalError("it is nested too deeply") from None
+    return b"".join(parts)
+
+
+def framed(*texts: str) -> bytes:
+    """Several texts as one: ``("a", "bc")`` and ``("ab", "c")`` differ."""
+    return "".join([f"{len(text)}:{text}" for text in texts]).encode("utf-8", "surrogatepass")
+
+
+def _write(value: Any, parts: list[bytes]) -> None:
+    kind = type(value)
+    if kind is np.ndarray:
+        _write_array(value, parts)
+    elif kind is float:
+        parts.append(b"f" + _float(value))
+    elif kind is str:
+        _write_bytes(b"s", value.encode("utf-8", "surrogatepass"), parts)
+    elif kind is bool or value is None:
+        parts.append(b"1" if value else b"0" if value is False else b"n")
+    elif kind is int:
+        # Long ones in hexadecimal: Python turns them into decimal text slowly, and beyond a length not at all.
+        _write_bytes(b"i", hex(value).encode(), parts)
+    elif kind is bytes:
+        _write_bytes(b"b", value, parts)
+    elif kind is list or kind is tuple:
+        _write_items(value, parts)
+    elif kind is dict:
+        _write_mapping(b"d", value, parts)
+    else:
+        _write_object(value, parts)
+
+
+def _float(value: float) -> bytes:
+    return _FLOAT.pack(value + 0.0) if value == value else _NAN  # noqa: PLR0124  # but a NaN
+
+
+def _write_bytes(kind: bytes, content: bytes, parts: list[bytes]) -> None:
+    parts += (kind, _COUNT.pack(len(content)), content)
+
+
+def _write_items(items: list[Any] | tuple[Any, ...], parts: list[bytes]) -> None:
+    if set(map(type, items)) == {float}:
+        numbers = np.array(items) + 0.0
+        if not np.isnan(numbers).any():
+            _write_bytes(b"F", numbers.astype(">f8").tobytes(), parts)
+            return
+    parts += (b"l", _COUNT.pack(len(items)))
+    for item in items:
+        _write(item, parts)
+
+
+def _write_mapping(kind: bytes, fields: Mapping[Any, Any], parts: list[bytes]) -> None:
+    parts += (kind, _COUNT.pack(len(fields)))
+    for key, item in sorted([(canonical(key), item) for key, item in fields.items()], key=lambda pair: pair[0]):
+        parts.append(key)
+        _write(item, parts)
+
+
+def _write_array(array: np.ndarray[Any, Any], parts: list[bytes]) -> None:
+    kind = array.dtype.kind
+    if kind not in "fiubcSUMm" or array.dtype.itemsize > 8 and kind == "f" or array.dtype.itemsize > 16 and kind == "c":
+        raise NotCanonicalError(f"an array of dtype {array.dtype} holds more than its numbers")
+    if kind in "fc":
+        array = array + 0.0
+        missing = np.isnan(array)
+        if 1 in missing.tobytes():
+            array[missing] = np.nan  # there are many, and no model tells them apart
+    native = array.dtype.newbyteorder("=")
+    parts.append(f"a{native.str}{array.shape}:".encode())
+    parts.append(np.ascontiguousarray(array, dtype=native).tobytes())
+
+
+def _write_object(value: Any, parts: list[bytes]) -> None:
+    """What has a class of its own: that is written too, as two of them may mean different things by the same fields."""
+    kind = type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}".encode()
+    if isinstance(value, np.ndarray):
+        raise NotCanonicalError(f"a {kind.__name__} is more than its numbers")
+    if isinstance(value, np.generic):
+        _write_array(np.asarray(value), parts)
+    elif isinstance(value, Enum):
+        _write_bytes(b"e", name, parts)
+        _write(value.value if isinstance(value, Flag) else value.name, parts)
+    elif isinstance(value, BaseModel):
+        _write_bytes(b"m", name, parts)
+        private = value.__pydantic_private__
+        for fields in (value.__dict__, value.__pydantic_extra__ or {}, private or {}):
+            _write_mapping(b"d", fields, parts)
+        _write(value.model_fields_set, parts)  # what was left out may be told from what was sent
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _write_bytes(b"c", name, parts)
+        _write_mapping(b"d", {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, parts)
+    elif kind in _TEXTS:
+        _write_bytes(b"t", name, parts)
+        _write_bytes(b"s", str(value).encode(), parts)
+    elif kind is complex:
+        parts += (b"z", _float(value.real), _float(value.imag))
+    elif kind in {set, frozenset}:
+        items = sorted(map(canonical, value))
+        parts += (b"S", _COUNT.pack(len(items)), *items)
+    elif kind is types.MappingProxyType:
+        _write_mapping(b"d", value, parts)
+    else:
+        raise NotCanonicalError(f"a {kind.__module__}.{kind.__qualname__} is told by more than what it holds")
+
+
+# Annotations ---------------------------------------------------------------------------------------------------------
+
+
+def is_foreign(annotation: Any) -> bool:
+    """Whether an annotation already shows that its values are nothing that :func:`canonical` takes.
+
+    ``Any`` and type variables show nothing: there, only the values do.
+    """
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return is_foreign(get_args(annotation)[0])
+    if origin is Literal:
+        return False
+    if origin is Union or origin is types.UnionType:
+        return _any_foreign(get_args(annotation))
+    if origin is np.ndarray or any(annotation is silent for silent in _SILENT):
+        return False
+    if isinstance(origin, type):
+        return is_foreign(origin) or (_is_collection(origin) and _any_foreign(get_args(annotation)))
+    if not isinstance(annotation, type) or dataclasses.is_dataclass(annotation):
+        return False
+    # What pydantic's own types stand for is told by their values: an EmailStr is a str.
+    is_known = issubclass(annotation, _KNOWN) or _is_collection(annotation)
+    return not is_known and annotation.__module__.partition(".")[0] != "pydantic"
+
+
+_SILENT = (Any, None, type(None), object, ..., inspect.Parameter.empty)
+
+
+def _is_collection(kind: type) -> bool:
+    return issubclass(kind, _COLLECTIONS) or kind.__module__ == "collections.abc"
+
+
+def _any_foreign(annotations: Iterable[Any]) -> bool:
+    return any(map(is_foreign, annotations))
