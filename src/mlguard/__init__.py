@@ -30,6 +30,7 @@ from mlguard.errors import (
     MLGuardError,
     NotAuthenticatedError,
     OverloadedError,
+    PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
     StoreFullError,
@@ -41,7 +42,10 @@ from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.outputs.dp_noise import DPNoise
+from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.policy import truncate_output
+from mlguard.outputs.repeats import repeat_cache
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -49,6 +53,7 @@ from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import QueryBudget
 from mlguard.traffic.budget_warnings import BudgetWarning
 from mlguard.traffic.concurrency import ConcurrencyLimit
+from mlguard.traffic.epsilon import EpsilonLedger, EpsilonStatus
 from mlguard.traffic.ledger import BudgetStatus
 from mlguard.traffic.proof_of_work import ProofOfWork
 from mlguard.traffic.rate import RateLimit
@@ -71,17 +76,22 @@ __all__ = [
     "ConcurrencyLimitedError",
     "ConfigurationError",
     "Control",
+    "DPNoise",
     "Decision",
     "DenyAddresses",
+    "EpsilonLedger",
+    "EpsilonStatus",
     "FeatureMatrix",
     "FeatureVector",
     "Features",
     "FiniteNumber",
+    "Gaussian",
     "GuardFailedError",
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
     "KeysUnavailableError",
+    "Laplace",
     "Lease",
     "LoginTooWeakError",
     "MLGuardError",
@@ -92,6 +102,7 @@ __all__ = [
     "PasswordHasher",
     "Passwords",
     "Principal",
+    "PrivacyBudgetExceededError",
     "ProofOfWork",
     "ProofOfWorkRequiredError",
     "QueryBudget",
@@ -114,8 +125,10 @@ __all__ = [
     "UserDirectory",
     "Users",
     "Window",
+    "add_noise",
     "harden",
     "principal_of",
+    "repeat_cache",
     "request_id",
     "require_api_key",
     "sign_request",

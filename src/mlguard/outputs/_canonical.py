@@ -105,42 +105,40 @@ def _write_mapping(kind: bytes, fields: Mapping[Any, Any], parts: list[bytes]) -
 
 
 def _write_array(array: np.ndarray[Any, Any], parts: list[bytes]) -> None:
-    kind = array.dtype.kind
-    if kind not in "fiubcSUMm" or array.dtype.itemsize > 8 and kind == "f" or array.dtype.itemsize > 16 and kind == "c":
+    same = _one_of_equals(array)
+    parts += (f"a{same.dtype.str}{same.shape}:".encode(), same.tobytes())
+
+
+def canonical_rows(array: np.ndarray[Any, Any]) -> list[bytes]:
+    """What :func:`canonical` writes of each ``array[row]``, at a fraction of the time."""
+    same = _one_of_equals(array)
+    head = f"a{same.dtype.str}{same.shape[1:]}:".encode()
+    content = same.tobytes()
+    length = len(content) // max(1, len(same))
+    return [head + content[start : start + length] for start in range(0, length * len(same), length or 1)] or (
+        [head] * len(same)
+    )
+
+
+def _one_of_equals(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The one array that stands for all that are equal to it: in native order, without -0.0, with one kind of NaN."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "fiubcSUMm" or (kind in "fc" and size > 8 * (1 + (kind == "c"))):  # longer ones have gaps
         raise NotCanonicalError(f"an array of dtype {array.dtype} holds more than its numbers")
     if kind in "fc":
         array = array + 0.0
         missing = np.isnan(array)
         if 1 in missing.tobytes():
             array[missing] = np.nan  # there are many, and no model tells them apart
-    native = array.dtype.newbyteorder("=")
-    parts.append(f"a{native.str}{array.shape}:".encode())
-    parts.append(np.ascontiguousarray(array, dtype=native).tobytes())
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _write_object(value: Any, parts: list[bytes]) -> None:
-    """What has a class of its own: that is written too, as two of them may mean different things by the same fields."""
     kind = type(value)
-    name = f"{kind.__module__}.{kind.__qualname__}".encode()
     if isinstance(value, np.ndarray):
         raise NotCanonicalError(f"a {kind.__name__} is more than its numbers")
     if isinstance(value, np.generic):
         _write_array(np.asarray(value), parts)
-    elif isinstance(value, Enum):
-        _write_bytes(b"e", name, parts)
-        _write(value.value if isinstance(value, Flag) else value.name, parts)
-    elif isinstance(value, BaseModel):
-        _write_bytes(b"m", name, parts)
-        private = value.__pydantic_private__
-        for fields in (value.__dict__, value.__pydantic_extra__ or {}, private or {}):
-            _write_mapping(b"d", fields, parts)
-        _write(value.model_fields_set, parts)  # what was left out may be told from what was sent
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _write_bytes(b"c", name, parts)
-        _write_mapping(b"d", {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, parts)
-    elif kind in _TEXTS:
-        _write_bytes(b"t", name, parts)
-        _write_bytes(b"s", str(value).encode(), parts)
     elif kind is complex:
         parts += (b"z", _float(value.real), _float(value.imag))
     elif kind in {set, frozenset}:
@@ -149,7 +147,24 @@ def _write_object(value: Any, parts: list[bytes]) -> None:
     elif kind is types.MappingProxyType:
         _write_mapping(b"d", value, parts)
     else:
-        raise NotCanonicalError(f"a {kind.__module__}.{kind.__qualname__} is told by more than what it holds")
+        _write_named(value, f"{kind.__module__}.{kind.__qualname__}", parts)
+
+
+def _write_named(value: Any, name: str, parts: list[bytes]) -> None:
+    """What has a class of its own: that is written too, as two of them may mean different things by the same fields."""
+    _write_bytes(b"c", name.encode(), parts)
+    if isinstance(value, Enum):
+        _write(value.value if isinstance(value, Flag) else value.name, parts)
+    elif isinstance(value, BaseModel):
+        for fields in (value.__dict__, value.__pydantic_extra__ or {}, value.__pydantic_private__ or {}):
+            _write_mapping(b"d", fields, parts)
+        _write(value.model_fields_set, parts)  # what was left out may be told from what was sent
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _write_mapping(b"d", {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, parts)
+    elif type(value) in _TEXTS:
+        _write_bytes(b"s", str(value).encode(), parts)
+    else:
+        raise NotCanonicalError(f"a {name} is told by more than what it holds")
 
 
 # Annotations ---------------------------------------------------------------------------------------------------------

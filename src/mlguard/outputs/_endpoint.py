@@ -27,8 +27,9 @@ _MARK = "__mlguard_truncated__"
 _BARE = "__mlguard_bare__"
 _POLICY = "__mlguard_policy__"
 
-#: The names under which a wrapper takes what the endpoint does not take itself.
-REQUEST, RESPONSE = "_mlguard_request", "_mlguard_response"
+#: How the arguments begin that a wrapper takes and the endpoint does not: the request and the response among them.
+OURS = "_mlguard_"
+REQUEST, RESPONSE = f"{OURS}request", f"{OURS}response"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, truncate: Truncate, decimals:
     Raises:
         ConfigurationError: The endpoint is a generator or truncated already, or FastAPI could not read its annotations.
     """
-    call = _function_of(endpoint)
+    call = function_of(endpoint)
     if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
         raise ConfigurationError("truncate_output cannot truncate a generator: return the whole answer")
     if hasattr(endpoint, _MARK):
@@ -120,23 +121,32 @@ def decorator_above(endpoint: Callable[..., Any] | None) -> str | None:
     return decorator if endpoint is not None and decorated is endpoint else None
 
 
-def _function_of(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def function_of(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """The function that a call of the endpoint runs."""
     while isinstance(endpoint, functools.partial):
         endpoint = endpoint.func
     return endpoint if inspect.isroutine(endpoint) else type(endpoint).__call__
 
 
-def _extend(endpoint: Callable[..., Any]) -> tuple[inspect.Signature, _Exchange]:
-    """The endpoint's signature, with a Request and a Response added where it takes none itself."""
+def signature_of(endpoint: Callable[..., Any]) -> inspect.Signature:
+    """The endpoint's signature, in which no annotation is a text.
+
+    Raises:
+        ConfigurationError: One cannot be read.
+    """
     try:
         # Text annotations mean something only in the endpoint's own module, where FastAPI would not look.
-        signature = inspect.signature(endpoint, eval_str=True)
+        return inspect.signature(endpoint, eval_str=True)
     except NameError as error:
         raise ConfigurationError(
             f"an annotation of the endpoint names {error.name!r}, which its module does not have at run time: import it"
             " outside of TYPE_CHECKING, and define it outside of functions"
         ) from error
+
+
+def _extend(endpoint: Callable[..., Any]) -> tuple[inspect.Signature, _Exchange]:
+    """The endpoint's signature, with a Request and a Response added where it takes none itself."""
+    signature = signature_of(endpoint)
     parameters = list(signature.parameters.values())
     names, added = [], []
     for kind, name in ((Request, REQUEST), (Response, RESPONSE)):

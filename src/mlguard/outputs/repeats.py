@@ -19,6 +19,7 @@ from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
 from mlguard.outputs._canonical import NotCanonicalError, canonical, framed, is_foreign
 from mlguard.outputs._endpoint import (
+    OURS,
     REQUEST,
     RESPONSE,
     is_truncating,
@@ -35,7 +36,7 @@ logger = logging.getLogger("mlguard")
 
 P = ParamSpec("P")
 
-_WHO = "_mlguard_who"
+_WHO = f"{OURS}who"
 _MARK = "__mlguard_repeated__"
 _MAX_BEGUN = 1024  # questions whose beginning is kept, of each endpoint: about 1 KB each
 
@@ -104,8 +105,8 @@ def repeat_cache(
         raise ConfigurationError("repeat_cache(model_version=...) is a text that is not empty, or a function")
     if store is not None and (not isinstance(store, Store) or store.forgets_on_restart):
         raise ConfigurationError(
-            "repeat_cache(store=...) is a store that several processes share, such as a RedisStore; leave it out to keep "
-            "answers in this process"
+            "repeat_cache(store=...) is a store that several processes share, such as a RedisStore; leave it out to "
+            "keep answers in this process"
         )
     caller = By(by, where="repeat_cache")
 
@@ -144,7 +145,7 @@ def _check_endpoint(endpoint: Callable[..., Any]) -> None:
     if not is_truncating(endpoint):
         raise ConfigurationError("repeat_cache stands right above @truncate_output, which makes the answer: add one")
     for parameter in inspect.signature(endpoint).parameters.values():
-        if parameter.name not in {REQUEST, RESPONSE} and is_foreign(parameter.annotation):
+        if not parameter.name.startswith(OURS) and is_foreign(parameter.annotation):
             raise ConfigurationError(
                 f"repeat_cache cannot tell one question from another by the argument {parameter.name!r} of the "
                 "endpoint: take the numbers, texts and models in it that the answer depends on, as arguments or by "
@@ -192,7 +193,9 @@ class _Questions:
         caller = self._caller.caller(request, who)
         version = self._fixed_version if self._version is None else self._version()
         if not isinstance(version, str):
-            raise ConfigurationError(f"repeat_cache(model_version=...) returned a {type(version).__name__}, and no text")
+            raise ConfigurationError(
+                f"repeat_cache(model_version=...) returned a {type(version).__name__}, and no text"
+            )
         route = matched_route(request.scope)
         place = (id(route), caller if isinstance(caller, str) else id(caller), request.method, version)
         known = self._begun.get(place)
@@ -240,7 +243,7 @@ class _Repeats:
         request, injected = kwargs.get(REQUEST), kwargs.get(RESPONSE)
         if args or request is None or injected is None or injected.status_code not in {None, 200}:
             return await self._run(args, kwargs)  # a developer's call, or an answer that is not to be kept
-        arguments = {name: value for name, value in kwargs.items() if value is not request and value is not injected}
+        arguments = {name: value for name, value in kwargs.items() if not name.startswith(OURS)}
         try:
             question = self._questions.ask(request, who, arguments)
         except NotCanonicalError as error:
