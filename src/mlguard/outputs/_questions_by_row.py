@@ -32,7 +32,7 @@ def questions(arguments: Mapping[str, Any], rows: int) -> list[bytes]:
         for name, value in _parts(arguments):
             if _holds_rows(value) and len(value) == rows:
                 by_row.append([canonical(name)] * rows)
-                by_row.append(canonical_rows(value) if isinstance(value, np.ndarray) else [*map(canonical, value)])
+                by_row.append(canonical_rows(value) if type(value) is np.ndarray else [*map(canonical, value)])
             else:
                 shared[name] = value
         head = canonical(shared)
