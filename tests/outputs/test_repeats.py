@@ -35,6 +35,7 @@ from mlguard import (
     truncate_output,
 )
 from mlguard._shortcuts import DirectRoute
+from mlguard.outputs._endpoint import mark_truncating
 from mlguard.outputs._kept_answers import AnswersInProcess, Kept
 
 KEY = "Vb3kQ9xTzLm2Zp8Rt5Yw0Uc4NfHs7Jd"
@@ -802,17 +803,23 @@ def test_it_stands_right_above_truncate_output() -> None:
 
     def predict() -> Any: ...
 
-    async def stream() -> Any:
-        yield "x"
-
     with pytest.raises(ConfigurationError, match="right above @truncate_output"):
         keeps()(predict)
-    with pytest.raises(ConfigurationError, match="right above @truncate_output"):
-        keeps()(stream)
     with pytest.raises(ConfigurationError, match="already"):
         keeps()(keeps()(truncate_output(predict)))
     with pytest.raises(ConfigurationError, match="already"):
         truncate_output(keeps()(truncate_output(predict)))
+
+
+def test_streams_are_not_kept() -> None:
+    """Whatever truncates them."""
+
+    async def stream() -> Any:
+        yield "x"
+
+    mark_truncating(stream)
+    with pytest.raises(ConfigurationError, match="no stream"):
+        keeps()(stream)
 
 
 def takes(annotation: Any) -> Any:

@@ -21,6 +21,7 @@ from mlguard.traffic.epsilon import EpsilonLedger
 
 _ACCOUNT = f"{OURS}account"
 _OFF = 1e-3  # what a sum of probabilities may be off by: float16 is
+_EXACT = 1e-12  # what it may be off by without being corrected
 
 
 class Noise(Protocol):
@@ -87,20 +88,29 @@ class NoisyScores:
     def _noisy(self, exact: FloatArray, noise: Noise, arguments: Mapping[str, Any]) -> FloatArray:
         if exact.size == 0:
             return exact
-        if self._renormalise and (exact.min() < -_OFF or np.abs(exact.sum(axis=1) - 1.0).max() > _OFF):
-            raise UnsafeOutputError(
-                "a row of scores is no vector of probabilities: set add_noise(renormalise=False) for other scores"
-            )
-        if self._renormalise:  # before too, so that no row is longer than a sensitivity says
-            noisy = as_probabilities(noise.add(as_probabilities(exact), arguments))
-        else:
-            noisy = noise.add(exact, arguments)
+        noisy = noise.add(_checked(exact) if self._renormalise else exact, arguments)
+        if self._renormalise:
+            noisy = as_probabilities(noisy)
         if self._keep_argmax:
             _swap_best(noisy, exact.argmax(axis=1))
         return noisy
 
     def __repr__(self) -> str:
         return repr((self._field, self._keep_argmax, self._renormalise))
+
+
+def _checked(scores: FloatArray) -> FloatArray:
+    """Rows of probabilities, which add up to 1: a sensitivity holds for no others.
+
+    Raises:
+        UnsafeOutputError: Some are nothing of the kind (500).
+    """
+    least, off = float(scores.min()), float(np.abs(scores.sum(axis=1) - 1.0).max())
+    if least < -_OFF or off > _OFF:
+        raise UnsafeOutputError(
+            "a row of scores is no vector of probabilities: set add_noise(renormalise=False) for other scores"
+        )
+    return scores if least >= 0.0 and off < _EXACT else as_probabilities(scores)
 
 
 def as_probabilities(scores: FloatArray) -> FloatArray:
@@ -138,7 +148,8 @@ class Asked:
         signature: Its signature.
 
     Raises:
-        ConfigurationError: An option that cannot work, or an argument by which inputs cannot be told apart.
+        ConfigurationError: An option that cannot work, an endpoint that is decorated by one of ours already, or an
+            argument by which inputs cannot be told apart.
     """
 
     def __init__(
@@ -150,8 +161,19 @@ class Asked:
         is_told_apart: bool,
     ) -> None:
         function = function_of(endpoint)
-        self.name = function.__module__, function.__qualname__
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError("add_noise takes no generator: return the whole answer")
+        if policy_of(endpoint):
+            raise ConfigurationError(
+                "add_noise stands once, next to the function, below truncate_output and repeat_cache"
+            )
+        self.name = str(getattr(function, "__module__", "")), function.__qualname__
         self.signature = signature_of(endpoint)
+        kinds = {parameter.kind for parameter in self.signature.parameters.values()}
+        if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            raise ConfigurationError(
+                "add_noise takes an endpoint of which each argument has a name: no *args, no **kwargs"
+            )
         if inputs is not None and (isinstance(inputs, str) or not inputs or set(inputs) - {*self.signature.parameters}):
             raise ConfigurationError('add_noise(inputs=...) lists arguments of the endpoint, as in inputs=["x"]')
         if decimals is not None and (type(decimals) is not int or not 0 <= decimals <= 15):
@@ -210,15 +232,7 @@ def wrap_noisy(
         asked: Which arguments it depends on.
         ledger: What is charged, where the noise has an epsilon.
         policy: The settings of all of it.
-
-    Raises:
-        ConfigurationError: It is truncated already, or a generator.
     """
-    call = function_of(endpoint)
-    if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
-        raise ConfigurationError("add_noise takes no generator: return the whole answer")
-    if policy_of(endpoint):
-        raise ConfigurationError("add_noise stands once, next to the function, below truncate_output and repeat_cache")
     if isinstance(noise, DPNoise):
         wrapper = _wrap_charged(endpoint, noise, scores, asked, ledger)
     else:

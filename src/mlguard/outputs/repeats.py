@@ -22,6 +22,7 @@ from mlguard.outputs._endpoint import (
     OURS,
     REQUEST,
     RESPONSE,
+    function_of,
     is_truncating,
     mark_bare,
     mark_truncating,
@@ -144,6 +145,9 @@ def _check_endpoint(endpoint: Callable[..., Any]) -> None:
         raise ConfigurationError("the endpoint has a repeat_cache already")
     if not is_truncating(endpoint):
         raise ConfigurationError("repeat_cache stands right above @truncate_output, which makes the answer: add one")
+    bare = function_of(inspect.unwrap(endpoint))
+    if inspect.isgeneratorfunction(bare) or inspect.isasyncgenfunction(bare):
+        raise ConfigurationError("repeat_cache keeps whole answers, and no stream: leave it out")
     for parameter in inspect.signature(endpoint).parameters.values():
         if not parameter.name.startswith(OURS) and is_foreign(parameter.annotation):
             raise ConfigurationError(
