@@ -12,6 +12,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request, Response, Security, WebSocket
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
+from starlette.routing import Route
 from tests.asgi import Answer, acall, call
 from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
@@ -118,9 +119,9 @@ def test_the_short_cut_is_taken() -> None:
     """An endpoint that takes nothing but what guards return is called without FastAPI's solver, kept or not."""
     service = Service()
     service.ask()
-    routes = {route.path: route for route in service.app.routes if hasattr(route, "path")}
-    assert isinstance(routes["/direct"].app, DirectRoute)
-    assert not isinstance(routes["/predict"].app, DirectRoute)  # it takes a query parameter
+    apps: dict[str, Any] = {route.path: route.app for route in service.app.routes if isinstance(route, Route)}
+    assert isinstance(apps["/direct"], DirectRoute)
+    assert not isinstance(apps["/predict"], DirectRoute)  # it takes a query parameter
 
 
 @pytest.mark.parametrize(
@@ -333,14 +334,12 @@ def test_no_setting_serves_the_answers_of_another(redis: RedisServer) -> None:
         app = FastAPI()
         settings = {"key": KEY, "model_version": "1", "store": store, **options}
 
-        @app.post("/")
-        @repeat_cache(**settings)
-        @truncate_output(decimals=decimals, top_k=top_k)
-        @noise
         async def predict() -> Any:
             runs.append(1)
             return {"probabilities": [0.25, 0.75], "run": len(runs)}
 
+        truncated = truncate_output(decimals=decimals, top_k=top_k)(noise(predict))
+        app.post("/")(repeat_cache(**settings)(truncated))
         return call(app, "/").body
 
     assert served() == served()
@@ -491,7 +490,10 @@ def test_called_by_hand() -> None:
 
 def test_a_route_that_cannot_be_told() -> None:
     """In a bare Starlette app nothing is kept, and the answer does not leave, as truncate_output has it."""
-    kept = repeat_cache(key=KEY, model_version="1")(truncate_output(lambda: {"x": 1}))
+
+    def predict() -> Any: ...
+
+    kept: Any = repeat_cache(key=KEY, model_version="1")(truncate_output(predict))
     request = Request({"type": "http", "method": "GET", "headers": [], "client": ("192.0.2.1", 1)})
     with pytest.raises(UnsafeOutputError):
         asyncio.run(kept(_mlguard_request=request, _mlguard_response=Response()))

@@ -157,7 +157,6 @@ def test_a_budget_of_queries_is_another_one() -> None:
     budget = QueryBudget("1000000/month", by=service.caller, name="iris", store=service.ledger.store)
     service.ask()
     status = asyncio.run(budget.status_of(Principal("alice", method="api-key")))
-    assert status.used in {0, status.limit}
     assert status.used == 0
 
 
@@ -319,7 +318,7 @@ def test_the_list_of_ledgers_is_written_when_it_can_be() -> None:
     assert not service.ledger._is_registered
     store.swap = _broken  # type: ignore[method-assign]
     assert service.statuses("") == [500]
-    del store.swap  # type: ignore[attr-defined]
+    del store.swap
     assert service.statuses("", "") == [200, 429]
     assert service.ledger._is_registered
 

@@ -130,7 +130,7 @@ def _one_of_equals(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if kind not in "fiubcMm" or (kind in "fc" and size > 8 * (1 + (kind == "c"))):  # longer ones have gaps
         raise NotCanonicalError(f"an array of dtype {array.dtype} holds more than its numbers")
     if kind in "fc":
-        array = array + 0.0
+        array = np.asarray(array + 0.0)  # of no dimension, numpy makes a number
         missing = np.isnan(array)
         if 1 in missing.tobytes():
             array[missing] = np.nan  # there are many, and no model tells them apart

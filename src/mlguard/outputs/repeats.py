@@ -6,7 +6,7 @@ import hmac
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
 from starlette.concurrency import run_in_threadpool
@@ -52,7 +52,7 @@ def repeat_cache(
     max_bytes: int = 64 * 1_048_576,
     store: Store | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Callable[[Callable[P, Any]], Callable[P, Awaitable[Any]]]:
+) -> Callable[[Callable[P, Any]], Callable[P, Coroutine[Any, Any, Any]]]:
     """Give the same caller the same answer to the same question, byte for byte, without asking the model again.
 
     Guards against averaging: noise that is drawn anew at each answer is gone after a thousand repeats. It saves the
@@ -111,7 +111,7 @@ def repeat_cache(
         )
     caller = By(by, where="repeat_cache")
 
-    def decorate(endpoint: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
+    def decorate(endpoint: Callable[P, Any]) -> Callable[P, Coroutine[Any, Any, Any]]:
         kept: KeptAnswers
         if store is None:
             kept = AnswersInProcess(max_entries=max_entries, max_bytes=max_bytes, ttl=ttl, clock=clock)
