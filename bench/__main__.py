@@ -12,6 +12,7 @@ from importlib.metadata import version
 from bench import (
     answer,
     auth,
+    averaging,
     callers,
     exactness,
     extraction,
@@ -21,6 +22,7 @@ from bench import (
     predict,
     puzzles,
     refusal,
+    repeats,
     stores,
     throughput,
     tokens,
@@ -29,6 +31,7 @@ from bench import (
 _BENCHES = {
     "predict": predict.measure,
     "answer": answer.measure,
+    "repeats": repeats.measure,
     "refusal": refusal.measure,
     "auth": auth.measure,
     "tokens": tokens.measure,
@@ -42,6 +45,7 @@ _BENCHES = {
     "hits": callers.measure_hits,
     "callers": callers.measure,
     "extraction": extraction.measure,
+    "averaging": averaging.measure,
 }
 
 

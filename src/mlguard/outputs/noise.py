@@ -138,7 +138,8 @@ def add_noise(
             with one more that a caller can choose and that changes nothing, there is fresh noise for each choice. With
             one too few, there is the same noise on two different scores, whose difference is exact.
         input_decimals: Round every float of these arguments first, to so many decimals: for the noise, and for the
-            model too, so that inputs which are that near have one answer. None: nothing is rounded.
+            model too, so that inputs which are that near have one answer. Who knows of it moves inputs by more than
+            that, and averages all the same. None: nothing is rounded.
         model_version: Another text, other noise: what two models say to one input cannot be compared exactly.
         ledger: Charged before the endpoint is asked, for each row of its arguments. Only with :class:`DPNoise`.
 
