@@ -67,7 +67,7 @@ def test_noise_is_fresh_and_of_its_size(options: dict[str, Any]) -> None:
 class Service:
     """A model with differentially private answers, behind a ledger, with and without repeat_cache."""
 
-    def __init__(self, limit: str = "2/ever", *, sync: bool = False, **options: Any) -> None:
+    def __init__(self, limit: str = "2/ever", *, sync: bool = False, max_entries: int = 100, **options: Any) -> None:
         self.ledger = EpsilonLedger(limit, store=MemoryStore())
         self.runs = 0
         self.rows = 1
@@ -84,7 +84,9 @@ class Service:
         self.app = FastAPI()
         harden(self.app)
         self.app.post("/fresh")(truncate_output(decimals=6)(noise(endpoint)))
-        kept = repeat_cache(key=KEY, model_version="1")(truncate_output(decimals=6)(noise(endpoint)))
+        kept = repeat_cache(key=KEY, model_version="1", max_entries=max_entries)(
+            truncate_output(decimals=6)(noise(endpoint))
+        )
         self.app.post("/kept")(kept)
 
     def predict(self, rows: int) -> Any:
@@ -122,6 +124,14 @@ def test_a_repeat_costs_nothing() -> None:
     assert service.ask("/kept", rows=2).status == 429
     assert service.ask("/kept").status == 200
     assert service.runs == 1
+
+
+def test_a_repeat_that_was_forgotten_is_charged_again() -> None:
+    """Who fills the memory with other questions pays for them, and for the fresh noise that comes of it."""
+    service = Service("2/ever", max_entries=1)
+    statuses = [service.ask("/kept", rows=rows).status for rows in (1, 2, 1, 1, 2)]
+    assert statuses == [200, 200, 200, 200, 429]
+    assert service.runs == 3
 
 
 def test_more_rows_than_were_charged_do_not_leave() -> None:

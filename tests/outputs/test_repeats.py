@@ -616,9 +616,9 @@ def test_equal_questions_at_once_are_one() -> None:
     assert len({*runs}) == 3
 
 
-@pytest.mark.parametrize("left", [1, 2])
-def test_who_goes_away_takes_nothing_from_others(left: int) -> None:
-    """Not even who asked first; when all have gone, the answer is there for who comes next."""
+@pytest.mark.parametrize("who", [[0], [1], [0, 1]])
+def test_who_goes_away_takes_nothing_from_others(who: list[int]) -> None:
+    """Not even who asked first; when all have gone, the work ends, and who comes next begins it anew."""
 
     async def main() -> tuple[list[Any], int]:
         service = Slow()
@@ -627,14 +627,17 @@ def test_who_goes_away_takes_nothing_from_others(left: int) -> None:
         second = asyncio.create_task(service.asks())
         while not waits(second):  # noqa: ASYNC110  # nothing else tells it
             await asyncio.sleep(0)
-        for task in (first, second)[:left]:
-            task.cancel()
+        tasks = [first, second]
+        for place in who:
+            tasks[place].cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
+                await tasks[place]
+        last = asyncio.create_task(service.asks())
+        while not waits(last):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0)
         service.go.set()
-        answers = [await second] if left == 1 else []
-        answers.append(await service.asks())
-        return [answer.json["run"] for answer in answers], service.runs
+        answers = [await task for place, task in enumerate(tasks) if place not in who]
+        return [answer.json["run"] for answer in (*answers, await last)], service.runs
 
     def waits(task: "asyncio.Task[Any]") -> bool:
         return any(frame.f_code.co_name == "_ask" for frame in _frames(task))

@@ -224,6 +224,30 @@ class _Questions:
         return mac
 
 
+class _Work:
+    """An endpoint at work on a question, and how many wait for the answer.
+
+    Args:
+        task: Does it. Its result is the answer, and what is kept of it.
+    """
+
+    def __init__(self, task: "asyncio.Task[tuple[Any, Kept | None]]") -> None:
+        self.task = task
+        self.is_over = False
+        self._waiting = 0
+
+    async def wait(self) -> tuple[Any, Kept | None]:
+        """The answer. Who goes away takes it from nobody else; when all have gone, the work ends too."""
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self._waiting -= 1
+            self.is_over = self.task.done() or not self._waiting
+            if self.is_over:
+                self.task.cancel()  # which does nothing to one that is done
+
+
 class _Repeats:
     """An endpoint that is asked each question once.
 
@@ -238,7 +262,7 @@ class _Repeats:
         self._is_async = inspect.iscoroutinefunction(endpoint)
         self._questions = questions
         self._kept = kept
-        self._asked: dict[bytes, asyncio.Task[tuple[Any, Kept | None]]] = {}
+        self._asked: dict[bytes, _Work] = {}
         self._has_warned = False
 
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -260,24 +284,23 @@ class _Repeats:
 
     async def _ask(self, question: bytes, injected: Response, kwargs: dict[str, Any]) -> Any:
         """Have the endpoint answer, or wait for the answer to the same question that it is at work on."""
-        task = self._asked.get(question)
-        if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = self._asked[question] = apart(self._work(question, kwargs))
-            task.add_done_callback(lambda done: self._forget(question, done))
-            # Shielded: who goes away takes the answer from nobody.
-            answer, kept = await asyncio.shield(task)
-            return answer if kept is None else kept.respond(injected)
-        _, kept = await asyncio.shield(task)
-        return await self._run((), kwargs) if kept is None else kept.respond(injected)
+        work = self._asked.get(question)
+        is_own = work is None or work.task.get_loop() is not asyncio.get_running_loop()
+        if work is None or is_own:
+            work = self._asked[question] = _Work(apart(self._work(question, kwargs)))
+        try:
+            answer, kept = await work.wait()
+        finally:
+            if work.is_over and self._asked.get(question) is work:
+                del self._asked[question]
+        if kept is not None:
+            return kept.respond(injected)
+        return answer if is_own else await self._run((), kwargs)
 
     async def _work(self, question: bytes, kwargs: dict[str, Any]) -> tuple[Any, Kept | None]:
         answer = await self._run((), kwargs)
         kept = Kept.of(answer)
         return answer, None if kept is None else await self._kept.put(question, kept)
-
-    def _forget(self, question: bytes, done: "asyncio.Task[Any]") -> None:
-        if self._asked.get(question) is done:
-            del self._asked[question]
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._is_async:
