@@ -12,6 +12,7 @@ from importlib.metadata import version
 from bench import (
     answer,
     auth,
+    averaging,
     callers,
     exactness,
     extraction,
@@ -22,6 +23,7 @@ from bench import (
     prompts,
     puzzles,
     refusal,
+    repeats,
     stores,
     throughput,
     tokens,
@@ -30,6 +32,7 @@ from bench import (
 _BENCHES = {
     "predict": predict.measure,
     "answer": answer.measure,
+    "repeats": repeats.measure,
     "refusal": refusal.measure,
     "auth": auth.measure,
     "tokens": tokens.measure,
@@ -44,6 +47,7 @@ _BENCHES = {
     "callers": callers.measure,
     "extraction": extraction.measure,
     "prompts": prompts.measure,
+    "averaging": averaging.measure,
 }
 
 

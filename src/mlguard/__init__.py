@@ -30,6 +30,7 @@ from mlguard.errors import (
     MLGuardError,
     NotAuthenticatedError,
     OverloadedError,
+    PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
     StoreFullError,
@@ -47,7 +48,10 @@ from mlguard.inputs.prompt_screen import PromptScreen
 from mlguard.inputs.prompts import Prompt, PromptTemplate
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.outputs.dp_noise import DPNoise
+from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.policy import truncate_output
+from mlguard.outputs.repeats import repeat_cache
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -55,6 +59,7 @@ from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import QueryBudget
 from mlguard.traffic.budget_warnings import BudgetWarning
 from mlguard.traffic.concurrency import ConcurrencyLimit
+from mlguard.traffic.epsilon import EpsilonLedger, EpsilonStatus
 from mlguard.traffic.ledger import BudgetStatus
 from mlguard.traffic.proof_of_work import ProofOfWork
 from mlguard.traffic.rate import RateLimit
@@ -78,17 +83,22 @@ __all__ = [
     "ConcurrencyLimitedError",
     "ConfigurationError",
     "Control",
+    "DPNoise",
     "Decision",
     "DenyAddresses",
+    "EpsilonLedger",
+    "EpsilonStatus",
     "FeatureMatrix",
     "FeatureVector",
     "Features",
     "FiniteNumber",
+    "Gaussian",
     "GuardFailedError",
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
     "KeysUnavailableError",
+    "Laplace",
     "Lease",
     "LoginTooWeakError",
     "MLGuardError",
@@ -99,6 +109,7 @@ __all__ = [
     "PasswordHasher",
     "Passwords",
     "Principal",
+    "PrivacyBudgetExceededError",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
@@ -128,8 +139,10 @@ __all__ = [
     "UserDirectory",
     "Users",
     "Window",
+    "add_noise",
     "harden",
     "principal_of",
+    "repeat_cache",
     "request_id",
     "require_api_key",
     "sign_request",

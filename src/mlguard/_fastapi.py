@@ -7,7 +7,7 @@ applied.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import FunctionType
@@ -246,6 +246,30 @@ def has_response_model(route: Any) -> bool:
         or route.response_model_exclude_defaults
         or route.response_model_exclude_none
     )
+
+
+def response_settings(route: Any) -> str:
+    """What two routes have in common that answer alike what one endpoint returns."""
+    settings = (
+        route.path_format,
+        route.status_code,
+        getattr(route.response_class, "value", route.response_class),  # FastAPI wraps the default
+        route.response_model,
+        _in_order(route.response_model_include),
+        _in_order(route.response_model_exclude),
+        route.response_model_by_alias,
+        route.response_model_exclude_unset,
+        route.response_model_exclude_defaults,
+        route.response_model_exclude_none,
+    )
+    return repr(settings)
+
+
+def _in_order(fields: Any) -> Any:
+    """What is the same text in every process: sets have no order."""
+    if isinstance(fields, Mapping):
+        return sorted((repr(name), _in_order(below)) for name, below in fields.items())
+    return sorted(map(repr, fields)) if isinstance(fields, set | frozenset) else fields
 
 
 def apply_response_model(route: Any, content: Any) -> tuple[Any, Any]:

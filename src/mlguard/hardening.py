@@ -23,7 +23,7 @@ from mlguard._shortcuts import Shortcuts
 from mlguard._workers import second_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
-from mlguard.outputs._endpoint import is_bare
+from mlguard.outputs._endpoint import decorator_above
 from mlguard.problems import (
     answer_refusal,
     answer_websocket_validation,
@@ -342,9 +342,10 @@ def _check_debug(app: FastAPI, *, development: bool) -> None:
 
 def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
     for route in routes:
-        if is_bare(route.endpoint):
+        decorator = decorator_above(route.endpoint)
+        if decorator is not None:
             raise ConfigurationError(
-                f"{route.path}: @truncate_output stands above the route's own decorator, where it has no effect; "
+                f"{route.path}: @{decorator} stands above the route's own decorator, where it has no effect; "
                 "put it below, next to the function"
             )
 

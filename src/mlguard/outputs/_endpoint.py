@@ -25,6 +25,11 @@ Truncate = Callable[[Any], Any]
 
 _MARK = "__mlguard_truncated__"
 _BARE = "__mlguard_bare__"
+_POLICY = "__mlguard_policy__"
+
+#: How the arguments begin that a wrapper takes and the endpoint does not: the request and the response among them.
+OURS = "_mlguard_"
+REQUEST, RESPONSE = f"{OURS}request", f"{OURS}response"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, truncate: Truncate, decimals:
     Raises:
         ConfigurationError: The endpoint is a generator or truncated already, or FastAPI could not read its annotations.
     """
-    call = _function_of(endpoint)
+    call = function_of(endpoint)
     if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
         raise ConfigurationError("truncate_output cannot truncate a generator: return the whole answer")
     if hasattr(endpoint, _MARK):
@@ -77,10 +82,32 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, truncate: Truncate, decimals:
 
     wrapper.__signature__ = signature  # type: ignore[attr-defined]  # what FastAPI reads first
     wrapper.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)  # names the route
-    setattr(wrapper, _MARK, wrapper)  # other decorators copy the mark, and are told apart by what it holds
-    with contextlib.suppress(AttributeError):  # a bound method or a partial has no room for a mark
-        setattr(endpoint, _BARE, True)
+    mark_truncating(wrapper)
+    mark_bare(endpoint, "truncate_output")
+    add_policy(wrapper, repr(getattr(truncate, "__self__", truncate)))
     return wrapper
+
+
+def mark_truncating(wrapper: Callable[..., Any]) -> None:
+    """Note that what a wrapper returns to FastAPI is a truncated answer, as a ``Response``."""
+    setattr(wrapper, _MARK, wrapper)  # other decorators copy the mark, and are told apart by what it holds
+
+
+def mark_bare(endpoint: Callable[..., Any], decorator: str) -> None:
+    """Note which decorator of ours an endpoint has, so that a route is not left with the endpoint alone."""
+    with contextlib.suppress(AttributeError):  # a bound method or a partial has no room for a mark
+        setattr(endpoint, _BARE, (endpoint, decorator))
+
+
+def add_policy(wrapper: Callable[..., Any], settings: str) -> None:
+    """Note the settings of one more decorator: with other ones, answers are others."""
+    setattr(wrapper, _POLICY, (*policy_of(wrapper), settings))
+
+
+def policy_of(endpoint: Callable[..., Any]) -> tuple[str, ...]:
+    """The settings of all decorators of ours around an endpoint, from within."""
+    policy: tuple[str, ...] = getattr(endpoint, _POLICY, ())
+    return policy
 
 
 def is_truncating(endpoint: Callable[..., Any] | None) -> bool:
@@ -88,31 +115,41 @@ def is_truncating(endpoint: Callable[..., Any] | None) -> bool:
     return endpoint is not None and getattr(endpoint, _MARK, None) is endpoint
 
 
-def is_bare(endpoint: Callable[..., Any] | None) -> bool:
-    """Whether a route has the function that ``truncate_output`` decorated, instead of the decorated one."""
-    return hasattr(endpoint, _BARE) and not hasattr(endpoint, _MARK)
+def decorator_above(endpoint: Callable[..., Any] | None) -> str | None:
+    """The decorator of ours that has decorated this very function, where a route should have the decorated one."""
+    decorated, decorator = getattr(endpoint, _BARE, (None, None))
+    return decorator if endpoint is not None and decorated is endpoint else None
 
 
-def _function_of(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def function_of(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """The function that a call of the endpoint runs."""
     while isinstance(endpoint, functools.partial):
         endpoint = endpoint.func
     return endpoint if inspect.isroutine(endpoint) else type(endpoint).__call__
 
 
-def _extend(endpoint: Callable[..., Any]) -> tuple[inspect.Signature, _Exchange]:
-    """The endpoint's signature, with a Request and a Response added where it takes none itself."""
+def signature_of(endpoint: Callable[..., Any]) -> inspect.Signature:
+    """The endpoint's signature, in which no annotation is a text.
+
+    Raises:
+        ConfigurationError: One cannot be read.
+    """
     try:
         # Text annotations mean something only in the endpoint's own module, where FastAPI would not look.
-        signature = inspect.signature(endpoint, eval_str=True)
+        return inspect.signature(endpoint, eval_str=True)
     except NameError as error:
         raise ConfigurationError(
             f"an annotation of the endpoint names {error.name!r}, which its module does not have at run time: import it"
             " outside of TYPE_CHECKING, and define it outside of functions"
         ) from error
+
+
+def _extend(endpoint: Callable[..., Any]) -> tuple[inspect.Signature, _Exchange]:
+    """The endpoint's signature, with a Request and a Response added where it takes none itself."""
+    signature = signature_of(endpoint)
     parameters = list(signature.parameters.values())
     names, added = [], []
-    for kind, name in ((Request, "_mlguard_request"), (Response, "_mlguard_response")):
+    for kind, name in ((Request, REQUEST), (Response, RESPONSE)):
         own = next((p.name for p in parameters if _is_subclass(p.annotation, kind)), None)  # FastAPI fills only one
         names.append(own or name)
         if own is None:
