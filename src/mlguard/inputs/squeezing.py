@@ -64,13 +64,14 @@ class BitDepth:
             octets: NDArray[np.uint8] = self._octets.take(values)
             return octets
         _check_dtype("BitDepth", values)
-        levels = np.clip(values, self.low, self.high)
+        levels: NDArray[Any] = np.clip(values, self.low, self.high)
         levels -= self.low
         levels /= self._step
         np.rint(levels, out=levels)
         levels *= self._step
         levels += self.low
-        return np.minimum(levels, self.high, out=levels)  # the highest one may have been rounded up
+        np.minimum(levels, self.high, out=levels)  # the highest one may have been rounded up
+        return levels
 
     def __repr__(self) -> str:
         return f"BitDepth({self.bits}, low={self.low:g}, high={self.high:g})"
