@@ -39,6 +39,9 @@ from mlguard.errors import (
 )
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
+from mlguard.inputs.images import ImageInput
+from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
+from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
 from mlguard.outputs.policy import truncate_output
@@ -61,6 +64,7 @@ __all__ = [
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "BitDepth",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
@@ -78,6 +82,7 @@ __all__ = [
     "Features",
     "FiniteNumber",
     "GuardFailedError",
+    "ImageInput",
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
@@ -85,6 +90,7 @@ __all__ = [
     "Lease",
     "LoginTooWeakError",
     "MLGuardError",
+    "MedianSmoothing",
     "MemoryStore",
     "NotAuthenticatedError",
     "OverloadedError",
@@ -105,6 +111,7 @@ __all__ = [
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "Text",
     "TokenIssuer",
     "Tokens",
     "UnavailableError",
