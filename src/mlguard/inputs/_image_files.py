@@ -8,8 +8,9 @@ it, nor inflates what is compressed in it. The orientation is read, because with
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlguard.errors import InvalidInputError
 
@@ -56,13 +57,13 @@ class Format:
         media_type: Its registered name.
         decoder: Pillow's name for it.
         magic: How its files begin.
-        read: Walks through a file.
+        read: Walks through a file that may have so many pixels.
     """
 
     media_type: str
     decoder: str
     magic: re.Pattern[bytes]
-    read: Callable[[bytes], Picture]
+    read: Callable[[bytes, int], Picture]
 
 
 def broken(rule: str, reason: str = "") -> InvalidInputError:
@@ -72,19 +73,31 @@ def broken(rule: str, reason: str = "") -> InvalidInputError:
     )
 
 
-def read_picture(data: bytes, image_format: Format) -> Picture:
+def read_picture(data: bytes, image_format: Format, max_pixels: int) -> Picture:
     """What is in a file of a format.
 
+    Args:
+        data: The file.
+        image_format: What it should be.
+        max_pixels: Width times height, judged as soon as the header was read.
+
     Raises:
-        InvalidInputError: It is not whole, not alone, or not of that format (422).
+        InvalidInputError: It is too large, not whole, not alone, or not of that format (422).
     """
     if not image_format.magic.match(data):
         raise broken("format")
     try:
-        return image_format.read(data)
+        return image_format.read(data, max_pixels)
     except struct.error:  # fewer bytes than a number has
         pass
     raise broken("truncated")
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise broken("damaged")
+    if width * height > max_pixels:
+        raise broken("pixels")
 
 
 class _Parts:
@@ -111,21 +124,22 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _PNG_ONCE = frozenset({b"IHDR", b"PLTE", b"tRNS"})
 _PNG_KEPT = _PNG_ONCE | {b"IDAT", b"IEND"}
+_DEFLATED, _INFLATED = 16_384, 262_144  # bytes at a time
 _ANCILLARY = 0x20  # of the first letter: a decoder may pass over what it does not know
 
 
-def _read_png(data: bytes) -> Picture:
+def _read_png(data: bytes, max_pixels: int) -> Picture:
     parts = _Parts(data)
     at, orientation, last = len(_PNG_MAGIC), 1, b""
     seen: set[bytes] = set()
-    width, height, palette = 0, 0, False
+    header = _PNGHeader(0, 0, 0, 0, 0, 0, 0)
     while last != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, at)
         chunk = parts.next(at, at + 12 + length)
         at += len(chunk)
         _check_chunk(kind, chunk, seen, last)
         if kind == b"IHDR":
-            width, height, palette = _read_png_header(chunk[8:-4])
+            header = _read_png_header(chunk[8:-4], max_pixels)
         if kind in _PNG_KEPT:
             parts.kept.append(chunk)
         elif kind == b"eXIf" and kind not in seen:
@@ -134,9 +148,10 @@ def _read_png(data: bytes) -> Picture:
         last = kind
     if at != len(data):
         raise broken("trailing")
-    if b"IDAT" not in seen or length or (palette and b"PLTE" not in seen):
+    if b"IDAT" not in seen or length or (header.color == _PALETTE and b"PLTE" not in seen):
         raise broken("damaged")
-    return Picture(width, height, orientation, b"".join([_PNG_MAGIC, *parts.kept]))
+    _check_inflated([chunk[8:-4] for chunk in parts.kept if chunk[4:8] == b"IDAT"], header.inflated)
+    return Picture(header.width, header.height, orientation, b"".join([_PNG_MAGIC, *parts.kept]))
 
 
 def _check_chunk(kind: bytes, chunk: bytes, seen: set[bytes], last: bytes) -> None:
@@ -155,14 +170,64 @@ def _check_chunk(kind: bytes, chunk: bytes, seen: set[bytes], last: bytes) -> No
         raise broken("damaged")
 
 
-def _read_png_header(header: bytes) -> tuple[int, int, bool]:
-    """Width, height, and whether the pixels are numbers of a palette's colours."""
-    if len(header) != 13:
+class _PNGHeader(NamedTuple):
+    width: int
+    height: int
+    depth: int
+    color: int
+    compression: int
+    filtering: int
+    interlaced: int
+
+    @property
+    def inflated(self) -> int:
+        """Bytes of all pixels, each row with one for its filter."""
+        bits = self.depth * _CHANNELS[self.color]
+        total = 0
+        for left, top, across, down in _ADAM7 if self.interlaced else _ALL_AT_ONCE:
+            columns, rows = -((left - self.width) // across), -((top - self.height) // down)
+            total += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
+        return total
+
+
+_PALETTE = 3
+_CHANNELS = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}
+# Where each pass over the pixels begins, and its steps.
+_ALL_AT_ONCE = ((0, 0, 1, 1),)
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def _read_png_header(content: bytes, max_pixels: int) -> _PNGHeader:
+    if len(content) != 13:
         raise broken("damaged")
-    width, height, depth, color, *_ = struct.unpack(">II5B", header)
-    if depth == 16:
+    header = _PNGHeader._make(struct.unpack(">II5B", content))
+    _check_pixels(header.width, header.height, max_pixels)
+    if header.depth == 16:
         raise broken("color")
-    return width, height, color == 3
+    if header.color not in _CHANNELS or header.compression or header.filtering or header.interlaced > 1:
+        raise broken("damaged")
+    return header
+
+
+def _check_inflated(contents: Iterable[bytes], expected: int) -> None:
+    """Refuse pixels that are fewer or more than the header says, or have a wrong checksum.
+
+    Pillow makes missing rows black. What is inflated is counted and dropped, a piece at a time.
+    """
+    inflate = zlib.decompressobj()
+    inflated = 0
+    try:
+        for content in contents:
+            for at in range(0, len(content), _DEFLATED):
+                piece = content[at : at + _DEFLATED]
+                while piece and inflated <= expected and not inflate.unused_data:
+                    inflated += len(inflate.decompress(piece, _INFLATED))
+                    piece = inflate.unconsumed_tail
+        inflated += len(inflate.flush(_INFLATED))
+    except zlib.error:
+        inflated = -1
+    if inflated != expected or not inflate.eof or inflate.unused_data:
+        raise broken("damaged")
 
 
 # JPEG: ITU-T T.81, annex B --------------------------------------------------------------------------------------------
@@ -175,29 +240,24 @@ _TABLES = frozenset({0xC4, 0xDB, 0xDD})  # Huffman, quantisation, restart interv
 _DROPPED = frozenset({*range(0xE0, 0xF0), 0xFE})  # applications', comments
 
 
-def _read_jpeg(data: bytes) -> Picture:
+def _read_jpeg(data: bytes, max_pixels: int) -> Picture:
     parts = _Parts(data)
-    at, orientation, scans, frame = 2, 0, 0, (0, 0)
-    while True:
-        found = _MARKER.match(data, at)
-        if found is None:
-            raise broken("damaged" if data[at:].strip(b"\xff") else "truncated")
-        marker, begin = found[1][0], found.end()
-        if marker == _EOI:
-            break
-        (length,) = struct.unpack_from(">H", data, begin)
-        at = begin + length
-        segment = parts.next(begin + 2, at)
-        _check_segment(marker, length, frame)
+    orientation, scans, frame = 0, 0, (0, 0)
+    marker, begin = _next_marker(data, 2)
+    while marker != _EOI:
+        _check_place(marker, frame)
+        end = begin + _length(data, begin)
+        segment = parts.next(begin + 2, end)
         if marker in _FRAMES:
-            frame = _read_frame(segment)
+            frame = _read_frame(segment, max_pixels)
         elif marker == _SOS:
             scans += 1
-            at = _end_of_scan(data, at, scans)
+            end = _end_of_scan(data, end, scans)
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = orientation or _orientation(segment[6:])
         if marker not in _DROPPED or _says_colors(marker, segment):
-            parts.kept.append(data[begin - 2 : at])
+            parts.kept.append(data[begin - 2 : end])
+        marker, begin = _next_marker(data, end)
     if begin != len(data):
         raise broken("trailing")
     if not scans:
@@ -206,12 +266,25 @@ def _read_jpeg(data: bytes) -> Picture:
     return Picture(width, height, orientation or 1, b"".join([b"\xff\xd8", *parts.kept, b"\xff\xd9"]))
 
 
-def _check_segment(marker: int, length: int, frame: tuple[int, int]) -> None:
-    """Refuse what a segment may not be, and where it may not stand."""
-    is_known = marker in _FRAMES or marker in _TABLES or marker in _DROPPED or marker == _SOS
-    if length < 2 or not is_known:
+def _next_marker(data: bytes, at: int) -> tuple[int, int]:
+    """The marker that stands here, and where what belongs to it begins."""
+    found = _MARKER.match(data, at)
+    if found is None:
+        raise broken("damaged" if data[at:].strip(b"\xff") else "truncated")
+    return found[1][0], found.end()
+
+
+def _length(data: bytes, at: int) -> int:
+    (length,) = struct.unpack_from(">H", data, at)
+    if length < 2:  # it counts itself
         raise broken("damaged")
-    if (marker in _FRAMES and frame != (0, 0)) or (marker == _SOS and frame == (0, 0)):
+    return int(length)
+
+
+def _check_place(marker: int, frame: tuple[int, int]) -> None:
+    """Refuse segments that are not known, and those that may not stand here: one frame comes before all scans."""
+    is_known = marker in _FRAMES or marker in _TABLES or marker in _DROPPED or marker == _SOS
+    if not is_known or (marker in _FRAMES and frame != (0, 0)) or (marker == _SOS and frame == (0, 0)):
         raise broken("damaged")
 
 
@@ -220,11 +293,12 @@ def _says_colors(marker: int, segment: bytes) -> bool:
     return (marker == 0xE0 and segment.startswith(b"JFIF\0")) or (marker == 0xEE and segment.startswith(b"Adobe"))
 
 
-def _read_frame(segment: bytes) -> tuple[int, int]:
+def _read_frame(segment: bytes, max_pixels: int) -> tuple[int, int]:
     bits, height, width, components = struct.unpack_from(">BHHB", segment)
+    _check_pixels(width, height, max_pixels)
     if bits != 8 or components == 4:
         raise broken("color")
-    if not height or not width or components not in {1, 3} or len(segment) != 6 + 3 * components:
+    if components not in {1, 3} or len(segment) != 6 + 3 * components:
         raise broken("damaged")
     return height, width
 
@@ -245,7 +319,7 @@ _WEBP_KEPT = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 _ANIMATED, _WITH_ALPHA = 0x02, 0x10  # flags
 
 
-def _read_webp(data: bytes) -> Picture:
+def _read_webp(data: bytes, max_pixels: int) -> Picture:
     parts = _Parts(data)
     (size,) = struct.unpack_from("<I", data, 4)
     at, end = 12, 8 + size + size % 2
@@ -261,12 +335,10 @@ def _read_webp(data: bytes) -> Picture:
         if (kind == b"VP8X" and chunks) or (kind in _WEBP_KEPT and kind in chunks):
             raise broken("damaged")
         chunks.setdefault(kind, chunk)
-    if at != end:
-        raise broken("damaged")
-    return _webp_pixels(chunks)
+    return _webp_pixels(chunks, max_pixels)
 
 
-def _webp_pixels(chunks: Mapping[bytes, bytes]) -> Picture:
+def _webp_pixels(chunks: Mapping[bytes, bytes], max_pixels: int) -> Picture:
     lossy, lossless, extended = (chunks.get(kind, b"") for kind in (b"VP8 ", b"VP8L", b"VP8X"))
     if lossy and not lossless and lossy[11:14] == b"\x9d\x01\x2a":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", lossy, 14))
@@ -275,6 +347,7 @@ def _webp_pixels(chunks: Mapping[bytes, bytes]) -> Picture:
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     else:
         raise broken("damaged")
+    _check_pixels(width, height, max_pixels)
     kept = [chunk for kind, chunk in chunks.items() if kind in _WEBP_KEPT]
     if extended or len(kept) > 1:
         canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")

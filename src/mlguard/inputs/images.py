@@ -219,11 +219,9 @@ class ImageInput(Guard):
             return await turn.run(lambda: self._read(data, image_format))
 
     def _read(self, data: bytes, image_format: Format) -> Pixels:
-        picture = read_picture(data, image_format)
+        picture = read_picture(data, image_format, self._max_pixels)
         turned, *order = _UPRIGHT[picture.orientation]
         height, width = (picture.width, picture.height) if turned else (picture.height, picture.width)
-        if height * width > self._max_pixels:
-            raise broken("pixels")
         if self.size not in {None, (height, width)}:
             raise broken("size")
         self.check()
