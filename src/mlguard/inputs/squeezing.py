@@ -48,9 +48,8 @@ class BitDepth:
         if not _TINIEST <= self.high - self.low <= _WIDEST:
             raise ConfigurationError("BitDepth(low=..., high=...): low must be below high, both as the model has them")
         self.bits = bits
-        self._step = (self.high - self.low) / (2**bits - 1)
-        octets = np.arange(256, dtype=np.float64)
-        self._octets = np.rint(np.rint(octets * ((2**bits - 1) / 255)) * (255 / (2**bits - 1))).astype(np.uint8)
+        self._last, self._width = 2**bits - 1, self.high - self.low
+        self._octets = np.rint(np.rint(np.arange(256) * self._last / 255) * 255 / self._last).astype(np.uint8)
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """The values, rounded: a new array of the same shape and dtype. NaN stays NaN.
@@ -66,9 +65,10 @@ class BitDepth:
         _check_dtype("BitDepth", values)
         levels: NDArray[Any] = np.clip(values, self.low, self.high)
         levels -= self.low
-        levels /= self._step
+        levels *= self._last / self._width
         np.rint(levels, out=levels)
-        levels *= self._step
+        levels *= self._width
+        levels /= self._last  # last, so that the highest level comes out exact where low is 0
         levels += self.low
         np.minimum(levels, self.high, out=levels)  # the highest one may have been rounded up
         return levels
