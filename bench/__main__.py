@@ -21,6 +21,7 @@ from bench import (
     predict,
     puzzles,
     refusal,
+    squeezing,
     stores,
     throughput,
     tokens,
@@ -42,6 +43,7 @@ _BENCHES = {
     "hits": callers.measure_hits,
     "callers": callers.measure,
     "extraction": extraction.measure,
+    "squeezing": squeezing.measure,
 }
 
 

@@ -50,7 +50,7 @@ from mlguard import (
 )
 from mlguard.errors import MLGuardError
 
-ALL = ("png", "jpeg", "webp")
+ALL: Any = ("png", "jpeg", "webp")
 PHOTO = ImageInput(formats=ALL)
 GREY = ImageInput(formats=ALL, mode="L")
 

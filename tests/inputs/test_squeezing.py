@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from mlguard import BitDepth, ConfigurationError, MedianSmoothing
 from mlguard.inputs.squeezing import squeezes
