@@ -94,6 +94,18 @@ def riff_chunks(webp: bytes) -> list[bytes]:
     return chunks
 
 
+def repaired(data: bytes) -> bytes:
+    """A file that was changed, with the checksums and lengths that it should have, so that more of it is read."""
+    if data.startswith(b"RIFF"):
+        return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    chunks, at = [], len(PNG_MAGIC)
+    while data.startswith(PNG_MAGIC) and at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        chunks.append(chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return png(*chunks) if chunks else data
+
+
 def scans_without_end(width: int, height: int, scans: int) -> bytes:
     """A progressive JPEG of few bytes that says "nothing new" about every pixel, scan after scan."""
     blocks = ((width + 7) // 8) * ((height + 7) // 8)

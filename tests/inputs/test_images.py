@@ -27,12 +27,13 @@ from tests.inputs.pictures import (
     pixels,
     plainly,
     png,
+    repaired,
     riff,
     riff_chunk,
     scans_without_end,
     with_orientation,
 )
-from tests.inputs.test_image_files import JPEG, PNG, PROGRESSIVE, WEBP, mutated
+from tests.inputs.test_image_files import CLEAR, JPEG, LOSSLESS, PNG, PROGRESSIVE, WEBP, mutated
 
 from mlguard import (
     BitDepth,
@@ -47,6 +48,7 @@ from mlguard import (
     QueryBudget,
     RateLimit,
     harden,
+    truncate_output,
 )
 from mlguard.errors import MLGuardError
 
@@ -66,15 +68,16 @@ def rule(data: bytes, guard: ImageInput = PHOTO) -> str:
     return str(refusal.value.members["broken"])
 
 
-def service(guard: ImageInput, *more: Any, hardened: bool = True) -> FastAPI:
+def service(guard: ImageInput, *more: Any, hardened: bool = True, direct: bool = False) -> FastAPI:
     app = FastAPI()
     if hardened:
         harden(app, max_body_size=16_000_000)
 
-    @app.post("/predict", dependencies=[Depends(one) for one in more])
     async def predict(x: Annotated[Any, Depends(guard)]) -> Any:
         return {"shape": x.shape, "dtype": str(x.dtype), "sum": int(x.sum())}
 
+    predict = truncate_output(decimals=1)(predict) if direct else predict
+    app.post("/predict", dependencies=[Depends(one) for one in more])(predict)
     return app
 
 
@@ -497,11 +500,12 @@ def test_an_overloaded_service_says_so() -> None:
 # What it costs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("make", [RateLimit, QueryBudget])
-def test_an_image_costs_one(make: Any) -> None:
+def test_an_image_costs_one(make: Any, *, direct: bool) -> None:
     """Not its height. A refused one costs one too, so that the rules cannot be probed for nothing."""
     limit = make("4/day", cost=PHOTO, by=lambda request: "all", store=MemoryStore(clock=Clock()))
-    app = service(PHOTO, limit)
+    app = service(PHOTO, limit, direct=direct)
     answers = [post(app, data).status for data in (PNG, b"GIF89a", PNG + b"\0", PNG, PNG)]
     assert answers == [200, 422, 422, 200, 429]
 
@@ -543,15 +547,16 @@ def test_a_crash_of_ones_own_function_is_no_refusal() -> None:
 # Anything -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
-@given(
-    st.sampled_from([PNG, SMALL, JPEG, PROGRESSIVE, WEBP, encode(noise(channels=1).convert("P"), "PNG")]),
-    st.integers(0, 2**32),
-)
-def test_a_changed_file_is_refused_or_an_image(data: bytes, seed: int) -> None:
+FILES = [PNG, SMALL, JPEG, PROGRESSIVE, WEBP, LOSSLESS, CLEAR, encode(noise(channels=1).convert("P"), "PNG")]
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(FILES), st.integers(0, 2**32), st.booleans())
+def test_a_changed_file_is_refused_or_an_image(data: bytes, seed: int, repair: bool) -> None:
     """Whatever is changed in a file, there is a refusal or an array of the promised kind, and no other error."""
+    changed = mutated(data, seed)
     try:
-        array = decode(mutated(data, seed), PHOTO)
+        array = decode(repaired(changed) if repair else changed, PHOTO)
     except MLGuardError:
         return
     assert array.dtype == np.uint8
@@ -590,7 +595,12 @@ def test_the_guard_declares_itself() -> None:
     assert repr(GREY) == "ImageInput(image/png, image/jpeg, image/webp, mode='L')"
     assert (GREY.mode, GREY.size) == ("L", None)
     file = {"schema": {"type": "string", "format": "binary"}}
-    assert ImageInput(formats=["png"]).openapi_body() == {"required": True, "content": {"image/png": file}}
+    body = {"required": True, "content": {"image/png": file}}
+    only_png = ImageInput(formats=["png"])
+    assert only_png.openapi_body() == body
+    operation = service(only_png).openapi()["paths"]["/predict"]["post"]
+    assert operation["requestBody"] == body
+    assert {"413", "415", "422", "503"} <= operation["responses"].keys()
 
 
 def test_every_rule_is_documented() -> None:

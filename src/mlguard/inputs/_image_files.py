@@ -9,7 +9,6 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlguard.errors import InvalidInputError
@@ -32,8 +31,7 @@ _MOST_SCANS = 64  # of a progressive JPEG, which usually has about ten. Each one
 _MANY_PARTS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """An image file that has not been decoded.
 
     Attributes:
@@ -49,8 +47,7 @@ class Picture:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """A format of image files.
 
     Attributes:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from mlguard.errors import ConfigurationError
 
+Array = NDArray[Any]
+
 #: Changes an array that was read into one of the same shape and dtype.
-Squeeze = Callable[[NDArray[Any]], NDArray[Any]]
+Squeeze = Callable[[Array], Array]
 
 _MOST_BITS = 8
 _WIDEST = 1e30  # of a range, so that a float32 can be scaled to it and back
@@ -51,7 +53,7 @@ class BitDepth:
         self._last, self._width = 2**bits - 1, self.high - self.low
         self._octets = np.rint(np.rint(np.arange(256) * self._last / 255) * 255 / self._last).astype(np.uint8)
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, values: Array) -> Array:
         """The values, rounded: a new array of the same shape and dtype. NaN stays NaN.
 
         Raises:
@@ -63,7 +65,7 @@ class BitDepth:
             octets: NDArray[np.uint8] = self._octets.take(values)
             return octets
         _check_dtype("BitDepth", values)
-        levels: NDArray[Any] = np.clip(values, self.low, self.high)
+        levels: Array = np.clip(values, self.low, self.high)
         levels -= self.low
         levels *= self._last / self._width
         np.rint(levels, out=levels)
@@ -106,7 +108,7 @@ class MedianSmoothing:
         self.shape = None if shape is None else _shape(shape)
         self._median = _median_of_4 if size == 2 else _median_of_9
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, values: Array) -> Array:
         """The medians: a new array of the same shape and dtype. What a pixel of NaN does to those around it is open.
 
         Raises:
@@ -122,7 +124,7 @@ class MedianSmoothing:
             self._median(_mirrored(images[at : at + several], self.size - 2), medians[at : at + several])
         return medians.reshape(values.shape)
 
-    def _images(self, values: NDArray[Any]) -> NDArray[Any]:
+    def _images(self, values: Array) -> Array:
         """The same values as images, rows, columns and channels."""
         shape = self.shape
         if shape is None:
@@ -144,7 +146,7 @@ class MedianSmoothing:
         )
 
 
-def squeezes(squeeze: Iterable[Squeeze], example: NDArray[Any], *, where: str) -> tuple[Squeeze, ...]:
+def squeezes(squeeze: Iterable[Squeeze], example: Array, *, where: str) -> tuple[Squeeze, ...]:
     """What a guard was given as ``squeeze=``, tried on an array such as it reads.
 
     Raises:
@@ -165,7 +167,7 @@ def squeezes(squeeze: Iterable[Squeeze], example: NDArray[Any], *, where: str) -
 # Medians by comparing whole arrays: of images with edges, into an array without them --------------------------------
 
 
-def _mirrored(images: NDArray[Any], after: int) -> NDArray[Any]:
+def _mirrored(images: Array, after: int) -> Array:
     """With the first row and column twice, and the last ones too where the median looks ahead (``after`` is 1)."""
     count, height, width, channels = images.shape
     wide = np.empty((count, height + 1 + after, width + 1 + after, channels), images.dtype)
@@ -175,7 +177,7 @@ def _mirrored(images: NDArray[Any], after: int) -> NDArray[Any]:
     return wide
 
 
-def _median_of_4(images: NDArray[Any], medians: NDArray[Any]) -> None:
+def _median_of_4(images: Array, medians: Array) -> None:
     """The third smallest of 2 x 2: the larger one of the two in the middle."""
     left, right = images[:, :, :-1], images[:, :, 1:]
     small, large = np.minimum(left, right), np.maximum(left, right)
@@ -183,7 +185,7 @@ def _median_of_4(images: NDArray[Any], medians: NDArray[Any]) -> None:
     np.maximum(medians, np.minimum(large[:, :-1], large[:, 1:]), out=medians)
 
 
-def _median_of_9(images: NDArray[Any], medians: NDArray[Any]) -> None:
+def _median_of_9(images: Array, medians: Array) -> None:
     """The fifth smallest of 3 x 3.
 
     Each column of three is sorted once for all the windows that it is in. The median of nine is that of three: the
@@ -202,7 +204,7 @@ def _median_of_9(images: NDArray[Any], medians: NDArray[Any]) -> None:
     _median_of_3(low, medians, high, medians)
 
 
-def _median_of_3(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], medians: NDArray[Any]) -> None:
+def _median_of_3(a: Array, b: Array, c: Array, medians: Array) -> None:
     smaller, larger = np.minimum(a, b), np.maximum(a, b)
     np.minimum(larger, c, out=larger)
     np.maximum(smaller, larger, out=medians)
@@ -221,6 +223,6 @@ def _shape(shape: object) -> tuple[int, ...]:
     return shape  # type: ignore[return-value]  # as above
 
 
-def _check_dtype(where: str, values: NDArray[Any]) -> None:
+def _check_dtype(where: str, values: Array) -> None:
     if values.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
         raise ConfigurationError(f"{where} takes arrays of float32, float64 or uint8")
