@@ -24,6 +24,7 @@ from bench import (
     puzzles,
     refusal,
     repeats,
+    squeezing,
     stores,
     throughput,
     tokens,
@@ -48,6 +49,7 @@ _BENCHES = {
     "extraction": extraction.measure,
     "prompts": prompts.measure,
     "averaging": averaging.measure,
+    "squeezing": squeezing.measure,
 }
 
 

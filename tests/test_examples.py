@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import functools
+import io
 import json
 import os
 import re
@@ -22,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from mlguard import APIKey, Passwords
 from mlguard.client import HTTPSignature
@@ -116,6 +120,29 @@ def test_pydantic_only_keeps_its_models() -> None:
             assert http.post("/predict", json={"features": SETOSA}).status_code == 403
         with client(running.url()) as http:
             assert http.post("/predict", json={"features": SETOSA}).status_code == 401
+
+
+def test_image_classifier_takes_images_and_nothing_else() -> None:
+    """A digit is told from its pixels; a page, another type and a second file behind the first are refused."""
+    key = secrets.token_urlsafe(32)
+    file = io.BytesIO()
+    Image.fromarray((load_digits().images[0] * 15).astype(np.uint8)).save(file, "PNG")
+    data = file.getvalue()
+
+    with (
+        started("image_classifier", MLGUARD_API_KEYS=f"alice={key};predict") as running,
+        client(running.url(), key) as http,
+    ):
+
+        def post(content: bytes, kind: str = "image/png") -> tuple[int, Any]:
+            answer = http.post("/predict", content=content, headers={"Content-Type": kind})
+            return answer.status_code, answer.json().get("broken", answer.json().get("probabilities"))
+
+        assert post(data) == (200, [0])
+        assert post(data, "image/jpeg") == (422, "format")
+        assert post(b"<html></html>") == (422, "format")
+        assert post(data + b"PK") == (422, "trailing")
+        assert post(data, "application/json") == (415, None)
 
 
 def test_signed_calls_are_answered_and_a_replay_is_not() -> None:

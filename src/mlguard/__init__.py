@@ -41,11 +41,14 @@ from mlguard.errors import (
 from mlguard.hardening import harden
 from mlguard.inputs.control_tokens import CHAT_CONTROL_TOKENS
 from mlguard.inputs.features import Features
+from mlguard.inputs.images import ImageInput
 from mlguard.inputs.prompt_classifier import PromptClassifier
 from mlguard.inputs.prompt_heuristic import PromptHeuristic
 from mlguard.inputs.prompt_score import PromptScore, PromptScorer
 from mlguard.inputs.prompt_screen import PromptScreen
 from mlguard.inputs.prompts import Prompt, PromptTemplate
+from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
+from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
 from mlguard.outputs.dp_noise import DPNoise
@@ -73,6 +76,7 @@ __all__ = [
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "BitDepth",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
@@ -94,6 +98,7 @@ __all__ = [
     "FiniteNumber",
     "Gaussian",
     "GuardFailedError",
+    "ImageInput",
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
@@ -102,6 +107,7 @@ __all__ = [
     "Lease",
     "LoginTooWeakError",
     "MLGuardError",
+    "MedianSmoothing",
     "MemoryStore",
     "NotAuthenticatedError",
     "OverloadedError",
@@ -130,6 +136,7 @@ __all__ = [
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "Text",
     "TokenIssuer",
     "Tokens",
     "UnavailableError",

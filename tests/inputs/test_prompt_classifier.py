@@ -1,7 +1,6 @@
 """``PromptClassifier``: a model of somebody's own, in threads, few at a time, and never more than there is room for."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -126,29 +125,6 @@ def test_who_leaves_while_waiting_is_not_classified() -> None:
     asyncio.run(scores())
 
 
-def test_an_async_function_has_places_too() -> None:
-    """Calls of an ``async`` function are bounded, and give their place back when they fail."""
-
-    async def scores() -> None:
-        opened = asyncio.Event()
-
-        async def probability(text: str) -> float:
-            await opened.wait()
-            raise KeyError
-
-        classifier = PromptClassifier(probability, concurrency=1, max_waiting=1)
-        calls = [asyncio.ensure_future(classifier.score("x")) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
-            await classifier.score("x")
-        opened.set()
-        assert [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)] == [KeyError] * 2
-        with pytest.raises(KeyError):
-            await classifier.score("x")
-
-    asyncio.run(scores())
-
-
 @pytest.mark.parametrize("failure", [RuntimeError("secret"), KeyError("x")])
 def test_a_failure_is_the_callers(failure: Exception) -> None:
     """What the function raises comes out, and the place is free again."""
@@ -160,18 +136,6 @@ def test_a_failure_is_the_callers(failure: Exception) -> None:
     for _ in range(3):
         with pytest.raises(type(failure)):
             asyncio.run(classifier.score("x"))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
-def test_a_worker_that_was_forked_classifies_too() -> None:
-    """A server that loads the app and then forks leaves the threads behind: each worker has its own."""
-    classifier = PromptClassifier(lambda text: 0.5)
-    assert asyncio.run(classifier.score("x")).value == 0.5
-    classifier._process = -1  # as after a fork; forking itself, with threads, is what Python warns of
-    left = classifier._threads
-    assert asyncio.run(classifier.score("x")).value == 0.5
-    assert classifier._threads is not left
-    assert classifier._process == os.getpid()
 
 
 def function(text: str) -> float:

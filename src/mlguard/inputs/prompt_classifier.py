@@ -1,14 +1,11 @@
 """A classifier that somebody runs already, as what judges prompts."""
 
-import asyncio
 import inspect
-import os
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, SupportsFloat
 
-from mlguard.errors import ConfigurationError, OverloadedError
+from mlguard._threads import FewThreads
+from mlguard.errors import ConfigurationError
 from mlguard.inputs.prompt_score import PromptScore
 
 
@@ -33,7 +30,7 @@ class PromptClassifier:
         probability: Takes the text, returns how likely it is an injection, from 0 to 1.
         name: What it is called in the log.
         concurrency: How many texts are classified at the same time in this process, in threads.
-        max_waiting: How many may be there beside these. Beyond it, texts are refused.
+        max_waiting: How many may wait for a thread. Beyond it, texts are refused.
 
     Raises:
         ConfigurationError: ``probability`` is no function, or a number is out of its range.
@@ -50,40 +47,23 @@ class PromptClassifier:
     ) -> None:
         if not callable(probability) or isinstance(probability, type):
             raise ConfigurationError("PromptClassifier needs a function that takes a text and returns a probability")
-        for setting, value, least in (("concurrency", concurrency, 1), ("max_waiting", max_waiting, 0)):
-            if type(value) is not int or value < least:
-                raise ConfigurationError(f"PromptClassifier({setting}=...) is a whole number of at least {least}")
         self._probability: Callable[[str], Any] = probability
         self._name = name
-        self._concurrency = concurrency
-        self._places = concurrency + max_waiting
+        self._threads = FewThreads(
+            "prompts", where="PromptClassifier", concurrency=concurrency, max_waiting=max_waiting
+        )
         self._is_async = inspect.iscoroutinefunction(probability) or inspect.iscoroutinefunction(
             type(probability).__call__
         )
-        self._start()
 
     async def score(self, text: str) -> PromptScore:
         """The probability, once it is this text's turn."""
-        if self._process != os.getpid():  # after a fork: the threads have stayed behind, and nobody would classify
-            self._start()
-        free = self._free
-        if not free.acquire(blocking=False):
-            raise OverloadedError("too many prompts are waiting for the classifier", retry_after=1)
         if self._is_async:
-            try:
-                probability = await self._probability(text)
-            finally:
-                free.release()
+            probability = await self._probability(text)
         else:
-            running = self._threads.submit(self._probability, text)
-            running.add_done_callback(lambda _: free.release())
-            probability = await asyncio.wrap_future(running)
+            async with self._threads.turn() as turn:
+                probability = await turn.run(lambda: self._probability(text))
         return PromptScore(float(probability), (self._name,))
 
-    def _start(self) -> None:
-        self._process = os.getpid()
-        self._free = threading.Semaphore(self._places)
-        self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="mlguard-prompts")
-
     def __repr__(self) -> str:
-        return f"PromptClassifier({self._name!r}, concurrency={self._concurrency})"
+        return f"PromptClassifier({self._name!r}, concurrency={self._threads.concurrency})"
