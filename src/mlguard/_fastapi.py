@@ -5,6 +5,7 @@ dependency tree is, how scopes are spelled on it, how included routers are walke
 applied.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from fastapi.exception_handlers import (
     websocket_request_validation_exception_handler,
 )
 from fastapi.exceptions import ResponseValidationError
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
@@ -34,6 +36,13 @@ from mlguard.errors import ConfigurationError
 _iter_route_contexts: Callable[[Iterable[BaseRoute]], Iterator[Any]] = getattr(
     fastapi.routing, "iter_route_contexts", iter
 )
+
+#: What stands for a ready server-sent event, in newer releases.
+EVENT_TYPES: tuple[type, ...] = ()
+with contextlib.suppress(ImportError):
+    from fastapi.sse import ServerSentEvent
+
+    EVENT_TYPES = (ServerSentEvent,)
 
 #: What FastAPI installs by default, and ``harden`` replaces.
 DEFAULT_HTTP_HANDLER = http_exception_handler
@@ -77,6 +86,12 @@ def injected_response() -> Response:
     del response.headers["content-length"]
     response.status_code = None  # type: ignore[assignment]  # FastAPI's way to say that nobody has set it
     return response
+
+
+def body_read(request: Request) -> bytes | None:
+    """The body of a request, if somebody has read all of it as bytes already. FastAPI and guards do, of most."""
+    body: bytes | None = getattr(request, "_body", None)
+    return body
 
 
 def is_instrumented() -> bool:
