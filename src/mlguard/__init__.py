@@ -41,7 +41,9 @@ from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
 from mlguard.outputs.policy import truncate_output
+from mlguard.outputs.presets import OutputPolicy
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -87,6 +89,8 @@ __all__ = [
     "MLGuardError",
     "MemoryStore",
     "NotAuthenticatedError",
+    "OpenInferenceAnswer",
+    "OutputPolicy",
     "OverloadedError",
     "PasswordCheck",
     "PasswordHasher",

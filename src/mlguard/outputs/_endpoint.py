@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 _MARK = "__mlguard_truncated__"
 _BARE = "__mlguard_bare__"
 _POLICIES = "__mlguard_policies__"
+_STREAMS = "__mlguard_streams__"
 
 #: Headers that tell how long the model has taken, which tells about its inside. FastAPI's documentation has the first.
 TIMING_HEADERS = frozenset({b"x-process-time", b"server-timing", b"x-response-time", b"x-runtime"})
 
-_STREAMS = {AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator}
+_GENERATORS = {AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, policies: "Policies") -> Call
     wrapper.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)  # names the route
     setattr(wrapper, _MARK, wrapper)  # other decorators copy the mark, and are told apart by what it holds
     setattr(wrapper, _POLICIES, policies)
+    setattr(wrapper, _STREAMS, streams)
     with contextlib.suppress(AttributeError):  # a bound method or a partial has no room for a mark
         setattr(endpoint, _BARE, True)
     return wrapper
@@ -109,6 +111,11 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, policies: "Policies") -> Call
 def policies_of(endpoint: Callable[..., Any] | None) -> "Policies | None":
     """What an endpoint lets out, through other decorators too; None where ``truncate_output`` is not there."""
     return getattr(endpoint, _POLICIES, None)
+
+
+def is_stream(endpoint: Callable[..., Any] | None) -> bool:
+    """Whether an endpoint's answers are sent item by item, through other decorators too."""
+    return bool(getattr(endpoint, _STREAMS, False))
 
 
 def is_truncating(endpoint: Callable[..., Any] | None) -> bool:
@@ -160,7 +167,7 @@ def _extend(
 
 def _item_of(annotation: Any) -> Any:
     """What a generator says it yields, which FastAPI then takes for the response model."""
-    if get_origin(annotation) in _STREAMS:
+    if get_origin(annotation) in _GENERATORS:
         item = get_args(annotation)[0]
         return inspect.Signature.empty if _is_subclass(item, EVENT_TYPES) else item
     return annotation if _is_subclass(annotation, Response) else inspect.Signature.empty

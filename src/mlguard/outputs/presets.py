@@ -124,6 +124,21 @@ class OutputPolicy:
         if self.rest is not None and self.min_confidence is not None and self.rest == self.abstain:
             raise ConfigurationError("rest and abstain must differ, or a caller cannot tell them apart")
 
+    @classmethod
+    def named(cls, name: str) -> "OutputPolicy":
+        """A preset.
+
+        Args:
+            name: ``"balanced"``: all classes with two decimals. ``"private"``: the best label, and every other float as
+                a whole number. ``"open"``: numbers as they are, for callers who may have the model anyway.
+
+        Raises:
+            ConfigurationError: There is none of that name.
+        """
+        if name not in PRESETS:
+            raise ConfigurationError(f"no such preset; there are {', '.join(map(repr, PRESETS))}")
+        return PRESETS[name]
+
     @property
     def digits(self) -> Digits:
         """What is left of a float."""
@@ -191,8 +206,8 @@ def policy_of(policy: OutputPolicy | str, where: str) -> OutputPolicy:
     """
     if isinstance(policy, OutputPolicy):
         return policy
-    preset = PRESETS.get(policy) if isinstance(policy, str) else None
-    if preset is None:
-        names = ", ".join(map(repr, PRESETS))
-        raise ConfigurationError(f"{where} must be an OutputPolicy or one of the presets {names}")
-    return preset
+    if not isinstance(policy, str) or policy not in PRESETS:
+        raise ConfigurationError(
+            f"{where} must be an OutputPolicy or one of the presets {', '.join(map(repr, PRESETS))}"
+        )
+    return OutputPolicy.named(policy)
