@@ -44,6 +44,7 @@ from mlguard.memory_store import MemoryStore
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
 from mlguard.outputs.policy import truncate_output
 from mlguard.outputs.presets import OutputPolicy
+from mlguard.outputs.streaming import EventStream
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -75,6 +76,7 @@ __all__ = [
     "Control",
     "Decision",
     "DenyAddresses",
+    "EventStream",
     "FeatureMatrix",
     "FeatureVector",
     "Features",

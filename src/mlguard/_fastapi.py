@@ -37,12 +37,13 @@ _iter_route_contexts: Callable[[Iterable[BaseRoute]], Iterator[Any]] = getattr(
     fastapi.routing, "iter_route_contexts", iter
 )
 
-#: What stands for a ready server-sent event, in newer releases.
+#: What stands for a ready server-sent event, and what makes FastAPI send such events itself, in newer releases.
 EVENT_TYPES: tuple[type, ...] = ()
+EVENT_RESPONSES: tuple[type, ...] = ()
 with contextlib.suppress(ImportError):
-    from fastapi.sse import ServerSentEvent
+    from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-    EVENT_TYPES = (ServerSentEvent,)
+    EVENT_TYPES, EVENT_RESPONSES = (ServerSentEvent,), (EventSourceResponse,)
 
 #: What FastAPI installs by default, and ``harden`` replaces.
 DEFAULT_HTTP_HANDLER = http_exception_handler
@@ -132,6 +133,7 @@ class RouteInfo:
     endpoint: Callable[..., Any] | None
     guards: tuple[Guard, ...]
     documented: bool
+    streams_itself: bool
 
 
 def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
@@ -148,7 +150,14 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
                 context.endpoint,
                 tuple(dict.fromkeys(_guards_in(dependant))),
                 documented=not prefix and getattr(context, "include_in_schema", False),
+                streams_itself=streams_itself(context),
             )
+
+
+def streams_itself(route: Any) -> bool:
+    """Whether FastAPI iterates over what the endpoint returns, whatever that is, and sends it as events."""
+    response_class = getattr(route, "response_class", None)
+    return isinstance(response_class, type) and issubclass(response_class, EVENT_RESPONSES)
 
 
 def mounted_apps(app: ASGIApp, prefix: str = "") -> Iterator[tuple[str, FastAPI]]:

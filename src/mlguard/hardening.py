@@ -23,7 +23,7 @@ from mlguard._shortcuts import Shortcuts
 from mlguard._workers import second_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
-from mlguard.outputs._endpoint import TIMING_HEADERS, is_bare
+from mlguard.outputs._endpoint import NOT_BY_FASTAPI, TIMING_HEADERS, is_bare, is_stream
 from mlguard.problems import (
     answer_refusal,
     answer_websocket_validation,
@@ -360,6 +360,8 @@ def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
                 f"{route.path}: @truncate_output stands above the route's own decorator, where it has no effect; "
                 "put it below, next to the function"
             )
+        if is_stream(route.endpoint) and route.streams_itself:
+            raise ConfigurationError(f"{route.path}: {NOT_BY_FASTAPI}")
 
 
 def _check_buckets(limits: Sequence[CountingGuard]) -> None:

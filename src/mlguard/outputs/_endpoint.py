@@ -24,6 +24,7 @@ from mlguard._fastapi import (
     body_read,
     has_response_model,
     matched_route,
+    streams_itself,
 )
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._answer import reconcile, without_arrays
@@ -37,6 +38,12 @@ _MARK = "__mlguard_truncated__"
 _BARE = "__mlguard_bare__"
 _POLICIES = "__mlguard_policies__"
 _STREAMS = "__mlguard_streams__"
+
+#: FastAPI would iterate over the answer in worker threads, one for each client that listens.
+NOT_BY_FASTAPI = (
+    "truncate_output sends a generator's events itself: give the route response_class=mlguard.EventStream in the place "
+    "of FastAPI's EventSourceResponse"
+)
 
 #: Headers that tell how long the model has taken, which tells about its inside. FastAPI's documentation has the first.
 TIMING_HEADERS = frozenset({b"x-process-time", b"server-timing", b"x-response-time", b"x-runtime"})
@@ -199,6 +206,8 @@ def _stream(items: Any, request: Request | None, injected: Response | None, trun
     if request is None or injected is None:  # called by a developer
         return _released(items, truncation) if isinstance(items, Iterator) else _released_soon(items, truncation)
     route = _route_of(request)
+    if streams_itself(route):
+        raise UnsafeOutputError(NOT_BY_FASTAPI)
 
     def write(item: Any) -> bytes:
         return to_json(truncation.release(_through_model(item, route, truncation), for_json=True))

@@ -136,7 +136,7 @@ def truncate_output(
     data.
 
     A generator, sync or async, is streamed: one line of JSON for each item (``application/x-ndjson``), or one event
-    where the route's ``response_class`` has the media type ``text/event-stream``. Each item is an answer of its own.
+    where the route has ``response_class=EventStream``. Each item is an answer of its own.
     What fails before the first item is answered as anywhere else; what fails later ends the stream with a problem, as a
     last line or as an event named ``error``.
 

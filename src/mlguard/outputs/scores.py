@@ -250,7 +250,8 @@ def _as_numbers(value: Any) -> FloatArray | None:
             array = array.astype(np.float64)
     except (ValueError, OverflowError):
         return None
-    return as_float64(array) if array.dtype.kind in "fiu" else None
+    # A number by itself would come out as an array of one.
+    return as_float64(array).reshape(array.shape) if array.dtype.kind in "fiu" else None
 
 
 def _as_scores(value: Any, *, integers: bool) -> FloatArray | None:

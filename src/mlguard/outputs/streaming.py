@@ -24,6 +24,16 @@ Headers = list[tuple[bytes, bytes]]
 _END = object()
 
 
+class EventStream(StreamingResponse):
+    """The ``response_class`` of a route whose generator is sent as server-sent events by ``truncate_output``.
+
+    Plain items become the data of an event, as JSON. Where FastAPI has a ``ServerSentEvent``, its ``data`` is
+    truncated, and its other fields are sent as they are.
+    """
+
+    media_type = EVENTS
+
+
 class TruncatedStream(StreamingResponse):
     """Sends what a generator yields, each item truncated by itself.
 
