@@ -47,7 +47,9 @@ def test_no_more_significant_digits_than_asked_for(number: float, digits: int) -
 
 
 @UNTIMED
-@given(hnp.arrays(np.float64, hnp.array_shapes(max_dims=3, min_side=0, max_side=4), elements=FINITE), st.integers(1, 15))
+@given(
+    hnp.arrays(np.float64, hnp.array_shapes(max_dims=3, min_side=0, max_side=4), elements=FINITE), st.integers(1, 15)
+)
 def test_an_array_is_rounded_as_its_numbers_are(numbers: FloatArray, digits: int) -> None:
     """The same number is the same in an array, in a batch of scores, and by itself."""
     rounding = Significant(digits)

@@ -96,7 +96,7 @@ def _scores(given: Schema, scores: Scores, schemas: Schema) -> Schema:
     if scores.policy.bins is not None:
         return _bins(given, scores, schemas)
     entry = _row(scores)
-    if given.get("type") != "array" and given:
+    if given.get("type", "array") != "array":
         return given  # no scores, so there is no answer
     rows = {"type": "array", "items": entry}
     if "items" not in given:
