@@ -29,6 +29,7 @@ from bench import (
 _BENCHES = {
     "predict": predict.measure,
     "answer": answer.measure,
+    "policies": answer.measure_policies,
     "refusal": refusal.measure,
     "auth": auth.measure,
     "tokens": tokens.measure,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
+from tests.asgi import call
 
 from mlguard import EventStream, OpenInferenceAnswer, harden, truncate_output
-from tests.asgi import call
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 CLASSES = ["cat", "dog"]

@@ -10,10 +10,10 @@ from fastapi import Body, Depends, FastAPI, Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from tests.asgi import Answer, call
 
 from mlguard import ConfigurationError, Features, OpenInferenceAnswer, UnsafeOutputError, harden, truncate_output
 from mlguard.outputs.open_inference_answers import id_of
-from tests.asgi import Answer, call
 
 BATCH = np.array([[0.1234, 0.2345, 0.6421], [0.7004, 0.2003, 0.0993]])
 CLASSES = ["cat", "dog", "owl"]

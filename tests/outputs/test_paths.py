@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
+from tests.asgi import Answer, call
 
 from mlguard import ConfigurationError, UnsafeOutputError, harden, truncate_output
-from tests.asgi import Answer, call
 
 EXACT = 0.123456789
 ROW = [EXACT, 1 - EXACT]
@@ -109,7 +109,7 @@ def test_the_operator_learns_the_path() -> None:
     """The log names what was looked for."""
     with pytest.raises(UnsafeOutputError, match=r"no field 'a\.b'"):
         truncate_output(scores="a.b", top_k=1)(lambda: {"a": {}})()
-    with pytest.raises(UnsafeOutputError, match="item 1 of field 'a'.*NaN|field 'b' holds NaN"):
+    with pytest.raises(UnsafeOutputError, match="field 'b' holds NaN"):
         truncate_output(scores="a.*.b")(lambda: {"a": [{"b": 1.0}, {"b": [float("nan")]}]})()
 
 

@@ -140,8 +140,8 @@ def test_one_way_to_say_it_at_a_time() -> None:
     with pytest.raises(ConfigurationError, match="top_k and a policy exclude"):
         truncate_output(policy="balanced", top_k=2)
     with pytest.raises(ConfigurationError, match="top_k and a policy exclude"):
-        truncate_output("balanced", top_k=2)  # type: ignore[call-overload]  # the point of the test
+        truncate_output("balanced", top_k=2)  # type: ignore[arg-type]  # the point of the test
     with pytest.raises(ConfigurationError, match="two policies"):
-        truncate_output("balanced", policy="open")  # type: ignore[call-overload]  # the point of the test
+        truncate_output("balanced", policy="open")  # type: ignore[arg-type]  # the point of the test
     with pytest.raises(TypeError, match="topk"):
         truncate_output(topk=2)  # type: ignore[call-overload]  # the point of the test

@@ -8,6 +8,8 @@ import pytest
 from fastapi import Depends, FastAPI, Request, Response, Security
 from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
+from tests.asgi import Answer, acall, call
+from tests.auth.jwt_attacks import NOW, SECRET, resigned
 
 from mlguard import (
     AnyAuth,
@@ -26,8 +28,6 @@ from mlguard import (
 )
 from mlguard.memory_store import MemoryStore
 from mlguard.outputs._endpoint import policies_of
-from tests.asgi import Answer, acall, call
-from tests.auth.jwt_attacks import NOW, SECRET, resigned
 
 EXACT = 0.123456789
 ROW = [EXACT, 1 - EXACT]
@@ -43,7 +43,7 @@ KEYS = {
         "predict": {"predict", "trustedness", "TRUSTED", "trust", ""} - {""},
     }.items()
 }
-POLICIES = {"partner": OutputPolicy(), "trusted": "open"}
+POLICIES: dict[str, OutputPolicy | str] = {"partner": OutputPolicy(), "trusted": "open"}
 
 
 def key(name: str) -> list[tuple[bytes, bytes]]:
@@ -244,7 +244,7 @@ def test_the_fingerprint_has_all_that_decides() -> None:
     keys = APIKeyAuth(APIKeys([KEYS["alice"][0]]))
     features = Features(columns=2, low=0, high=1, max_rows=1)
     prints = set()
-    for options in (
+    several: list[dict[str, Any]] = [
         {},
         {"decimals": 3},
         {"labels": ["a", "b"]},
@@ -254,8 +254,10 @@ def test_the_fingerprint_has_all_that_decides() -> None:
         {"per_scope": {"b": "open"}, "by": keys},
         {"per_scope": {"a": "open", "b": "balanced"}, "by": keys},
         {"per_scope": {"b": "balanced", "a": "open"}, "by": keys},
-    ):
-        policies = policies_of(truncate_output(**options)(lambda: features))  # type: ignore[call-overload]  # any of them
+    ]
+    for options in several:
+        policies = policies_of(truncate_output(**options)(features.check))
+        assert policies is not None
         prints.add(policies.fingerprint())
     assert len(prints) == 9
 

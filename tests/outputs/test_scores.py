@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.asgi import call
 
 from mlguard import ConfigurationError, OutputPolicy, UnsafeOutputError, harden, truncate_output
 from mlguard.outputs._endpoint import policies_of, to_json
 from mlguard.outputs.rounding import FloatArray
-from tests.asgi import call
 
 UNTIMED = settings(deadline=None, max_examples=20)  # a deadline would measure the machine
 CLASSES = ["cat", "dog", "owl"]
@@ -145,8 +145,8 @@ def test_a_row_that_is_not_sure_has_no_score() -> None:
     """What stands for it is a word, in every form of the answer."""
     row = [0.4, 0.35, 0.25]
     for form in ({}, {"label_only": True}, {"top_k": 2}, {"top_k": 1, "rest": "other"}, {"confidence": 1.0}):
-        assert truncate_output([row, [0.0, 0.9, 0.1]], min_confidence=0.5, **form)[0] == "abstain"  # type: ignore[arg-type]
-        assert truncate_output(row, min_confidence=0.5, abstain="don't know", **form) == "don't know"  # type: ignore[arg-type]
+        assert truncate_output([row, [0.0, 0.9, 0.1]], min_confidence=0.5, **form)[0] == "abstain"
+        assert truncate_output(row, min_confidence=0.5, abstain="don't know", **form) == "don't know"
     assert truncate_output(row, min_confidence=0.4) == row, "the confidence is judged as it leaves"
     assert truncate_output([0.396, 0.304, 0.3], min_confidence=0.4) == [0.4, 0.3, 0.3]
 
@@ -280,14 +280,14 @@ def test_open_sends_numbers_as_they_are_and_still_no_nan() -> None:
     app = FastAPI()
     answers: dict[str, Any] = {
         "double": 0.1 + 0.2,
-        "single": np.float32([0.1, 0.7]),
-        "probabilities": np.float32([[0.1, 0.9]]),
+        "single": np.array([0.1, 0.7], dtype=np.float32),
+        "probabilities": np.array([[0.1, 0.9]], dtype=np.float32),
     }
 
     @app.get("/predict")
     @truncate_output("open")
     def predict(bad: bool = False) -> Any:
-        return {**answers, "x": np.float32([np.nan if bad else 1])}
+        return {**answers, "x": np.array([np.nan if bad else 1], dtype=np.float32)}
 
     harden(app)
     assert call(app, method="GET").body == (

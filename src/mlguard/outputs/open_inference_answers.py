@@ -8,7 +8,7 @@ from simdjson import Object, Parser
 
 from mlguard.errors import ConfigurationError
 from mlguard.outputs._answer import ANSWER, plain
-from mlguard.outputs._paths import EVERY, lookup, missing
+from mlguard.outputs._paths import EVERY, lookup
 from mlguard.outputs.presets import OutputPolicy
 from mlguard.outputs.scores import Rows, Scores
 
@@ -82,9 +82,7 @@ class OpenInferenceAnswer:
     def _outputs(self, value: Any, scores: Scores) -> list[dict[str, Any]]:
         if scores.policy.bins is not None:
             return [_numbers(self.output, scores.binned(value, ANSWER))]
-        found = scores.find(value, ANSWER)
-        if found is None:  # they are required, so this says so where they are not
-            raise missing((self.output,))
+        found = np.asarray(scores.find(value, ANSWER))  # never None: they are required
         batch = found[np.newaxis] if found.ndim == 1 else found
         if scores.policy.needs_classes:
             return self._chosen(scores.select(batch, ANSWER), scores.names(batch.shape[1]), scores.policy)

@@ -19,6 +19,9 @@ from mlguard.outputs.rounding import FEW, FloatArray
 
 Labels = Sequence[str] | Sequence[int] | NDArray[Any]
 
+#: Entries of a table of all that a ranking may hold.
+_LARGEST_TABLE = 1 << 16
+
 #: How far beyond 0 and 1 a score may be that has to be a probability: softmax in float32 is off by less.
 _TOLERANCE = 1e-6
 
@@ -104,11 +107,37 @@ class Scores:
             return released if isinstance(value, np.ndarray) else released.tolist()
         if not scores.size:
             return []
-        rows, names = self.select(batch, where), self.names(batch.shape[1])
-        if for_json and len(batch) > FEW and rows.scores is not None and rows.columns is not None and rows.sure is None:
-            return orjson.Fragment(_entries_as_json(rows.scores, rows.columns, names))
-        entries = self._entries(rows, names)
+        names = self.names(batch.shape[1])
+        entries = self._one_by_hand(batch, names, where)
+        if entries is None:
+            rows = self.select(batch, where)
+            ready = _as_json(rows, names, self.policy) if for_json and len(batch) > FEW else None
+            if ready is not None:
+                return orjson.Fragment(ready)
+            entries = self._entries(rows, names)
         return entries if scores.ndim == 2 else entries[0]
+
+    def _one_by_hand(self, batch: FloatArray, names: tuple[str | int, ...], where: str) -> list[Any] | None:
+        """What stands for one short row, on which numpy would spend most of its time getting started; None for more."""
+        policy = self.policy
+        scores = batch[0].tolist() if len(batch) == 1 else None
+        row = self.digits.row(scores)
+        if scores is None or row is None:
+            return None
+        self._check_probabilities(batch, where)
+        if policy.min_confidence is not None and max(row) < policy.min_confidence:
+            return [policy.abstain]
+        if policy.label_only or policy.confidence is not None:
+            label = names[scores.index(max(scores))]
+            return [label if policy.label_only else [{"label": label, "score": policy.confidence}]]
+        if policy.top_k is None:
+            return [row]
+        columns = sorted(range(len(row)), key=row.__getitem__, reverse=True)[: policy.top_k]  # the lower index first
+        entries = [{"label": names[column], "score": row[column]} for column in columns]
+        if policy.rest is not None and len(columns) < len(row):
+            others = sum(row) - sum(row[column] for column in columns)
+            entries.append({"label": policy.rest, "score": self.digits.number(max(others, 0.0))})
+        return [entries]
 
     def find(self, value: Any, where: str) -> FloatArray | None:
         """Finite scores of one or two dimensions, or None where there are none and none are needed.
@@ -156,8 +185,6 @@ class Scores:
         """The best scores of each row and their columns, and then the sum of the others, if that leaves."""
         rows, classes = rounded.shape
         has_rest = self.policy.rest is not None and top_k < classes
-        if rows == 1 and classes <= FEW and not self.policy.exact:
-            return self._ranked_by_hand(rounded[0].tolist(), top_k, has_rest=has_rest)
         # By what leaves, not by what it was: the order of equal scores would tell which was larger.
         columns = np.argsort(-rounded, axis=1, kind="stable")[:, :top_k]
         best = rounded[np.arange(rows)[:, np.newaxis], columns]
@@ -168,15 +195,6 @@ class Scores:
         with_rest[:, :top_k], with_rest[:, top_k] = best, self.digits.numbers(np.maximum(others, 0.0))
         places[:, :top_k] = columns
         return with_rest, places
-
-    def _ranked_by_hand(self, row: list[float], top_k: int, *, has_rest: bool) -> tuple[FloatArray, NDArray[np.intp]]:
-        """The same for one short row: numpy would spend most of its time on getting started."""
-        columns = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:top_k]  # stable: the lower index first
-        best = [row[column] for column in columns]
-        if has_rest:
-            best.append(self.digits.number(max(sum(row) - sum(best), 0.0)))
-            columns.append(len(row))
-        return np.array([best]), np.array([columns])
 
     def _check_probabilities(self, scores: FloatArray, where: str) -> None:
         if self.policy.rest is not None and scores.min() < -_TOLERANCE:
@@ -219,15 +237,31 @@ class Scores:
         return bins
 
 
-def _entries_as_json(scores: FloatArray, columns: NDArray[np.intp], names: tuple[str | int, ...]) -> bytes:
-    """``[[{"label": ..., "score": ...}, ...], ...]``, without an object for each entry."""
-    begins = np.empty(len(names), dtype=object)
-    begins[:] = [orjson.dumps({"label": name})[:-1] + b',"score":' for name in names]
-    texts = orjson.dumps(scores.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
-    rows, width = columns.shape
-    ends = [*[b"},"] * (width - 1), b"}],["] * rows
-    ends[-1] = b"}]]"
-    return b"[[" + b"".join(chain.from_iterable(zip(begins[columns.ravel()].tolist(), texts, ends, strict=True)))
+def _as_json(rows: Rows, names: tuple[str | int, ...], policy: OutputPolicy) -> bytes | None:
+    """``[[{"label": ..., "score": ...}, ...], ...]`` for a large batch, in which few different entries are repeated.
+
+    None where that is not what leaves, or where there may be too many of them.
+    """
+    scores, columns = rows.scores, rows.columns
+    if scores is None or columns is None or rows.sure is not None or policy.decimals is None:
+        return None
+    steps = 10**policy.decimals + 1  # scores that there may be from 0 to 1
+    size = steps * len(names)
+    if size > _LARGEST_TABLE or scores.min() < 0.0 or scores.max() > 1.0:
+        return None
+    entries = columns * steps + np.rint(scores * (steps - 1)).astype(np.intp)
+    entries[:, -1] += size  # those that end a row are in the second half of the table
+    there = np.zeros(2 * size, dtype=np.bool_)
+    there[entries] = True
+    begins = [orjson.dumps({"label": name})[:-1] + b',"score":' for name in names]
+    table = np.empty(2 * size, dtype=object)
+    for entry in np.flatnonzero(there).tolist():
+        column, units = divmod(entry % size, steps)
+        table[entry] = begins[column] + orjson.dumps(units / (steps - 1)) + (b"}," if entry < size else b"}],[")
+    pieces = table[entries.ravel()].tolist()
+    pieces[0] = b"[[" + pieces[0]
+    pieces[-1] = pieces[-1][:-2] + b"]"
+    return b"".join(pieces)
 
 
 def _bins(edges: FloatArray, bins_as: BinsAs) -> FloatArray:
