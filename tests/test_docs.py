@@ -278,6 +278,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "FeatureVector": mlguard.FeatureVector,
     "FeatureMatrix": mlguard.FeatureMatrix,
     "truncate_output": mlguard.truncate_output,
+    "OutputPolicy": mlguard.OutputPolicy,
+    "OpenInferenceAnswer": mlguard.OpenInferenceAnswer,
     "harden": mlguard.harden,
     "MemoryStore": mlguard.MemoryStore,
     "principal_key": principal_key,
