@@ -97,6 +97,17 @@ def test_what_is_sent_is_what_a_developer_sees(policy: OutputPolicy, batch: Floa
     assert orjson.loads(sent) == orjson.loads(to_json(endpoint()))
 
 
+@pytest.mark.parametrize("decimals", [0, 2, 6, 15])
+@pytest.mark.parametrize("scale", [1.0, -1.0, 30.0])
+def test_rankings_of_large_batches_of_any_scores(scale: float, decimals: int) -> None:
+    """Log-odds, counts and scores of many decimals are ranked like any others."""
+    batch = scale * np.random.default_rng(5).dirichlet(np.ones(5), size=60)
+    policies = policies_of(truncate_output(top_k=3, decimals=decimals)(lambda: None))
+    assert policies is not None
+    sent = orjson.loads(to_json(policies.default.release(batch, for_json=True)))
+    assert sent == [truncate_output(row, top_k=3, decimals=decimals) for row in batch]
+
+
 @UNTIMED
 @given(PROBABILITIES, st.integers(1, 12), st.integers(0, 6))
 @example(np.tile(HARD[:3], (20, 1)), 2, 2)
@@ -294,3 +305,5 @@ def test_open_sends_numbers_as_they_are_and_still_no_nan() -> None:
         b'{"double":0.30000000000000004,"single":[0.1,0.7],"probabilities":[[0.1,0.9]],"x":[1.0]}'
     )
     assert call(app, "/predict?bad=1", method="GET").status == 500
+    labelled = truncate_output("open", labels=["a", "b"])(lambda: answers)
+    assert to_json(labelled()["probabilities"]) == b"[[0.1,0.9]]"

@@ -26,7 +26,7 @@ _ITEMS = _AS_IS | {float}
 
 _COLLECTIONS = (set, frozenset, deque, GeneratorType)
 _LEAVES = tuple(kind for kind in ENCODERS_BY_TYPE if kind not in _COLLECTIONS)  # what FastAPI writes as text or number
-_METHODS_OF_MODELS = ("fit", "predict", "transform")
+_METHODS_OF_MODELS = ("fit", "predict", "run")  # of scikit-learn and all that follow it, and of ONNX Runtime
 
 
 def plain(value: Any, digits: Digits) -> Any:
