@@ -304,6 +304,15 @@ class Network:
     def __call__(self) -> None: ...
 
 
+@dataclass
+class Weights:
+    """A model as some frameworks have them: a dataclass that can be called."""
+
+    weights: tuple[float, ...] = (EXACT,)
+
+    def __call__(self) -> None: ...
+
+
 class Holder:
     def __init__(self, inside: Any) -> None:
         self.inside = inside
@@ -313,7 +322,19 @@ class HoldingModel(BaseModel):
     inside: Any = None
 
 
-INSIDES = [Linear(), Network(), Linear, Linear.predict, Linear().predict, len, math, lambda: 0, object(), Exception]
+INSIDES = [
+    Linear(),
+    Network(),
+    Weights(),
+    Linear,
+    Linear.predict,
+    Linear().predict,
+    len,
+    math,
+    lambda: 0,
+    object(),
+    Exception,
+]
 
 
 @pytest.mark.parametrize("inside", INSIDES, ids=repr)
@@ -363,6 +384,19 @@ def test_plain_objects_are_still_answers() -> None:
     """An object of the app's own that only holds data is the dict of its attributes, as FastAPI has it."""
     assert serve({"x": Holder(np.array([EXACT]))}).json == {"x": {"inside": [0.12]}}
     assert serve(Holder({"p": [EXACT, Holder(None)]})).json == {"inside": {"p": [0.12, {"inside": None}]}}
+
+
+def test_data_may_be_called_what_a_model_does() -> None:
+    """Fields named fit, predict or run are data."""
+
+    @dataclass
+    class Run:
+        fit: float = EXACT
+        predict: str = "yes"
+
+    holder = Holder(1)
+    holder.run = "r1"  # type: ignore[attr-defined]  # as objects may
+    assert serve([Run(), holder]).json == [{"fit": 0.12, "predict": "yes"}, {"inside": 1, "run": "r1"}]
 
 
 # Headers -------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ def plain(value: Any, digits: Digits) -> Any:
     if isinstance(value, BaseModel):
         return _dump(value, digits)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _refuse_inside(value)
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
@@ -69,7 +70,8 @@ def _dump(model: BaseModel, digits: Digits) -> Any:
 
 def _refuse_inside(value: Any) -> None:
     """Refuse what is no data: its attributes are the weights and settings of the model, or the names of the code."""
-    if callable(value) or isinstance(value, ModuleType) or any(hasattr(value, name) for name in _METHODS_OF_MODELS):
+    methods = (getattr(type(value), name, None) for name in _METHODS_OF_MODELS)  # data may have a field of that name
+    if callable(value) or isinstance(value, ModuleType) or any(map(callable, methods)):
         raise UnsafeOutputError(f"{ANSWER} holds a {type(value).__name__}, which is the model or code, and no data")
 
 
