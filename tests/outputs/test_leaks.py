@@ -325,7 +325,6 @@ class HoldingModel(BaseModel):
 INSIDES = [
     Linear(),
     Network(),
-    Weights(),
     Linear,
     Linear.predict,
     Linear().predict,
@@ -384,6 +383,12 @@ def test_plain_objects_are_still_answers() -> None:
     """An object of the app's own that only holds data is the dict of its attributes, as FastAPI has it."""
     assert serve({"x": Holder(np.array([EXACT]))}).json == {"x": {"inside": [0.12]}}
     assert serve(Holder({"p": [EXACT, Holder(None)]})).json == {"inside": {"p": [0.12, {"inside": None}]}}
+
+
+@pytest.mark.parametrize("answer", [Weights(), {"model": [Weights()]}, Holder(Weights()), ScoredSlots([1], Weights())])
+def test_a_model_that_is_a_dataclass_does_not_leave(answer: Any) -> None:
+    """Its fields are the weights."""
+    assert serve(answer).status == 500
 
 
 def test_data_may_be_called_what_a_model_does() -> None:

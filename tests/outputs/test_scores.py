@@ -102,7 +102,7 @@ def test_what_is_sent_is_what_a_developer_sees(policy: OutputPolicy, batch: Floa
 def test_rankings_of_large_batches_of_any_scores(scale: float, decimals: int) -> None:
     """Log-odds, counts and scores of many decimals are ranked like any others."""
     batch = scale * np.random.default_rng(5).dirichlet(np.ones(5), size=60)
-    policies = policies_of(truncate_output(top_k=3, decimals=decimals)(dict))
+    policies = policies_of(truncate_output(top_k=3, decimals=decimals)(plain))
     assert policies is not None
     sent = orjson.loads(to_json(policies.default.release(batch, for_json=True)))
     assert sent == [truncate_output(row, top_k=3, decimals=decimals) for row in batch]
