@@ -34,6 +34,7 @@ _BENCHES = {
     "predict": predict.measure,
     "answer": answer.measure,
     "repeats": repeats.measure,
+    "policies": answer.measure_policies,
     "refusal": refusal.measure,
     "auth": auth.measure,
     "tokens": tokens.measure,

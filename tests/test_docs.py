@@ -285,6 +285,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "PromptScreen": mlguard.PromptScreen,
     "PromptClassifier": mlguard.PromptClassifier,
     "truncate_output": mlguard.truncate_output,
+    "OutputPolicy": mlguard.OutputPolicy,
+    "OpenInferenceAnswer": mlguard.OpenInferenceAnswer,
     "repeat_cache": mlguard.repeat_cache,
     "add_noise": mlguard.add_noise,
     "DPNoise": mlguard.DPNoise,

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._canonical import is_foreign
-from mlguard.outputs._endpoint import OURS, add_policy, function_of, mark_bare, policy_of, signature_of
+from mlguard.outputs._changed_scores import change_scores
+from mlguard.outputs._endpoint import OURS, add_settings, function_of, mark_bare, settings_of, signature_of
 from mlguard.outputs._questions_by_row import rounded, rows_asked
-from mlguard.outputs._scores import change_scores
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.rounding import FloatArray
 from mlguard.traffic.epsilon import EpsilonLedger
@@ -163,7 +163,7 @@ class Asked:
         function = function_of(endpoint)
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError("add_noise takes no generator: return the whole answer")
-        if policy_of(endpoint):
+        if settings_of(endpoint):
             raise ConfigurationError(
                 "add_noise stands once, next to the function, below truncate_output and repeat_cache"
             )
@@ -244,7 +244,7 @@ def wrap_noisy(
     wrapper.__signature__ = asked.signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapper.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)  # names the route
     mark_bare(endpoint, "add_noise")
-    add_policy(wrapper, policy)
+    add_settings(wrapper, policy)
     return wrapper
 
 

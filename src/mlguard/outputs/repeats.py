@@ -19,16 +19,19 @@ from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
 from mlguard.outputs._canonical import NotCanonicalError, canonical, framed, is_foreign
 from mlguard.outputs._endpoint import (
+    CALLER,
     OURS,
     REQUEST,
     RESPONSE,
-    function_of,
+    is_stream,
     is_truncating,
     mark_bare,
     mark_truncating,
-    policy_of,
+    policies_of,
+    settings_of,
 )
 from mlguard.outputs._kept_answers import AnswersInProcess, AnswersInStore, Kept, KeptAnswers
+from mlguard.outputs.policy import Policies
 from mlguard.store import Store
 from mlguard.traffic._by import By
 from mlguard.traffic.reservations import apart
@@ -117,8 +120,8 @@ def repeat_cache(
             kept = AnswersInProcess(max_entries=max_entries, max_bytes=max_bytes, ttl=ttl, clock=clock)
         else:
             kept = AnswersInStore(store, ttl=ttl)
-        _check_endpoint(endpoint)
-        repeats = _Repeats(endpoint, _Questions(endpoint, secret, caller, model_version), kept)
+        policies = _checked_policies(endpoint)
+        repeats = _Repeats(endpoint, _Questions(endpoint, secret, caller, model_version, policies), kept)
 
         @functools.wraps(endpoint)
         async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -140,14 +143,21 @@ def _check_positive(setting: str, value: object, kind: type = int) -> None:
         raise ConfigurationError(f"repeat_cache({setting}=...) is a {what}")
 
 
-def _check_endpoint(endpoint: Callable[..., Any]) -> None:
+def _checked_policies(endpoint: Callable[..., Any]) -> Policies:
+    """Who sees how much of the endpoint's answers, if those are such as can be kept."""
     if hasattr(endpoint, _MARK):
         raise ConfigurationError("the endpoint has a repeat_cache already")
-    if not is_truncating(endpoint):
+    policies = policies_of(endpoint)
+    if policies is None or not is_truncating(endpoint):
         raise ConfigurationError("repeat_cache stands right above @truncate_output, which makes the answer: add one")
-    bare = function_of(inspect.unwrap(endpoint))
-    if inspect.isgeneratorfunction(bare) or inspect.isasyncgenfunction(bare):
+    if is_stream(endpoint):
         raise ConfigurationError("repeat_cache keeps whole answers, and no stream: leave it out")
+    answer = policies.default.answer
+    if answer is not None and answer.repeat_id:
+        raise ConfigurationError(
+            "repeat_cache gives the same answer to the same question, and this one repeats the id of the request: set "
+            "OpenInferenceAnswer(repeat_id=False)"
+        )
     for parameter in inspect.signature(endpoint).parameters.values():
         if not parameter.name.startswith(OURS) and is_foreign(parameter.annotation):
             raise ConfigurationError(
@@ -155,6 +165,7 @@ def _check_endpoint(endpoint: Callable[..., Any]) -> None:
                 "endpoint: take the numbers, texts and models in it that the answer depends on, as arguments or by "
                 "way of a dependency"
             )
+    return policies
 
 
 def _extend(endpoint: Callable[..., Any], caller: By) -> inspect.Signature:
@@ -174,22 +185,35 @@ class _Questions:
         secret: The secret that was configured.
         caller: Who is calling.
         model_version: Which model answers.
+        policies: Who sees how much of the answers.
     """
 
     def __init__(
-        self, endpoint: Callable[..., Any], secret: bytes, caller: By, model_version: str | Callable[[], str]
+        self,
+        endpoint: Callable[..., Any],
+        secret: bytes,
+        caller: By,
+        model_version: str | Callable[[], str],
+        policies: Policies,
     ) -> None:
         self._caller = caller
         self._version = model_version if callable(model_version) else None
         self._fixed_version = model_version if isinstance(model_version, str) else ""
-        what = framed("repeat_cache", endpoint.__module__, endpoint.__qualname__, *policy_of(endpoint))
+        self._policies = policies
+        what = framed("repeat_cache", endpoint.__module__, endpoint.__qualname__, *settings_of(endpoint))
         # A key of its own for each endpoint and policy, so that the secret may serve for other purposes, too.
         self._mac = hmac.new(hmac.digest(secret, what, "sha256"), digestmod="sha256")
         #: Begun with a route and a caller, which are kept beside it so that their ids cannot be given to others.
         self._begun: dict[tuple[int, str | int, str, str], tuple[hmac.HMAC, Any, Any]] = {}
 
-    def ask(self, request: Request, who: Any, arguments: dict[str, Any]) -> bytes:
+    def ask(self, request: Request, who: Any, arguments: dict[str, Any], sees: Any) -> bytes:
         """The digest of a question.
+
+        Args:
+            request: The request.
+            who: Who is asking, as ``repeat_cache`` has it.
+            arguments: Those of the endpoint.
+            sees: Who is asking, as ``truncate_output`` has it, which shows more to some.
 
         Raises:
             NotCanonicalError: An argument cannot be told from others by what it holds.
@@ -209,7 +233,7 @@ class _Questions:
                 self._begun.clear()
             self._begun[place] = known
         mac = known[0].copy()
-        mac.update(canonical(arguments))
+        mac.update(b"%d:" % self._policies.rank(sees) + canonical(arguments))
         return mac.digest()
 
     def _begin(self, route: Any, caller: Any, method: str, version: str) -> hmac.HMAC:
@@ -273,7 +297,7 @@ class _Repeats:
             return await self._run(args, kwargs)  # a developer's call, or an answer that is not to be kept
         arguments = {name: value for name, value in kwargs.items() if not name.startswith(OURS)}
         try:
-            question = self._questions.ask(request, who, arguments)
+            question = self._questions.ask(request, who, arguments, kwargs.get(CALLER))
         except NotCanonicalError as error:
             self._warn(str(error))
             return await self._run(args, kwargs)
