@@ -25,6 +25,7 @@ from mlguard import (
     Features,
     Laplace,
     MemoryStore,
+    OpenInferenceAnswer,
     Principal,
     QueryBudget,
     RateLimit,
@@ -36,7 +37,6 @@ from mlguard import (
     truncate_output,
 )
 from mlguard._shortcuts import DirectRoute
-from mlguard.outputs._endpoint import mark_truncating
 from mlguard.outputs._kept_answers import AnswersInProcess, Kept
 
 KEY = "Vb3kQ9xTzLm2Zp8Rt5Yw0Uc4NfHs7Jd"
@@ -822,9 +822,40 @@ def test_streams_are_not_kept() -> None:
     async def stream() -> Any:
         yield "x"
 
-    mark_truncating(stream)
     with pytest.raises(ConfigurationError, match="no stream"):
-        keeps()(stream)
+        keeps()(truncate_output(stream))
+
+
+def test_an_id_that_the_answer_repeats_is_not_kept() -> None:
+    """It would be that of another request; nor does it make another question, or noise would be drawn for each id."""
+
+    async def predict(x: Annotated[Rows, Depends(Service().rows)]) -> Any:
+        return {"probabilities": [0.25, 0.75]}
+
+    with pytest.raises(ConfigurationError, match="repeat_id=False"):
+        keeps()(truncate_output(answer=OpenInferenceAnswer())(predict))
+    with pytest.raises(ConfigurationError, match="repeat_id"):
+        OpenInferenceAnswer(repeat_id=1)  # type: ignore[arg-type]
+    app = FastAPI()
+    answer = OpenInferenceAnswer(repeat_id=False)
+    app.post("/predict", response_model=None)(keeps()(truncate_output(answer=answer)(predict)))
+    assert "id" not in call(app, "/predict", headers=[JSON], chunks=[ROW]).json
+
+
+def test_who_is_shown_more_has_answers_of_their_own() -> None:
+    """Also where the cache takes all callers for one: what a policy shows to some never reaches the others."""
+    service = Service(by=lambda conn: "anybody")
+
+    async def predict(x: Annotated[Rows, Depends(service.rows)]) -> Any:
+        service.runs += 1
+        return {"probabilities": [0.123456789, 0.876543211]}
+
+    truncated = truncate_output("private", per_scope={"all": "open"}, by=service.caller)(predict)
+    service.app.post("/scoped", response_model=None)(repeat_cache(**service.options)(truncated))
+    everything, label = [0.123456789, 0.876543211], 1
+    for name, seen in (("boss", everything), ("alice", label), ("bob", label), ("boss", everything)):
+        assert service.ask(name, path="/scoped").json == {"probabilities": seen}
+    assert service.runs == 2
 
 
 def takes(annotation: Any) -> Any:
