@@ -12,6 +12,7 @@ from importlib.metadata import version
 from bench import (
     answer,
     auth,
+    averaging,
     callers,
     exactness,
     extraction,
@@ -21,9 +22,12 @@ from bench import (
     outages,
     passwords,
     predict,
+    prompts,
     puzzles,
     refusal,
+    repeats,
     rows,
+    squeezing,
     stores,
     throughput,
     tokens,
@@ -35,6 +39,8 @@ _BENCHES = {
     "rows": rows.measure,
     "learnt": learnt.measure,
     "answer": answer.measure,
+    "repeats": repeats.measure,
+    "policies": answer.measure_policies,
     "refusal": refusal.measure,
     "auth": auth.measure,
     "tokens": tokens.measure,
@@ -48,6 +54,9 @@ _BENCHES = {
     "hits": callers.measure_hits,
     "callers": callers.measure,
     "extraction": extraction.measure,
+    "prompts": prompts.measure,
+    "averaging": averaging.measure,
+    "squeezing": squeezing.measure,
 }
 
 

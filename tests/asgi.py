@@ -40,7 +40,9 @@ class Answer:
     @property
     def complete(self) -> bool:
         """Whether the response was finished."""
-        return bool(self.messages) and not self.messages[-1].get("more_body", False)
+        if not self.messages or self.messages[-1]["type"] == "http.response.start":
+            return False
+        return not self.messages[-1].get("more_body", False)
 
 
 def make_scope(method: str, path: str, headers: Iterable[tuple[bytes, bytes]] = (), **more: Any) -> Scope:

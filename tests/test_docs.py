@@ -279,7 +279,20 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "Features.from_data": mlguard.Features.from_data,
     "FeatureVector": mlguard.FeatureVector,
     "FeatureMatrix": mlguard.FeatureMatrix,
+    "ImageInput": mlguard.ImageInput,
+    "Text": mlguard.Text,
+    "BitDepth": mlguard.BitDepth,
+    "MedianSmoothing": mlguard.MedianSmoothing,
+    "PromptTemplate": mlguard.PromptTemplate,
+    "PromptScreen": mlguard.PromptScreen,
+    "PromptClassifier": mlguard.PromptClassifier,
     "truncate_output": mlguard.truncate_output,
+    "OutputPolicy": mlguard.OutputPolicy,
+    "OpenInferenceAnswer": mlguard.OpenInferenceAnswer,
+    "repeat_cache": mlguard.repeat_cache,
+    "add_noise": mlguard.add_noise,
+    "DPNoise": mlguard.DPNoise,
+    "EpsilonLedger": mlguard.EpsilonLedger,
     "harden": mlguard.harden,
     "MemoryStore": mlguard.MemoryStore,
     "principal_key": principal_key,
@@ -330,6 +343,16 @@ def test_reference_has_every_input_rule() -> None:
     """The rules that an input can break are those in the docstring of Features."""
     text = (REFERENCE / "problems.md").read_text("utf-8").partition("## What `broken` says")[2]
     told = re.findall(r"^``(\w+)``  ", inspect.getdoc(mlguard.Features) or "", re.MULTILINE)
+    assert [row[0].strip("`") for row in rows(text)] == told
+
+
+@pytest.mark.parametrize(
+    ("heading", "guard"), [("Rules of images", mlguard.ImageInput), ("Rules of texts", mlguard.Text)]
+)
+def test_reference_has_every_rule_of_images_and_texts(heading: str, guard: type) -> None:
+    """The rules that they can break are those in the docstrings."""
+    text = (REFERENCE / "problems.md").read_text("utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    told = re.findall(r"^``(\w+)``  ", inspect.getdoc(guard) or "", re.MULTILINE)
     assert [row[0].strip("`") for row in rows(text)] == told
 
 

@@ -549,6 +549,24 @@ def test_headers_that_an_endpoint_sets_win() -> None:
     assert headers.getlist("cache-control") == ["max-age=60"]
 
 
+@pytest.mark.parametrize("environment", ["production", "development"])
+def test_headers_about_time_stay_inside_in_production(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a middleware says of how long an answer took, in any case, is for the developer's own machine."""
+    monkeypatch.setenv("MLGUARD_ENV", environment)
+    app = app_with()
+
+    @app.middleware("http")
+    async def tell(request: Request, call_next: Callable[[Request], Any]) -> Any:
+        response = await call_next(request)
+        response.raw_headers += [(b"X-Process-Time", b"0.1"), (b"server-timing", b"db"), (b"x-other", b"1")]
+        return response
+
+    for path in ("/own", "/nowhere"):
+        headers = call(app, path, method="GET").headers
+        told = {"x-process-time", "server-timing"} if environment == "development" else set()
+        assert {"x-process-time", "server-timing", "x-other"} & {name.lower() for name in headers} == {"x-other", *told}
+
+
 def test_request_ids_differ_and_are_not_the_callers() -> None:
     """A caller cannot choose the id under which its request is logged."""
     answers = [call(app_with(), "/own", method="GET", headers=[(b"x-request-id", b"mine")]) for _ in range(2)]

@@ -30,6 +30,7 @@ from mlguard.errors import (
     MLGuardError,
     NotAuthenticatedError,
     OverloadedError,
+    PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
     StoreFullError,
@@ -38,10 +39,25 @@ from mlguard.errors import (
     UnsupportedMediaTypeError,
 )
 from mlguard.hardening import harden
+from mlguard.inputs.control_tokens import CHAT_CONTROL_TOKENS
 from mlguard.inputs.features import Features
+from mlguard.inputs.images import ImageInput
+from mlguard.inputs.prompt_classifier import PromptClassifier
+from mlguard.inputs.prompt_heuristic import PromptHeuristic
+from mlguard.inputs.prompt_score import PromptScore, PromptScorer
+from mlguard.inputs.prompt_screen import PromptScreen
+from mlguard.inputs.prompts import Prompt, PromptTemplate
+from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
+from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.outputs.dp_noise import DPNoise
+from mlguard.outputs.noise import Gaussian, Laplace, add_noise
+from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
 from mlguard.outputs.policy import truncate_output
+from mlguard.outputs.presets import OutputPolicy
+from mlguard.outputs.repeats import repeat_cache
+from mlguard.outputs.streaming import EventStream
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -49,18 +65,21 @@ from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import QueryBudget
 from mlguard.traffic.budget_warnings import BudgetWarning
 from mlguard.traffic.concurrency import ConcurrencyLimit
+from mlguard.traffic.epsilon import EpsilonLedger, EpsilonStatus
 from mlguard.traffic.ledger import BudgetStatus
 from mlguard.traffic.proof_of_work import ProofOfWork
 from mlguard.traffic.rate import RateLimit
 from mlguard.traffic.reservations import Reservation
 
 __all__ = [
+    "CHAT_CONTROL_TOKENS",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "BitDepth",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
@@ -71,27 +90,45 @@ __all__ = [
     "ConcurrencyLimitedError",
     "ConfigurationError",
     "Control",
+    "DPNoise",
     "Decision",
     "DenyAddresses",
+    "EpsilonLedger",
+    "EpsilonStatus",
+    "EventStream",
     "FeatureMatrix",
     "FeatureVector",
     "Features",
     "FiniteNumber",
+    "Gaussian",
     "GuardFailedError",
+    "ImageInput",
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
     "KeysUnavailableError",
+    "Laplace",
     "Lease",
     "LoginTooWeakError",
     "MLGuardError",
+    "MedianSmoothing",
     "MemoryStore",
     "NotAuthenticatedError",
+    "OpenInferenceAnswer",
+    "OutputPolicy",
     "OverloadedError",
     "PasswordCheck",
     "PasswordHasher",
     "Passwords",
     "Principal",
+    "PrivacyBudgetExceededError",
+    "Prompt",
+    "PromptClassifier",
+    "PromptHeuristic",
+    "PromptScore",
+    "PromptScorer",
+    "PromptScreen",
+    "PromptTemplate",
     "ProofOfWork",
     "ProofOfWorkRequiredError",
     "QueryBudget",
@@ -105,6 +142,7 @@ __all__ = [
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "Text",
     "TokenIssuer",
     "Tokens",
     "UnavailableError",
@@ -114,8 +152,10 @@ __all__ = [
     "UserDirectory",
     "Users",
     "Window",
+    "add_noise",
     "harden",
     "principal_of",
+    "repeat_cache",
     "request_id",
     "require_api_key",
     "sign_request",

@@ -5,9 +5,10 @@ dependency tree is, how scopes are spelled on it, how included routers are walke
 applied.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import FunctionType
@@ -22,6 +23,7 @@ from fastapi.exception_handlers import (
     websocket_request_validation_exception_handler,
 )
 from fastapi.exceptions import ResponseValidationError
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Scope
@@ -34,6 +36,14 @@ from mlguard.errors import ConfigurationError
 _iter_route_contexts: Callable[[Iterable[BaseRoute]], Iterator[Any]] = getattr(
     fastapi.routing, "iter_route_contexts", iter
 )
+
+#: What stands for a ready server-sent event, and what makes FastAPI send such events itself, in newer releases.
+EVENT_TYPES: tuple[type, ...] = ()
+EVENT_RESPONSES: tuple[type, ...] = ()
+with contextlib.suppress(ImportError):
+    from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+    EVENT_TYPES, EVENT_RESPONSES = (ServerSentEvent,), (EventSourceResponse,)
 
 #: What FastAPI installs by default, and ``harden`` replaces.
 DEFAULT_HTTP_HANDLER = http_exception_handler
@@ -79,6 +89,12 @@ def injected_response() -> Response:
     return response
 
 
+def body_read(request: Request) -> bytes | None:
+    """The body of a request, if somebody has read all of it as bytes already. FastAPI and guards do, of most."""
+    body: bytes | None = getattr(request, "_body", None)
+    return body
+
+
 def is_instrumented() -> bool:
     """Whether somebody (a tracer, say) has put functions of their own in the place of those that FastAPI calls."""
     watched = ("get_request_handler", "run_endpoint_function", "serialize_response")
@@ -117,6 +133,7 @@ class RouteInfo:
     endpoint: Callable[..., Any] | None
     guards: tuple[Guard, ...]
     documented: bool
+    streams_itself: bool
 
 
 def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
@@ -133,7 +150,14 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
                 context.endpoint,
                 tuple(dict.fromkeys(_guards_in(dependant))),
                 documented=not prefix and getattr(context, "include_in_schema", False),
+                streams_itself=streams_itself(context),
             )
+
+
+def streams_itself(route: Any) -> bool:
+    """Whether FastAPI iterates over what the endpoint returns, whatever that is, and sends it as events."""
+    response_class = getattr(route, "response_class", None)
+    return isinstance(response_class, type) and issubclass(response_class, EVENT_RESPONSES)
 
 
 def mounted_apps(app: ASGIApp, prefix: str = "") -> Iterator[tuple[str, FastAPI]]:
@@ -246,6 +270,30 @@ def has_response_model(route: Any) -> bool:
         or route.response_model_exclude_defaults
         or route.response_model_exclude_none
     )
+
+
+def response_settings(route: Any) -> str:
+    """What two routes have in common that answer alike what one endpoint returns."""
+    settings = (
+        route.path_format,
+        route.status_code,
+        getattr(route.response_class, "value", route.response_class),  # FastAPI wraps the default
+        route.response_model,
+        _in_order(route.response_model_include),
+        _in_order(route.response_model_exclude),
+        route.response_model_by_alias,
+        route.response_model_exclude_unset,
+        route.response_model_exclude_defaults,
+        route.response_model_exclude_none,
+    )
+    return repr(settings)
+
+
+def _in_order(fields: Any) -> Any:
+    """What is the same text in every process: sets have no order."""
+    if isinstance(fields, Mapping):
+        return sorted((repr(name), _in_order(below)) for name, below in fields.items())
+    return sorted(map(repr, fields)) if isinstance(fields, set | frozenset) else fields
 
 
 def apply_response_model(route: Any, content: Any) -> tuple[Any, Any]:

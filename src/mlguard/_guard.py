@@ -123,6 +123,10 @@ class Guard:
         """What a bucket by this guard is called: the same in every process, and after its keys were replaced."""
         return repr(self)
 
+    def units(self, value: Any) -> Any:
+        """What a limit or a budget counts for a value that the guard has read: a number, or the length of this."""
+        return value
+
     def openapi_body(self) -> dict[str, Any] | None:
         """The OpenAPI request body that the guard expects, if it reads one."""
         return None

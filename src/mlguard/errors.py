@@ -15,6 +15,7 @@ loudly, so they are not answers::
     ├── InvalidInputError        422   the body breaks a rule of the model's input
     ├── RateLimitedError         429   a limit is used up
     │   ├── BudgetExceededError  429   a budget is used up
+    │   │   └── PrivacyBudgetExceededError 429 too little epsilon is left
     │   ├── ConcurrencyLimitedError 429 the caller has as many requests running as may be
     │   └── ProofOfWorkRequiredError 429 a limit is used up, and a solved puzzle opens it
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
@@ -158,6 +159,14 @@ class BudgetExceededError(RateLimitedError):
     rule = "budget-exceeded"
     title = "Budget exceeded"
     default_detail = "The budget of this period is used up. Retry after the time in Retry-After."
+
+
+class PrivacyBudgetExceededError(BudgetExceededError):
+    """The caller has too little epsilon left for this request (429)."""
+
+    rule = "privacy-budget-exceeded"
+    title = "Privacy budget exceeded"
+    default_detail = "Too little of the privacy budget is left. Retry after the time in Retry-After, if there is one."
 
 
 class ConcurrencyLimitedError(RateLimitedError):

@@ -23,7 +23,7 @@ from mlguard._shortcuts import Shortcuts
 from mlguard._workers import second_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
-from mlguard.outputs._endpoint import is_bare
+from mlguard.outputs._endpoint import NOT_BY_FASTAPI, TIMING_HEADERS, decorator_above, is_stream
 from mlguard.problems import (
     answer_refusal,
     answer_websocket_validation,
@@ -64,7 +64,10 @@ def harden(
     - bodies are limited in size and time, after authentication;
     - every answer carries security headers (the STRICT preset of the ``secure`` package), the request id, and what
       guards have to say, such as ``RateLimit``, also when the endpoint returns its own ``Response``;
-    - documentation pages are off in production, and show guards, their refusals and the body they expect elsewhere;
+    - in production, no answer has a header that tells how long it took: ``X-Process-Time``, ``Server-Timing``,
+      ``X-Response-Time``, ``X-Runtime``;
+    - documentation pages are off in production, and show guards, their refusals, the body they expect and the answer as
+      it is sent elsewhere;
     - settings that cannot work, such as a missing key, stop the start-up.
 
     Call it once, before or after the routes are declared. A mounted app is covered by the outer one's limits and
@@ -189,6 +192,8 @@ class _Hardened:
         self._checked = False
         self._routes: Sequence[_fastapi.RouteInfo] = ()
         self._stores: Sequence[Store] = ()
+        # One request id, the one that is logged; and nobody outside is told how long the model takes.
+        self._withheld = frozenset({b"x-request-id"}) | (frozenset() if development else TIMING_HEADERS)
         self._headers = _security_headers()
         self._docs_headers = _security_headers(csp=_DOCS_CSP)
 
@@ -211,7 +216,7 @@ class _Hardened:
         if scope["type"] == "http":
             memory.body = IncomingBody(scope, receive, memory, max_size=self._max_body_size, timeout=self._body_timeout)
             receive = memory.body.receive_outermost
-        answer = _Answer(scope, send, memory, self._headers_for(scope))
+        answer = _Answer(scope, send, memory, self._headers_for(scope), self._withheld)
         try:
             await self._app(scope, receive, answer.send)
         except Exception as crash:
@@ -274,13 +279,21 @@ _FIRST_MESSAGES = frozenset({"http.response.start", "websocket.accept", "websock
 class _Answer:
     """What leaves: the app's answer with the headers that guards and ``harden`` add."""
 
-    __slots__ = ("_headers", "_memory", "_scope", "_send", "_started")
+    __slots__ = ("_headers", "_memory", "_scope", "_send", "_started", "_withheld")
 
-    def __init__(self, scope: Scope, send: Send, memory: RequestMemory, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        memory: RequestMemory,
+        headers: dict[bytes, bytes],
+        withheld: frozenset[bytes],
+    ) -> None:
         self._scope = scope
         self._send = send
         self._memory = memory
         self._headers = headers
+        self._withheld = withheld
         self._started = False
 
     async def send(self, message: Message) -> None:
@@ -291,7 +304,7 @@ class _Answer:
         await self._send(message)
 
     def _with_headers(self, given: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        given = [header for header in given if header[0].lower() != b"x-request-id"]  # one id, the one that is logged
+        given = [header for header in given if header[0].lower() not in self._withheld]
         names = {name.lower() for name, _ in given}
         if names.isdisjoint(self._headers):
             headers = [*given, *self._headers.items(), *self._memory.headers]
@@ -342,11 +355,14 @@ def _check_debug(app: FastAPI, *, development: bool) -> None:
 
 def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
     for route in routes:
-        if is_bare(route.endpoint):
+        decorator = decorator_above(route.endpoint)
+        if decorator is not None:
             raise ConfigurationError(
-                f"{route.path}: @truncate_output stands above the route's own decorator, where it has no effect; "
+                f"{route.path}: @{decorator} stands above the route's own decorator, where it has no effect; "
                 "put it below, next to the function"
             )
+        if is_stream(route.endpoint) and route.streams_itself:
+            raise ConfigurationError(f"{route.path}: {NOT_BY_FASTAPI}")
 
 
 def _check_buckets(limits: Sequence[CountingGuard]) -> None:

@@ -20,6 +20,7 @@ from mlguard.errors import (
     StoreFullError,
     UnsupportedMediaTypeError,
 )
+from mlguard.outputs._documented import describe_answer
 
 _REFUSALS: tuple[type[MLGuardError], ...] = (
     NotAuthenticatedError,
@@ -49,12 +50,16 @@ _PROBLEM_SCHEMA = {
 
 
 def document_guards(app: FastAPI) -> None:
-    """Make ``app.openapi()`` show what each route's guards expect and how they refuse."""
+    """Make ``app.openapi()`` show what each route's guards expect, how they refuse, and what leaves."""
     original = app.openapi
+    described: dict[str, Any] | None = None
 
     def openapi() -> dict[str, Any]:
+        nonlocal described
         schema = original()
-        _describe(app, schema)
+        if schema is not described:  # FastAPI makes it once, and keeps it
+            _describe(app, schema)
+            described = schema
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI's documentation gives
@@ -68,6 +73,7 @@ def _describe(app: FastAPI, schema: dict[str, Any]) -> None:
             operation = schema.get("paths", {}).get(route.path, {}).get(method.lower())
             if operation is not None:
                 _describe_operation(operation, route)
+                describe_answer(operation, route.endpoint, schemas)
     # FastAPI's own validation errors are answered as problems too, so their schemas are used no more.
     for name in ("HTTPValidationError", "ValidationError"):
         if f"'#/components/schemas/{name}'" not in str(schema):

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from mlguard._guard import RequestMemory
 from mlguard.errors import GuardFailedError, MLGuardError
+from mlguard.inputs.text import INVALID_TEXT
 from mlguard.inputs.types import INVALID_FEATURES
 
 logger = logging.getLogger("mlguard")
@@ -25,6 +26,7 @@ _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 _MAX_LOGGED = 200  # characters of one text that a caller may have chosen
 _MAX_ERRORS = 10  # of a validation; a list of a million wrong numbers is one mistake
 _VALIDATION_RULES = frozenset(get_args(ErrorType))
+_OWN_MEMBERS = ("broken", "row", "column", "position")
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 
 
@@ -118,8 +120,8 @@ def _scrub(error: Mapping[str, Any]) -> dict[str, Any]:
         "at": [step for step in path if isinstance(step, int)],
         "broken": kind if kind in _VALIDATION_RULES else "invalid",
     }
-    if kind == INVALID_FEATURES:  # our own types say which rule, and where
-        scrubbed |= {name: error["ctx"][name] for name in ("broken", "row", "column") if name in error["ctx"]}
+    if kind in {INVALID_FEATURES, INVALID_TEXT}:  # our own types say which rule, and where
+        scrubbed |= {name: error["ctx"][name] for name in _OWN_MEMBERS if name in error["ctx"]}
     return scrubbed
 
 

@@ -149,12 +149,12 @@ def test_nulls_and_integers_take_the_fast_path(settings: str, body: bytes, rows:
     assert [[None if np.isnan(cell) else cell for cell in row] for row in judged.tolist()] == rows
 
 
-@given(st.lists(damaged(), max_size=5), st.sampled_from(["missing", "signed"]))
-def test_no_document_holds_up_the_next_whatever_is_allowed(bodies: list[bytes], settings: str) -> None:
+@given(st.lists(bodies, max_size=5), st.sampled_from(["missing", "signed"]))
+def test_no_document_holds_up_the_next_whatever_is_allowed(sent: list[bytes], settings: str) -> None:
     """What was tried first and failed lets go of the parser as well."""
     read = reader_with(**SETTINGS[settings])
     kept: list[Any] = []
-    for body in (*bodies, b'{"features":[0.5,1]}', b'{"features":[1e300,null]}'):
+    for body in (*sent, b'{"features":[0.5,1]}', b'{"features":[1e300,null]}'):
         try:
             kept.append(read.read(body))
         except InvalidInputError as refusal:

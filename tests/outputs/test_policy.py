@@ -4,7 +4,7 @@ import asyncio
 import functools
 import json
 from collections import deque, namedtuple
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -335,9 +335,11 @@ def test_top_k_is_per_row() -> None:
         ({"top_k": 1}, [{"label": 2, "score": 0.64}]),
         ({"top_k": 9, "decimals": 0}, [{"label": n, "score": s} for n, s in ((2, 1.0), (0, 0.0), (1, 0.0))]),
         ({"min_confidence": 0.64}, [0.12, 0.24, 0.64]),
-        ({"min_confidence": 0.65}, None),
-        ({"min_confidence": 0.65, "label_only": True}, None),
-        ({"min_confidence": 0.65, "top_k": 2}, None),
+        ({"min_confidence": 0.65}, "abstain"),
+        ({"min_confidence": 0.65, "label_only": True}, "abstain"),
+        ({"min_confidence": 0.65, "top_k": 2}, "abstain"),
+        ({"min_confidence": 0.65, "top_k": 2, "abstain": "unsure"}, "unsure"),
+        ({"min_confidence": 0.65, "label_only": True, "abstain": None}, None),
         ({"labels": CLASSES}, [0.12, 0.24, 0.64]),
     ],
     ids=repr,
@@ -346,7 +348,7 @@ def test_top_k_is_per_row() -> None:
 def test_one_row_is_answered_as_one_row(
     form: Callable[[FloatArray], Any], options: dict[str, Any], expected: Any
 ) -> None:
-    """One class vector gives one label, one ranking, or one null; the same row in a batch gives the same."""
+    """One class vector gives one label, one ranking, or one word; the same row in a batch gives the same."""
     assert serve({"probabilities": form(BATCH[0])}, **options).json() == {"probabilities": expected}
     assert serve({"probabilities": BATCH[:1]}, **options).json() == {"probabilities": [expected]}
     assert serve(form(BATCH[0]), **options).json() == expected
@@ -356,7 +358,7 @@ def test_an_unsure_row_says_nothing() -> None:
     """Only the rows that reach min_confidence, after rounding, are answered."""
     found = serve({"probabilities": BATCH}, min_confidence=0.7, label_only=True, labels=CLASSES)
 
-    assert found.json() == {"probabilities": [None, "cat"]}
+    assert found.json() == {"probabilities": ["abstain", "cat"]}
 
 
 @UNTIMED
@@ -465,7 +467,7 @@ def test_scores_in_scores_out() -> None:
     assert truncate_output(BATCH[0]).tolist() == [0.12, 0.24, 0.64]
     assert truncate_output(BATCH[0].tolist()) == [0.12, 0.24, 0.64]
     assert truncate_output(BATCH, label_only=True, labels=CLASSES) == ["owl", "cat"]
-    assert truncate_output(BATCH, min_confidence=0.7) == [None, [0.7, 0.2, 0.1]]
+    assert truncate_output(BATCH, min_confidence=0.7) == ["abstain", [0.7, 0.2, 0.1]]
     assert (given_scores == BATCH).all()
 
 
@@ -848,26 +850,6 @@ def test_a_ready_response_is_refused() -> None:
 
     assert response.status_code == 500
     assert "0.123456" not in response.text
-
-
-def generator() -> Iterator[Any]:
-    yield 0.5
-
-
-async def async_generator() -> AsyncIterator[Any]:
-    yield 0.5
-
-
-class Streaming:
-    def __call__(self) -> Iterator[Any]:
-        yield 0.5
-
-
-@pytest.mark.parametrize("endpoint", [generator, async_generator, Streaming(), functools.partial(generator)], ids=repr)
-def test_a_streaming_endpoint_is_refused_at_once(endpoint: Callable[..., Any]) -> None:
-    """Streamed answers cannot be truncated as a whole, and that is said when the endpoint is decorated."""
-    with pytest.raises(ConfigurationError, match="generator"):
-        truncate_output(endpoint)
 
 
 def test_two_policies_on_one_endpoint_are_refused_at_once() -> None:

@@ -570,12 +570,39 @@ def test_a_budget_is_registered_once_and_for_long() -> None:
     assert store.swaps == 2
 
 
+def test_a_request_that_ends_while_it_registers_leaves_that_to_the_next() -> None:
+    """So no budget stays unknown to the operator because a caller hung up."""
+
+    async def main() -> None:
+        store = Registering()
+        app = Service("1000/month", name="rows", store=store, hardened=False).app
+        store.hangs = True
+        asking = asyncio.create_task(acall(app, headers=[JSON, key("alice")], chunks=[rows(1)]))
+        await store.reached.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        store.hangs = False
+        assert (await acall(app, headers=[JSON, key("alice")], chunks=[rows(1)])).status == 200
+        assert store.swaps == 1
+
+    asyncio.run(main())
+
+
 class Registering(Moody):
     """Counts how often it is told of a budget."""
 
     swaps = 0
+    hangs = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
 
     async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
+        if self.hangs:
+            self.reached.set()
+            await asyncio.Event().wait()
         if self.failure is not None:
             raise self.failure
         return await super().get(*keys)

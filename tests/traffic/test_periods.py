@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlguard import ConfigurationError
 from mlguard.traffic.periods import Period, Quota, Unit
 
-UNITS = get_args(Unit)
+UNITS = [unit for unit in get_args(Unit) if unit != "ever"]
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2990, 1, 1), timezones=st.just(UTC))
 
 
@@ -43,6 +43,15 @@ def test_periods_follow_one_another(unit: Unit, moment: datetime) -> None:
     assert period.seconds == period.ends.timestamp() - period.begins.timestamp()
 
 
+@given(moments)
+def test_one_period_never_ends(moment: datetime) -> None:
+    """What is spent for ever is spent in every moment, and only where that is meant."""
+    period = Period.at("ever", moment.timestamp())
+    assert period == Period.at("ever", 0.0)
+    assert period.begins <= moment < period.ends
+    assert Quota.parse("5/ever", where="test", may_end=True) == Quota(5, "ever")
+
+
 @pytest.mark.parametrize(
     "text", ["50000/month", " 50000 / month ", "1/hour", "7/day", "7/week", "999999999999999/year"]
 )
@@ -72,6 +81,7 @@ def test_anything_else_is_an_error(text: Any) -> None:
         "5/fortnight",
         f"{10**30}/month",
         "5/months",
+        "5/ever",
         "5",
         "/month",
         "\uff15/month",

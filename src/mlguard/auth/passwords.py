@@ -1,25 +1,20 @@
 """Passwords: hashed in threads, few at a time, and with as much work for a wrong name as for a wrong password."""
 
-import asyncio
 import logging
 import math
-import os
 import secrets
-import threading
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from mlguard.errors import ConfigurationError, InvalidInputError, OverloadedError
-
-T = TypeVar("T")
+from mlguard._threads import FewThreads, Turn
+from mlguard.errors import ConfigurationError, InvalidInputError
 
 logger = logging.getLogger("mlguard")
 
@@ -83,20 +78,17 @@ class Passwords:
         max_waiting: int = 64,
         max_length: int = 1024,
     ) -> None:
-        self._concurrency = _spare_cores() if concurrency is None else _at_least("concurrency", concurrency, 1)
-        self._max_waiting = _at_least("max_waiting", max_waiting, 0)
-        self._max_length = _at_least("max_length", max_length, _LEAST_MAX_LENGTH)
-        if max_length > _LARGEST_MAX_LENGTH:
-            raise ConfigurationError(f"Passwords(max_length=...) is at most {_LARGEST_MAX_LENGTH} bytes")
+        self._threads = FewThreads("passwords", where="Passwords", concurrency=concurrency, max_waiting=max_waiting)
+        if type(max_length) is not int or not _LEAST_MAX_LENGTH <= max_length <= _LARGEST_MAX_LENGTH:
+            raise ConfigurationError(
+                f"Passwords(max_length=...) is {_LEAST_MAX_LENGTH} to {_LARGEST_MAX_LENGTH}, a whole number of bytes"
+            )
+        self._max_length = max_length
         self._hasher = owasp_argon2id() if hasher is None else hasher
         started = time.perf_counter()
         self._dummy = _try_out(self._hasher)
         seconds_each = (time.perf_counter() - started) / 2
-        self._retry_after = max(1, math.ceil(seconds_each * max_waiting / self._concurrency))
-        self._threads = self._new_threads()
-        self._process = os.getpid()
-        self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
-        self._lock = threading.Lock()
+        self._threads.retry_after = max(1, math.ceil(seconds_each * max_waiting / self._threads.concurrency))
 
     def accepts(self, password: str) -> bool:
         """Whether it could be a password at all: not empty, not too long, no NUL, encodable."""
@@ -143,29 +135,8 @@ class Passwords:
         Raises:
             OverloadedError: Too many are waiting (503).
         """
-        line = self._line()
-        await line.enter()
-        turn = PasswordTurn(self)
-        try:
-            yield turn
-        finally:
-            turn.call_when_done(line.leave)
-
-    def _new_threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._concurrency, thread_name_prefix="mlguard-passwords")
-
-    def _line(self) -> "_Line":
-        loop = asyncio.get_running_loop()
-        if self._process != os.getpid():  # after a fork: the threads have stayed behind, and nobody would hash
-            self._threads, self._lines, self._lock = self._new_threads(), {}, threading.Lock()
-            self._process = os.getpid()
-        with self._lock:
-            line = self._lines.get(loop)
-            if line is None:
-                for ended in [other for other in self._lines if other.is_closed()]:
-                    del self._lines[ended]
-                line = self._lines[loop] = _Line(self._concurrency, self._max_waiting, self._retry_after)
-            return line
+        async with self._threads.turn() as turn:
+            yield PasswordTurn(self, turn)
 
     def _hash(self, password: str) -> str:
         return self._hasher.hash(unicodedata.normalize("NFKC", password))
@@ -190,84 +161,30 @@ class Passwords:
         return False, None
 
     def __repr__(self) -> str:
-        return f"Passwords({type(self._hasher).__name__}, concurrency={self._concurrency})"
+        return f"Passwords({type(self._hasher).__name__}, concurrency={self._threads.concurrency})"
 
 
 class PasswordTurn:
     """A place among those who may hash at the same time. See :meth:`Passwords.turn`."""
 
-    def __init__(self, passwords: Passwords) -> None:
+    def __init__(self, passwords: Passwords, turn: Turn) -> None:
         self._passwords = passwords
-        self._running: asyncio.Future[Any] | None = None
+        self._turn = turn
 
     async def hash(self, password: str) -> str:
         """Hash a password that :meth:`Passwords.accepts`."""
-        return await self._in_thread(lambda: self._passwords._hash(password))
+        return await self._turn.run(lambda: self._passwords._hash(password))
 
     async def verify(self, password: str, password_hash: str | None) -> PasswordCheck:
         """Check a password; one that is not accepted is wrong, and costs nothing."""
         if not self._passwords.accepts(password):
             return PasswordCheck(valid=False)
-        return await self._in_thread(lambda: self._passwords._verify(password, password_hash))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        running = asyncio.get_running_loop().run_in_executor(self._passwords._threads, work)
-        self._running = running
-        return await asyncio.shield(running)  # a thread goes on when its caller is cancelled
-
-    def call_when_done(self, leave: Callable[[], None]) -> None:
-        """Call when no thread works for this turn any more: who hangs up half way holds the place until then."""
-        if self._running is None or self._running.done():
-            leave()
-        else:
-            self._running.add_done_callback(lambda _: leave())
-
-
-class _Line:
-    """Who may hash now, and who waits, on one event loop."""
-
-    def __init__(self, places: int, max_waiting: int, retry_after: int) -> None:
-        self._places = asyncio.Semaphore(places)
-        self._max_waiting = max_waiting
-        self._retry_after = retry_after
-        self._waiting = 0
-
-    async def enter(self) -> None:
-        """Wait for a place.
-
-        Raises:
-            OverloadedError: Too many wait already (503).
-        """
-        if not self._places.locked():
-            await self._places.acquire()  # at once
-            return
-        if self._waiting >= self._max_waiting:
-            raise OverloadedError("too many passwords are waiting to be hashed", retry_after=self._retry_after)
-        self._waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._waiting -= 1
-
-    def leave(self) -> None:
-        """Give the place to the next one."""
-        self._places.release()
+        return await self._turn.run(lambda: self._passwords._verify(password, password_hash))
 
 
 def owasp_argon2id() -> PasswordHash:
     """Argon2id with the parameters of the OWASP Password Storage Cheat Sheet: m=19456 (19 MiB), t=2, p=1."""
     return PasswordHash((Argon2Hasher(memory_cost=19_456, time_cost=2, parallelism=1),))
-
-
-def _spare_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)
-
-
-def _at_least(setting: str, value: object, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ConfigurationError(f"Passwords({setting}=...) must be a whole number of at least {least}")
-    return value
 
 
 def _try_out(hasher: PasswordHasher) -> str:

@@ -99,10 +99,8 @@ class BodyFormats:
         return reader or self._reader_spelled_otherwise(types)
 
     def _reader_spelled_otherwise(self, types: list[bytes]) -> Reader:
-        media_type, *parameters = [part.strip(b" \t") for part in types[0].split(b";")] if len(types) == 1 else [b""]
-        known = _JSON if _ANY_JSON.fullmatch(media_type) else media_type.lower()
-        reader = self._readers.get(known)
-        if reader is None or not _are_fitting([parameter.lower() for parameter in parameters], known):
+        reader = self._readers.get(_media_type(types[0])) if len(types) == 1 else None
+        if reader is None:
             raise UnsupportedMediaTypeError(
                 "the content type is not one that is read", headers={"Accept": self._accept}
             )
@@ -126,6 +124,24 @@ def _checked(formats: Iterable[str]) -> frozenset[str]:
     if not names or not all(isinstance(name, str) and name in _NAMES for name in names):
         raise ConfigurationError(f"formats must be a collection of one or more of {', '.join(map(repr, _NAMES))}")
     return frozenset(names)
+
+
+def require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Exactly one content type, and that JSON in UTF-8.
+
+    Raises:
+        UnsupportedMediaTypeError: It is not (415).
+    """
+    types = [value for name, value in headers if name == b"content-type"]
+    if len(types) != 1 or _media_type(types[0]) != _JSON:
+        raise UnsupportedMediaTypeError("the content type is not JSON in UTF-8", headers={"Accept": "application/json"})
+
+
+def _media_type(content_type: bytes) -> bytes:
+    """The media type in one spelling, or nothing where its parameters say what is not so."""
+    media_type, *parameters = [part.strip(b" \t") for part in content_type.split(b";")]
+    known = _JSON if _ANY_JSON.fullmatch(media_type) else media_type.lower()
+    return known if _are_fitting([parameter.lower() for parameter in parameters], known) else b""
 
 
 def _are_fitting(parameters: list[bytes], media_type: bytes) -> bool:

@@ -137,7 +137,7 @@ class JSONBodies:
         Raises:
             InvalidInputError: A rule is broken (422).
         """
-        document = _strict_json(body)
+        document = strict_json(body)
         if not isinstance(document, dict):
             raise broken("object")
         return self._form_of(document).exact(document)
@@ -246,7 +246,7 @@ def row_in(found: Array, rules: RowRules) -> NDArray[Any] | None:
 # The exact path -----------------------------------------------------------------------------------------------------
 
 
-def _strict_json(body: bytes) -> Any:
+def strict_json(body: bytes) -> Any:
     """JSON as RFC 8259 has it, but for NaN and Infinity: they are read, to be refused with their place."""
     try:
         text = body.decode("utf-8").strip(" \t\r\n")

@@ -2,24 +2,47 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal
-from itertools import chain
-from numbers import Real
-from typing import Any, Literal, ParamSpec, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlguard.errors import ConfigurationError, UnsafeOutputError
-from mlguard.outputs._answer import ANSWER, as_float64, finite, plain, round_answer, round_fields
+from mlguard._guard import Control, Guard, Principal
+from mlguard.errors import ConfigurationError
+from mlguard.outputs._answer import ANSWER, plain
 from mlguard.outputs._endpoint import wrap_endpoint
-from mlguard.outputs.rounding import FloatArray, round_row, round_scores
+from mlguard.outputs._paths import EVERY, Walk, spell, steps_of
+from mlguard.outputs.digits import Digits
+from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
+from mlguard.outputs.presets import BinsAs, OutputPolicy, policy_of
+from mlguard.outputs.rounding import FloatArray
+from mlguard.outputs.scores import Labels, Scores, label_names
 
 P = ParamSpec("P")
 
-Scores = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
-Labels = Sequence[str] | Sequence[int] | NDArray[Any]
+ScoreArray = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
+
+
+class DigitSettings(TypedDict, total=False):
+    """The settings of an :class:`OutputPolicy` that leave the scores in their place."""
+
+    decimals: int | None
+    significant: int | None
+    exact: bool
+
+
+class PolicySettings(DigitSettings, total=False):
+    """The settings of an :class:`OutputPolicy`."""
+
+    top_k: int | None
+    rest: str | None
+    label_only: bool
+    confidence: float | None
+    min_confidence: float | None
+    abstain: str | None
+    bins: Sequence[float] | None
+    bins_as: BinsAs
 
 
 @overload
@@ -27,59 +50,63 @@ def truncate_output(
     target: None = None,
     /,
     *,
-    decimals: int = 2,
-    top_k: int | None = None,
-    label_only: bool = False,
-    min_confidence: float | None = None,
-    scores: str = "probabilities",
+    policy: OutputPolicy | str | None = None,
+    scores: str | Sequence[str] = "probabilities",
     labels: Labels | None = None,
+    per_scope: Mapping[str, OutputPolicy | str] | None = None,
+    by: Callable[..., Any] | Guard | None = None,
+    answer: OpenInferenceAnswer | None = None,
+    **settings: Unpack[PolicySettings],
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
+@overload
+def truncate_output(
+    target: OutputPolicy | str,
+    /,
+    *,
+    scores: str | Sequence[str] = "probabilities",
+    labels: Labels | None = None,
+    per_scope: Mapping[str, OutputPolicy | str] | None = None,
+    by: Callable[..., Any] | Guard | None = None,
+    answer: OpenInferenceAnswer | None = None,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
 @overload
 def truncate_output(
     target: Callable[P, Any],
     /,
     *,
-    decimals: int = 2,
-    top_k: int | None = None,
-    label_only: bool = False,
-    min_confidence: float | None = None,
-    scores: str = "probabilities",
+    policy: OutputPolicy | str | None = None,
+    scores: str | Sequence[str] = "probabilities",
     labels: Labels | None = None,
+    per_scope: Mapping[str, OutputPolicy | str] | None = None,
+    by: Callable[..., Any] | Guard | None = None,
+    answer: OpenInferenceAnswer | None = None,
+    **settings: Unpack[PolicySettings],
 ) -> Callable[P, Any]: ...
 @overload
 def truncate_output(
-    target: Scores,
-    /,
-    *,
-    decimals: int = 2,
-    top_k: None = None,
-    label_only: Literal[False] = False,
-    min_confidence: None = None,
-    scores: str = "probabilities",
-    labels: Labels | None = None,
+    target: ScoreArray, /, *, labels: Labels | None = None, **settings: Unpack[DigitSettings]
 ) -> FloatArray: ...
 @overload
 def truncate_output(
-    target: Scores | Sequence[float] | Sequence[Sequence[float]],
+    target: ScoreArray | Sequence[float] | Sequence[Sequence[float]],
     /,
     *,
-    decimals: int = 2,
-    top_k: int | None = None,
-    label_only: bool = False,
-    min_confidence: float | None = None,
-    scores: str = "probabilities",
+    policy: OutputPolicy | str | None = None,
     labels: Labels | None = None,
+    answer: OpenInferenceAnswer | None = None,
+    **settings: Unpack[PolicySettings],
 ) -> Any: ...
 def truncate_output(
     target: Any = None,
     /,
     *,
-    decimals: int = 2,
-    top_k: int | None = None,
-    label_only: bool = False,
-    min_confidence: float | None = None,
-    scores: str = "probabilities",
+    policy: OutputPolicy | str | None = None,
+    scores: str | Sequence[str] = "probabilities",
     labels: Labels | None = None,
+    per_scope: Mapping[str, OutputPolicy | str] | None = None,
+    by: Callable[..., Any] | Guard | None = None,
+    answer: OpenInferenceAnswer | None = None,
+    **settings: Unpack[PolicySettings],
 ) -> Any:
     """Answer with no more of the model's scores than the caller needs.
 
@@ -95,191 +122,211 @@ def truncate_output(
     function)::
 
         @app.post("/predict")
-        @truncate_output(decimals=2, top_k=3, labels=CLASSES)
+        @truncate_output("balanced", labels=CLASSES)
         def predict(x: Annotated[np.ndarray, Depends(features)]):
             return {"probabilities": model.predict_proba(x)}
 
+    What goes out is an :class:`OutputPolicy`: one of your own, a preset by its name, or its settings as keywords, as in
+    ``truncate_output(decimals=1, top_k=3)``. The presets are ``"balanced"`` (all classes, two decimals), ``"private"``
+    (the best label, and whole numbers) and ``"open"`` (numbers as they are).
+
     The route's response model, status code, injected headers and background tasks keep working; the model is applied
-    first, to what the endpoint returned, and then the answer is truncated and written as JSON. OpenAPI goes on to show
-    the model. Called directly, outside a request, the endpoint returns the truncated plain data.
+    first, to what the endpoint returned, and then the answer is truncated and written as JSON. Under ``harden``,
+    OpenAPI shows the answer as it is sent. Called directly, outside a request, the endpoint returns the truncated plain
+    data.
+
+    A generator, sync or async, is streamed: one line of JSON for each item (``application/x-ndjson``), or one event
+    where the route has ``response_class=EventStream``. Each item is an answer of its own.
+    What fails before the first item is answered as anywhere else; what fails later ends the stream with a problem, as a
+    last line or as an event named ``error``.
 
     Given scores instead of an endpoint, it returns the truncated scores: ``truncate_output(model.predict_proba(x))``.
 
-    Every float anywhere in the answer is rounded. The other options, and the rounding that keeps sums and the best
-    class, act on the scores: the field that ``scores`` names at the top level of the answer, or the whole answer where
-    that is a bare list or array. One dimension is the class vector of one row, two are a batch of rows. Copies of the
-    scores under other names are only rounded.
+    Every float anywhere in the answer is rounded. The other settings, and the rounding that keeps sums and the best
+    class, act on the scores, or on the whole answer where that is a bare list or array. One dimension is the class
+    vector of one row, two are a batch of rows. Copies of the scores under other names are only rounded.
 
     Args:
-        target: An endpoint, or scores. Left out in ``@truncate_output(decimals=1)``.
-        decimals: Decimals that stay of every float, 0 to 15. Rounded scores still add up to what they did, and the best
-            class stays the best; each is less than two units of the last decimal from where it was.
-        top_k: Replace each row by its best classes, ``[{"label": ..., "score": ...}, ...]`` in falling order of the
-            rounded score (the lower index first).
-        label_only: Replace each row by its best label, without a score.
-        min_confidence: Replace a row whose best rounded score is lower than this by null, above 0 and up to 1.
-        scores: The name of the field that holds the scores, as it is in the answer (an alias, where there is one).
+        target: An endpoint, scores, or the policy as in ``@truncate_output("private")``. Left out in
+            ``@truncate_output(decimals=1)``.
+        policy: The policy or the name of a preset, where ``target`` is something else. Instead of ``settings``.
+        scores: The field that holds the scores, as it is in the answer (an alias, where there is one), or a path to it
+            through objects and lists: ``"outputs.0.data"``, or ``"predictions.*.scores"`` for each item of a list. A
+            name with a dot in it is written as a list, ``["my.scores"]``.
         labels: The name of each class, in the order of the columns; ``model.classes_`` will do. By default a class is
             called by its index.
+        per_scope: Policies of those who hold a scope, the first one held wins. What is given as the policy itself is
+            for everybody else, and so the strictest of all.
+        by: Who is calling, with ``per_scope``: a guard such as ``APIKeyAuth`` or ``AnyAuth``, or a dependency of your
+            own that returns a ``Principal``, or None for a caller it does not know. It becomes a dependency of the
+            endpoint. Scopes are those that the principal has proved, whatever the request says.
+        answer: Another form of the answer: :class:`OpenInferenceAnswer`.
+        **settings: Of an :class:`OutputPolicy`: ``decimals``, ``significant``, ``exact``, ``top_k``, ``rest``,
+            ``label_only``, ``confidence``, ``min_confidence``, ``abstain``, ``bins``, ``bins_as``.
 
     Returns:
         The decorated endpoint, a decorator, or the truncated scores: an array of float64 for an array, a list for a
         list, and a list (for one row, what stands for that row) where rows are replaced.
 
     Raises:
-        ConfigurationError: An option that cannot work, or a generator: streamed answers are not supported.
-        UnsafeOutputError: On answering. The answer holds NaN or an infinity, has no such scores although an option asks
-            for them, has another number of classes than ``labels``, cannot be written as JSON, or is a ready
-            ``Response``, which cannot be truncated (500).
+        ConfigurationError: A setting that cannot work.
+        UnsafeOutputError: On answering. The answer holds NaN or an infinity, has no such scores although the policy
+            needs them, has another number of classes than ``labels``, cannot be written as JSON, is the model itself,
+            or is a ready ``Response``, which cannot be truncated (500).
         ResponseValidationError: On answering. The answer does not fit the route's response model (500).
     """
-    policy = _Policy(decimals, top_k, label_only, min_confidence, scores, _label_names(labels))
+    if isinstance(target, str | OutputPolicy):
+        if policy is not None:
+            raise ConfigurationError("truncate_output was given two policies: choose one of them")
+        target, policy = None, target
+    if policy is not None and settings:
+        raise ConfigurationError(f"truncate_output: {', '.join(settings)} and a policy exclude each other")
+    default = policy_of(policy, "the policy") if policy is not None else OutputPolicy(**settings)
+    make = functools.partial(
+        _truncation, steps=steps_of(scores), labels=label_names(labels), answer=answer, varies=per_scope is not None
+    )
+    policies = Policies(make(default), _per_scope(per_scope, default, make), by)
     if target is None:
-        return functools.partial(wrap_endpoint, truncate=policy.truncate, decimals=decimals)
+        return functools.partial(wrap_endpoint, policies=policies)
     if callable(target):
-        return wrap_endpoint(target, truncate=policy.truncate, decimals=decimals)
-    return policy.truncate(target)
+        return wrap_endpoint(target, policies=policies)
+    if per_scope is not None or by is not None:
+        raise ConfigurationError("per_scope and by are for an endpoint: nobody is calling where scores are given")
+    return policies.default.release(target)
 
 
 # What may leave ------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Policy:
-    decimals: int
-    top_k: int | None
-    label_only: bool
-    min_confidence: float | None
-    scores: str
-    labels: tuple[str | int, ...] | None
+class Truncation:
+    """One policy on the answers of one endpoint.
+
+    Attributes:
+        scores: What leaves of the scores.
+        steps: Where they are.
+        answer: The form of the answer, if it is not the endpoint's own.
+        varies: Whether other callers see more or less.
+    """
+
+    scores: Scores
+    steps: tuple[str, ...]
+    answer: OpenInferenceAnswer | None
+    varies: bool
+
+    @property
+    def digits(self) -> Digits:
+        """How many digits stay of a number where a response model turns it into text."""
+        return self.scores.digits
+
+    def release(self, answer: Any, request_id: str | None = None, *, for_json: bool = False) -> Any:
+        """What may leave of an answer, as plain data and arrays that can be written as JSON.
+
+        Args:
+            answer: What the endpoint returned, after the response model.
+            request_id: What the request calls itself, if the protocol has the answer repeat that.
+            for_json: Whether it is to be written as JSON at once, and so may hold pieces that are.
+
+        Raises:
+            UnsafeOutputError: It may not leave at all (500).
+        """
+        if self.answer is not None:
+            return self.answer.of(answer, self.steps, self.scores, request_id)
+        if type(answer) is not dict:
+            answer = plain(answer, self.digits)
+        release = functools.partial(self.scores.release, for_json=for_json)
+        if len(self.steps) == 1 and self.steps[0] != EVERY and not isinstance(answer, dict):
+            return release(answer, ANSWER)
+        return Walk(self.steps, self.digits, release, needed=self.scores.needed).through(answer)
+
+    def fingerprint(self) -> str:
+        """Everything that decides what leaves, as one line of text."""
+        return f"{self.scores.policy.fingerprint()} {spell(self.steps)!r} {self.scores.labels!r} {self.answer!r}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Policies:
+    """Who sees how much of an endpoint's answers.
+
+    Args:
+        default: For everybody who holds none of the scopes.
+        per_scope: For those who hold one, in the order in which they are asked for.
+        by: The dependency that says who is calling.
+
+    Raises:
+        ConfigurationError: Scopes without anybody to hold them, or the other way round.
+    """
+
+    default: Truncation
+    per_scope: tuple[tuple[str, Truncation], ...] = ()
+    by: Callable[..., Any] | Guard | None = None
 
     def __post_init__(self) -> None:
-        if type(self.decimals) is not int or not 0 <= self.decimals <= 15:
-            raise ConfigurationError("decimals must be an integer from 0 to 15")
-        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise ConfigurationError("top_k must be a positive integer, or None for every class")
-        if type(self.label_only) is not bool:
-            raise ConfigurationError("label_only must be True or False")
-        if self.label_only and self.top_k is not None:
-            raise ConfigurationError("label_only sends no scores and top_k sends some: choose one of them")
-        if self.min_confidence is not None and (
-            type(self.min_confidence) not in {int, float} or not 0 < self.min_confidence <= 1
-        ):
-            raise ConfigurationError("min_confidence must be a number above 0 and up to 1, or None")
-        if not isinstance(self.scores, str) or not self.scores:
-            raise ConfigurationError("scores must be the name of the field that holds the scores")
+        """Check that scopes come with somebody to hold them."""
+        if bool(self.per_scope) != (self.by is not None):
+            raise ConfigurationError("per_scope and by go together: the scopes are those that by=caller has proved")
+        if isinstance(self.by, type) and issubclass(self.by, Guard):
+            raise ConfigurationError(f"by={self.by.__name__} is the class: give it the guard that you made of it")
+        if isinstance(self.by, Guard) and self.by.control is not Control.AUTHENTICATION:
+            raise ConfigurationError(f"by: {type(self.by).__name__} does not say who is calling")
+        if self.by is not None and not callable(self.by):
+            raise ConfigurationError("by must be a guard such as APIKeyAuth, or a dependency that returns a Principal")
+
+    def of(self, principal: Any) -> Truncation:
+        """What a caller may see. Anything but a principal, which only a guard makes, holds no scope."""
+        rank = self.rank(principal)
+        return self.per_scope[rank - 1][1] if rank else self.default
+
+    def rank(self, principal: Any) -> int:
+        """Which of ``all`` that is."""
+        if isinstance(principal, Principal):
+            for rank, (scope, _) in enumerate(self.per_scope, 1):
+                if scope in principal.scopes:
+                    return rank
+        return 0
 
     @property
-    def needs_scores(self) -> bool:
-        """Whether an answer without scores breaks the policy."""
-        return self.replaces_rows or self.labels is not None
+    def all(self) -> tuple[Truncation, ...]:
+        """Each of them, the strictest first."""
+        return (self.default, *(truncation for _, truncation in self.per_scope))
 
-    @property
-    def replaces_rows(self) -> bool:
-        """Whether something else than rounded scores takes the place of a row."""
-        return self.label_only or self.top_k is not None or self.min_confidence is not None
-
-    def truncate(self, answer: Any) -> Any:
-        """What may leave of an answer, as plain data and arrays that can be written as JSON."""
-        if type(answer) is not dict:
-            answer = plain(answer, self.decimals)
-        if isinstance(answer, dict):
-            released = round_fields(answer, self.decimals, ANSWER, self._truncate_field)
-            if self.needs_scores and self.scores not in released:
-                raise UnsafeOutputError(
-                    f"the answer has no field {self.scores!r}: name its scores in truncate_output(scores=...)"
-                )
-            return released
-        return self._truncate_scores(answer, ANSWER)
-
-    def _truncate_field(self, name: Any, value: Any) -> Any:
-        if name != self.scores and type(value) is str:
-            return value
-        if name == self.scores and not self.needs_scores and (row := round_row(value, self.decimals)) is not None:
-            return row
-        truncate = self._truncate_scores if name == self.scores else self._round
-        return truncate(value, f"field {name!r}")
-
-    def _round(self, value: Any, where: str) -> Any:
-        return round_answer(value, self.decimals, where)
-
-    def _truncate_scores(self, value: Any, where: str) -> Any:
-        scores = _as_scores(value, integers=self.needs_scores)
-        if scores is None:
-            if self.needs_scores:
-                raise UnsafeOutputError(f"{where} does not hold scores: one row of numbers, or rows of equal length")
-            return self._round(value, where)
-        finite(scores, where)
-        batch = scores[np.newaxis] if scores.ndim == 1 else scores
-        rows, classes = (0, 0) if scores.shape == (0,) else batch.shape  # a list of no rows has no second dimension
-        expected = len(self.labels) if self.labels else max(classes, 1)
-        if self.needs_scores and rows and (classes != expected or classes < 2):
-            raise UnsafeOutputError(f"{where} has {classes} classes: a row needs two, and as many as there are labels")
-        rounded = round_scores(batch, self.decimals)
-        if not self.replaces_rows:
-            released = rounded.reshape(scores.shape)
-            return released if isinstance(value, np.ndarray) else released.tolist()
-        replaced = self._replace_rows(batch, rounded) if rows else []
-        return replaced if scores.ndim == 2 or not rows else replaced[0]
-
-    def _replace_rows(self, scores: FloatArray, rounded: FloatArray) -> list[Any]:
-        names = self.labels or range(scores.shape[1])
-        released: list[Any]
-        if self.label_only:
-            released = [names[best] for best in scores.argmax(axis=1).tolist()]
-        elif self.top_k is not None:
-            # By what leaves, not by what it was: the order of equal scores would tell which was larger.
-            order = np.argsort(-rounded, axis=1, kind="stable")[:, : self.top_k]
-            best = np.take_along_axis(rounded, order, axis=1)
-            released = [
-                [{"label": names[column], "score": score} for column, score in zip(*row, strict=True)]
-                for row in zip(order.tolist(), best.tolist(), strict=True)
-            ]
-        else:
-            released = rounded.tolist()
-        if self.min_confidence is not None:
-            sure = (rounded.max(axis=1) >= self.min_confidence).tolist()
-            released = [row if keep else None for row, keep in zip(released, sure, strict=True)]
-        return released
+    def fingerprint(self) -> str:
+        """All policies as one line of text, the same in every process: a key for what depends on them."""
+        scopes = [f"{scope!r}: {truncation.fingerprint()}" for scope, truncation in self.per_scope]
+        return " | ".join([self.default.fingerprint(), *scopes])
 
 
-def _as_scores(value: Any, *, integers: bool) -> FloatArray | None:
-    """One or two dimensions of numbers as float64, or None for anything else. Integers alone count only if wanted."""
-    if isinstance(value, list | tuple):
-        nested = bool(value) and all(_is_row(row) for row in value)
-        if not _are_numbers(chain.from_iterable(value) if nested else value):  # first: numpy would copy long texts
-            return None
-    elif not hasattr(value, "__array__") or isinstance(value, np.ma.MaskedArray):
-        return None
-    try:
-        array = np.asarray(value)
-        if array.dtype == object and _are_numbers(array.flat):
-            array = array.astype(np.float64)
-    except (ValueError, OverflowError):  # ragged, or an integer larger than any double
-        return None
-    if array.dtype.kind not in ("fiu" if integers else "f") or array.ndim not in {1, 2}:
-        return None
-    return as_float64(array)
+def _truncation(
+    policy: OutputPolicy,
+    *,
+    steps: tuple[str, ...],
+    labels: tuple[str | int, ...] | None,
+    answer: OpenInferenceAnswer | None,
+    varies: bool,
+) -> Truncation:
+    if answer is not None:
+        answer.check(policy, steps)
+    return Truncation(Scores(policy, labels, required=answer is not None), steps, answer, varies)
 
 
-def _is_row(value: Any) -> bool:
-    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def _are_numbers(items: Iterable[Any]) -> bool:
-    types: set[type] = set(map(type, items))
-    return bool not in types and all(issubclass(kind, Real | Decimal) for kind in types)
-
-
-def _label_names(labels: Labels | None) -> tuple[str | int, ...] | None:
-    if labels is None:
-        return None
-    names = labels.tolist() if isinstance(labels, np.ndarray) else labels
-    if isinstance(names, str | bytes) or not isinstance(names, Sequence) or len(names) == 0:
-        raise ConfigurationError("labels must list the name of each class, in the order of the columns")
-    names = [name.item() if isinstance(name, np.generic) else name for name in names]
-    if not all(isinstance(name, str | int) for name in names):
-        raise ConfigurationError("labels must be text or integers: convert them, as in [str(c) for c in classes]")
-    if len(set(names)) < len(names):
-        raise ConfigurationError("labels must be unique, or a caller cannot tell the classes apart")
-    return tuple(names)
+def _per_scope(
+    per_scope: Mapping[str, OutputPolicy | str] | None,
+    default: OutputPolicy,
+    make: Callable[[OutputPolicy], Truncation],
+) -> tuple[tuple[str, Truncation], ...]:
+    if per_scope is None:
+        return ()
+    if not isinstance(per_scope, Mapping) or not per_scope:
+        raise ConfigurationError('per_scope must say which policy a scope has, as in {"trusted": "open"}')
+    found = []
+    for scope, policy in per_scope.items():
+        if not isinstance(scope, str) or not scope or any(character.isspace() for character in scope):
+            raise ConfigurationError("per_scope: a scope is text without spaces")
+        more = policy_of(policy, f"per_scope[{scope!r}]")
+        if more.openness < default.openness:
+            raise ConfigurationError(
+                f"per_scope[{scope!r}] shows less than the policy itself, which is for everybody who holds no scope: "
+                "give the strictest policy first"
+            )
+        found.append((scope, make(more)))
+    return tuple(found)

@@ -14,8 +14,8 @@ FloatArray = NDArray[np.float64]
 #: From here on, doubles are at least one unit apart, so a number shows no more decimals than asked for as it is.
 _EXACT = 2.0**53
 
-#: Rows up to this length are rounded by hand when they come alone.
-_FEW = 32
+#: Rows up to this length are done by hand when they come alone.
+FEW = 32
 
 #: Decimals of a sum that are more than the noise of adding up in another order.
 _NOISE = 9
@@ -67,7 +67,7 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     unit = 10.0**decimals
     if rows == 0 or classes < 2:
         return round_floats(scores, decimals)
-    if rows == 1 and classes <= _FEW:
+    if rows == 1 and classes <= FEW:
         row = scores[0].tolist()
         if max(*row, *[-score for score in row]) * unit < _EXACT:
             return np.array([_round_row(row, unit)])
@@ -78,20 +78,33 @@ def round_scores(scores: FloatArray, decimals: int) -> FloatArray:
     units = scores * unit
     rounded = np.floor(units)
     units -= rounded
-    missing = np.rint(np.round(units.sum(axis=1), _NOISE))
-    fullest = np.argsort(-units, axis=1, kind="stable")
-    fullest += np.arange(0, scores.size, classes)[:, np.newaxis]  # positions in the flat array
-    rounded.reshape(-1)[fullest[np.arange(classes) < missing[:, np.newaxis]]] += 1.0
+    rounded += _fullest(units, np.rint(np.round(units.sum(axis=1), _NOISE)).astype(np.intp))
 
-    _keep_argmax(rounded, scores.argmax(axis=1), scores.min(axis=1) < 0.0)
+    _keep_argmax(rounded, scores)
     rounded /= unit
     rounded += 0.0
     return rounded
 
 
+def _fullest(lost: FloatArray, missing: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which entries of each row get one of the units that are missing: those that lost most, the lower index first."""
+    rows, classes = lost.shape
+    # Sorting values is much faster than sorting positions, which are needed only where equal ones compete.
+    limits = np.full((rows, classes + 1), np.inf)
+    limits[:, :classes] = np.sort(lost, axis=1)
+    given: NDArray[np.bool_] = lost >= limits[np.arange(rows), classes - missing][:, np.newaxis]
+    if np.count_nonzero(given) != missing.sum():
+        tied = np.flatnonzero(np.count_nonzero(given, axis=1) != missing)
+        fullest = np.argsort(-lost[tied], axis=1, kind="stable")
+        winners = np.zeros(fullest.shape, dtype=np.bool_)
+        np.put_along_axis(winners, fullest, np.arange(classes) < missing[tied, np.newaxis], axis=1)
+        given[tied] = winners
+    return given
+
+
 def round_row(scores: object, decimals: int) -> list[float] | None:
     """:func:`round_scores` for a short list of floats, which it is not worth making an array of; None for all else."""
-    if type(scores) is not list or not 2 <= len(scores) <= _FEW or set(map(type, scores)) != {float}:
+    if type(scores) is not list or not 2 <= len(scores) <= FEW or set(map(type, scores)) != {float}:
         return None
     unit = 10.0**decimals
     limit = _EXACT / unit
@@ -118,16 +131,17 @@ def _round_row(scores: list[float], unit: float) -> list[float]:
     return [whole / unit for whole in units]
 
 
-def _keep_argmax(units: FloatArray, best: NDArray[np.intp], negative: NDArray[np.bool_]) -> None:
-    """Move single units to ``best`` in the rows where another column has come to be the argmax, in place."""
+def _keep_argmax(units: FloatArray, scores: FloatArray) -> None:
+    """Move single units to the best class in the rows where another one has come to be the argmax, in place."""
+    best = scores.argmax(axis=1)
     # Once is enough, except where two scores are so close that they fell together when they were scaled.
     for _ in range(2):
         found = units.argmax(axis=1)
-        moved = found != best
-        if not moved.any():
+        rows = np.flatnonzero(found != best)
+        if not rows.size:
             return
-        rows = np.flatnonzero(moved)
-        rows = rows[(units[rows, found[rows]] != 0.0) | negative[rows]]  # where none is negative, none may become so
+        negative = scores[rows].min(axis=1) < 0.0  # where none is negative, none may become so
+        rows = rows[(units[rows, found[rows]] != 0.0) | negative]
         units[rows, found[rows]] -= 1.0
         units[rows, best[rows]] += 1.0
 

@@ -96,7 +96,7 @@ class Cost:
 
     Args:
         cost: A number, a function of the connection, or any FastAPI dependency, such as ``Features``: an array or a
-            list costs its length.
+            list costs its length. What another guard has read costs what that says.
         where: The guard that takes it, for errors.
 
     Attributes:
@@ -135,6 +135,8 @@ class Cost:
         if self._fixed is not None:
             return self._fixed
         value = costing if self._direct is None else self._direct(conn)
+        if self.reader is not None:
+            value = self.reader.units(value)
         if isinstance(value, Sized) and not isinstance(value, str | bytes | Mapping):
             with suppress(TypeError):  # an array without a dimension is a number
                 value = len(value)

@@ -156,7 +156,9 @@ async def registered(store: Store) -> dict[str, dict[str, Ledger]]:
     """The ledgers of every budget that a service has used: ``caller`` and ``total``."""
     (known,) = await store.get(_REGISTRY)
     return {
-        budget: {what: Ledger(budget, Quota.parse(quota, where="budget")) for what, quota in quotas.items()}
+        budget: {
+            what: Ledger(budget, Quota.parse(quota, where="budget", may_end=True)) for what, quota in quotas.items()
+        }
         for budget, quotas in _read(known).items()
     }
 

@@ -7,11 +7,19 @@ from typing import Literal, get_args
 
 from mlguard.errors import ConfigurationError
 
-Unit = Literal["hour", "day", "week", "month", "year"]
+#: ``ever``: what is spent stays spent.
+Unit = Literal["hour", "day", "week", "month", "year", "ever"]
 
 _QUOTA = re.compile(rf"([1-9][0-9]{{0,14}}) ?/ ?({'|'.join(get_args(Unit))})", re.ASCII)
 #: About how long they are, to tell the longer from the shorter.
-_SECONDS: dict[Unit, int] = {"hour": 3_600, "day": 86_400, "week": 604_800, "month": 2_592_000, "year": 31_536_000}
+_SECONDS: dict[Unit, int] = {
+    "hour": 3_600,
+    "day": 86_400,
+    "week": 604_800,
+    "month": 2_592_000,
+    "year": 31_536_000,
+    "ever": 10**12,
+}
 _FORM = "write a number, '/', and hour, day, week, month or year, such as \"50000/month\""
 
 
@@ -21,25 +29,26 @@ class Quota:
 
     Attributes:
         limit: Units.
-        unit: The period: an hour, a day, a week that begins on Monday, a month or a year.
+        unit: The period: an hour, a day, a week that begins on Monday, a month, a year, or the only one there is.
     """
 
     limit: int
     unit: Unit
 
     @classmethod
-    def parse(cls, text: str, *, where: str) -> "Quota":
+    def parse(cls, text: str, *, where: str, may_end: bool = False) -> "Quota":
         """Read ``"50000/month"``.
 
         Args:
             text: What is written.
             where: What carries it, for the error.
+            may_end: Whether it may be for ever, and so come to an end.
 
         Raises:
             ConfigurationError: It cannot be read.
         """
         match = _QUOTA.fullmatch(text.strip()) if isinstance(text, str) else None
-        if match is None:
+        if match is None or (match[2] == "ever" and not may_end):
             raise ConfigurationError(f"{where}: {text!r} is no budget; {_FORM}")
         unit: Unit = match[2]  # type: ignore[assignment]  # the pattern names no others
         return cls(int(match[1]), unit)
@@ -75,6 +84,8 @@ class Period:
             unit: How long it is.
             seconds: The moment, in seconds since 1970.
         """
+        if unit == "ever":
+            return cls(unit, datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
         now = datetime.fromtimestamp(seconds, UTC)
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         if unit == "hour":
