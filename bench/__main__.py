@@ -16,7 +16,9 @@ from bench import (
     callers,
     exactness,
     extraction,
+    formats,
     hostile,
+    learnt,
     outages,
     passwords,
     predict,
@@ -24,6 +26,7 @@ from bench import (
     puzzles,
     refusal,
     repeats,
+    rows,
     squeezing,
     stores,
     throughput,
@@ -32,6 +35,9 @@ from bench import (
 
 _BENCHES = {
     "predict": predict.measure,
+    "formats": formats.measure,
+    "rows": rows.measure,
+    "learnt": learnt.measure,
     "answer": answer.measure,
     "repeats": repeats.measure,
     "policies": answer.measure_policies,

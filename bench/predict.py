@@ -7,7 +7,7 @@ them: with fewer digits ``json.loads``, and so the bare endpoint, takes about ha
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -63,12 +63,12 @@ def bare(model: Any) -> FastAPI:
     return app
 
 
-def guarded(columns: int, max_rows: int, key: APIKey) -> FastAPI:
+def guarded(columns: int | list[str], max_rows: int, key: APIKey, formats: Sequence[str] = ("json",)) -> FastAPI:
     """The endpoint behind mlguard: key, scope, two windows, features, truncated output, hardened."""
     app = FastAPI()
     harden(app, max_body_size=16 * 1_048_576)
     caller = APIKeyAuth(APIKeys([key]))
-    rows = Features(columns=columns, low=LOW, high=HIGH, max_rows=max_rows)
+    rows = Features(columns=columns, low=LOW, high=HIGH, max_rows=max_rows, formats=formats)
     steady = RateLimit(*LIMITS, by=caller)
 
     @app.post("/predict", response_model=None, dependencies=[Security(caller, scopes=["predict"]), Depends(steady)])

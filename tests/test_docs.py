@@ -275,6 +275,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "AllowAddresses": mlguard.AllowAddresses,
     "DenyAddresses": mlguard.DenyAddresses,
     "Features": mlguard.Features,
+    "Features.from_model": mlguard.Features.from_model,
+    "Features.from_data": mlguard.Features.from_data,
     "FeatureVector": mlguard.FeatureVector,
     "FeatureMatrix": mlguard.FeatureMatrix,
     "ImageInput": mlguard.ImageInput,

@@ -16,6 +16,7 @@ from mlguard.errors import ConfigurationError, InsufficientScopeError
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
     from mlguard._plans import Plan
+    from mlguard.inputs.sent_rows import InferenceCall
     from mlguard.store import Store
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
@@ -152,8 +153,8 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admitted", "answered", "at_end", "body", "decisions", "headers", "judged_headers", "plan", "refusal",
-        "request_id", "routed_scope", "task",
+        "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers", "plan",
+        "refusal", "request_id", "routed_scope", "task",
     )  # fmt: skip
 
     _KEY = "mlguard"
@@ -167,6 +168,8 @@ class RequestMemory:
         #: Set by ``harden``: the incoming body, on which a digest can be demanded.
         self.body: IncomingBody | None = None
         self.answered = False
+        #: What an Open Inference request says beside its tensors, if ``Features`` has read one.
+        self.inference_call: InferenceCall | None = None
         #: Called once when the request is over, however it ends, if ``harden`` is installed. They must not wait.
         self.at_end: list[Callable[[], None]] = []
         # The state of the one run of all guards, see ``mlguard._order``.

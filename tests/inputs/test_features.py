@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mlguard._guard import Control
 from mlguard.errors import ConfigurationError, MLGuardError
 from mlguard.inputs.features import Features
+from tests.inputs.reading import rows_of
 
 JSON = [("content-type", "application/json")]
 IRIS = Features(columns=["sepal", "secret_income"], low=[0.0, -1.0], high=10.0, max_rows=3, field="flowers")
@@ -179,7 +180,7 @@ REFUSED: dict[bytes, tuple[Any, ...]] = {
     b'{"flowers": 1}': ("array", None, None),
     b'{"flowers": null}': ("array", None, None),
     b'{"flowers": "[1, 1]"}': ("array", None, None),
-    b'{"flowers": {"0": [1, 1]}}': ("array", None, None),
+    b'{"flowers": {"0": [1, 1]}}': ("names", 0, None),
     b'{"flowers": [[1, 1], 1]}': ("array", 1, None),
     b'{"flowers": [[1, 1], null]}': ("array", 1, None),
     b'{"flowers": [[1, 1], {"0": 1, "1": 1}]}': ("array", 1, None),
@@ -257,9 +258,12 @@ def test_openapi_shows_what_is_accepted() -> None:
     row = {"type": "array", "items": {"type": "number", "minimum": -1.0, "maximum": 10.5}, "minItems": 2, "maxItems": 2}
     body = guard.openapi_body()
     assert body["required"] is True
+    number = row["items"]
+    record = {"type": "object", "additionalProperties": number, "minProperties": 2, "maxProperties": 2}
+    batches = [{"type": "array", "items": one, "minItems": 1, "maxItems": 7} for one in (row, record)]
     assert body["content"]["application/json"]["schema"] == {
         "type": "object",
-        "properties": {"features": {"oneOf": [{"type": "array", "items": row, "minItems": 1, "maxItems": 7}, row]}},
+        "properties": {"features": {"oneOf": [batches[0], row, batches[1], record]}},
         "required": ["features"],
         "additionalProperties": False,
     }
@@ -280,7 +284,7 @@ def test_the_documented_example_is_accepted(bounds: list[list[float]]) -> None:
     """Whatever the bounds, "Try it out" in ``/docs`` works as it stands."""
     guard = Features(columns=len(bounds), low=[low for low, _ in bounds], high=[high for _, high in bounds], max_rows=1)
     example = guard.openapi_body()["content"]["application/json"]["example"]
-    assert guard._reader.read(json.dumps(example).encode()).tolist() == example["features"]
+    assert rows_of(guard, json.dumps(example).encode()).tolist() == example["features"]
 
 
 def test_the_guard_declares_itself() -> None:
@@ -305,7 +309,10 @@ WORKING: dict[str, Any] = {"columns": 2, "low": 0.0, "high": 1.0, "max_rows": 10
         *[("high", value) for value in (float("inf"), np.nan, 10**400, -1, [1.0, -1.0], [[1.0], [1.0]], {1.0}, 1j)],
         *[("max_rows", value) for value in (0, -1, True, 1.5, None, "10")],
         *[("field", value) for value in ("", "a[0]", "a]", "a,b", "a\n", "a\x00", "\x85", "\ud800", None, 1, b"x")],
-        *[("dtype", value) for value in (np.int64, "float16", object, None, "no such type", ">f8", complex)],
+        *[
+            ("dtype", value)
+            for value in (bool, "float16", object, ">i4", "datetime64[s]", None, "no such type", ">f8", complex)
+        ],
     ],
     ids=repr,
 )

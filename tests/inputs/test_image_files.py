@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+
+from mlguard import InvalidInputError
+from mlguard.inputs._image_files import FORMATS, Picture, read_picture
 from tests.inputs.pictures import (
     END,
     SMALL,
@@ -30,9 +33,6 @@ from tests.inputs.pictures import (
     segment,
     with_orientation,
 )
-
-from mlguard import InvalidInputError
-from mlguard.inputs._image_files import FORMATS, Picture, read_picture
 
 JPEG = encode(noise(), "JPEG")
 PROGRESSIVE = encode(noise(), "JPEG", progressive=True)

@@ -15,6 +15,23 @@ from fastapi import Depends, FastAPI, UploadFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
+
+from mlguard import (
+    BitDepth,
+    BodyTooLargeError,
+    ConfigurationError,
+    Control,
+    ImageInput,
+    InvalidInputError,
+    MedianSmoothing,
+    MemoryStore,
+    OverloadedError,
+    QueryBudget,
+    RateLimit,
+    harden,
+    truncate_output,
+)
+from mlguard.errors import MLGuardError
 from tests.asgi import Answer, acall, call
 from tests.clock import Clock
 from tests.inputs.pictures import (
@@ -34,23 +51,6 @@ from tests.inputs.pictures import (
     with_orientation,
 )
 from tests.inputs.test_image_files import CLEAR, JPEG, LOSSLESS, PNG, PROGRESSIVE, WEBP, mutated
-
-from mlguard import (
-    BitDepth,
-    BodyTooLargeError,
-    ConfigurationError,
-    Control,
-    ImageInput,
-    InvalidInputError,
-    MedianSmoothing,
-    MemoryStore,
-    OverloadedError,
-    QueryBudget,
-    RateLimit,
-    harden,
-    truncate_output,
-)
-from mlguard.errors import MLGuardError
 
 ALL: Any = ("png", "jpeg", "webp")
 PHOTO = ImageInput(formats=ALL)

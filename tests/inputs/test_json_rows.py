@@ -1,41 +1,28 @@
 """Numbers from a JSON body: the fast and the exact path must never disagree."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from simdjson import Array, Parser
 
 from mlguard.errors import InvalidInputError
+from mlguard.inputs.json_bodies import NOT_PROVED, JSONBodies, numbers_in
 from mlguard.inputs.json_rows import JSONRows
-from mlguard.inputs.row_rules import RowRules, Rows
+from mlguard.inputs.mlflow import MLflowRows
+from mlguard.inputs.row_rules import RowRules
+from tests.inputs.reading import Reading, agreed, damaged, outcome
 
 MIB = 1 << 20
 
 
-def reader(columns: int = 3, *, max_rows: int = 4, bound: float = 1e300, dtype: Any = np.float64) -> JSONRows:
-    return JSONRows(RowRules(columns=columns, low=-bound, high=bound, max_rows=max_rows, dtype=dtype), "features")
-
-
-def outcome(read: Callable[[], Rows]) -> Any:
-    """What a path makes of a body: the array bit for bit, or the rule that it says is broken."""
-    try:
-        rows = read()
-    except InvalidInputError as refusal:
-        return refusal.members
-    return rows.shape, rows.dtype, rows.tobytes()
-
-
-def check_agreement(rows: JSONRows, body: bytes) -> None:
-    def fast() -> Rows:
-        values = rows.fast(body)
-        return rows.exact(body) if values is None else rows.rules.judge(values)
-
-    assert outcome(fast) == outcome(lambda: rows.exact(body)) == outcome(lambda: rows.read(body))
+def reader(columns: int = 3, *, max_rows: int = 4, bound: float = 1e300, dtype: Any = np.float64) -> Reading:
+    rules = RowRules(columns=columns, low=-bound, high=bound, max_rows=max_rows, dtype=dtype)
+    return Reading(JSONBodies({"json": JSONRows(rules, "features")}), rules)
 
 
 # Documents ----------------------------------------------------------------------------------------------------------
@@ -73,22 +60,11 @@ documents = st.one_of(
 )
 
 
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A document with some bytes put in, taken out or changed."""
-    body = bytearray(draw(documents).encode())
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(body)))
-        body[at : at + draw(st.integers(0, 2))] = draw(
-            st.one_of(
-                st.sampled_from([b"[", b"]", b",", b"{", b"}", b'"', b"\\", b"-", b"\xef\xbb\xbf"]),
-                st.binary(max_size=2),
-            )
-        )
-    return bytes(body)
+PIECES = [b"[", b"]", b",", b"{", b"}", b'"', b"\\", b"-", b"\xef\xbb\xbf"]
+bodies = damaged(documents.map(str.encode), PIECES)
 
 
-@given(body=damaged(), columns=st.integers(1, 3))
+@given(body=bodies, columns=st.integers(1, 3))
 @example(body=b'{"features":[1,2,3,[4]]}', columns=3)
 @example(body=b'{"features":[[],1]}', columns=1)
 @example(body=b'{"features":[[1,2,3],[4]]}', columns=2)
@@ -103,7 +79,96 @@ def damaged(draw: st.DrawFn) -> bytes:
 @example(body=b'{"features":[[-0],[-0.0]]}', columns=1)
 def test_paths_agree_on_any_document(body: bytes, columns: int) -> None:
     """Right or wrong, a document has one outcome: the same array to the last bit, or the same broken rule."""
-    check_agreement(reader(columns), body)
+    agreed(reader(columns), body)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "missing": {"missing": True},
+    "missing in one column": {"missing": [1], "dtype": np.float32, "low": -1e38, "high": 1e38},
+    "missing, clipped": {"missing": [0, 1], "low": -1.0, "high": 9e99, "out_of_range": "clip"},
+    "signed": {"dtype": np.int64, "low": -(2**63), "high": 2**63 - 1},
+    "unsigned": {"dtype": np.uint64, "low": 0, "high": 2**64 - 1},
+    "small, clipped": {"dtype": np.int8, "low": -5, "high": 100, "out_of_range": "clip"},
+    "texts": {"categories": {0: ("1", "null", "")}},
+    "numbers": {"categories": {1: (1, 2, 9e99)}, "missing": [1]},
+}
+
+
+def reader_with(field: str = "features", **settings: Any) -> Reading:
+    usual: dict[str, Any] = {"columns": 2, "low": -1e300, "high": 1e300, "max_rows": 4, "dtype": np.float64}
+    rules = RowRules(**{**usual, **settings})
+    return Reading(JSONBodies({"json": JSONRows(rules, field)}), rules)
+
+
+@given(body=bodies, settings=st.sampled_from(sorted(SETTINGS)))
+@example(body=b'{"features":[[1,null],[null,2]]}', settings="missing")
+@example(body=b'{"features":[[1,null],[9e99,2]]}', settings="missing, clipped")
+@example(body=b'{"features":[null,9.0e99]}', settings="missing")
+@example(body=b'{"features":[8.999999999999999999999null,1]}', settings="missing")
+@example(body=b'{"features":[0.null,1]}', settings="missing")
+@example(body=b'{"features":[1null,-null]}', settings="missing")
+@example(body=b'{"features":[nullnull,1]}', settings="missing")
+@example(body=b'{"features":[[null],[1]]}', settings="missing")
+@example(body=b'{"features":[NaN,null]}', settings="missing")
+@example(body=b'{"features":[NaN,1]}', settings="missing")
+@example(body=b'{"features":null}', settings="missing")
+@example(body=b'{"features":[null]}', settings="missing")
+@example(body=b"{null:[1,9e99]}", settings="missing, clipped")
+@example(body=b'{"null":[1,9e99]}', settings="missing, clipped")
+@example(body=b'{"features":[9007199254740993,-9223372036854775808]}', settings="signed")
+@example(body=b'{"features":[9007199254740993,1.0]}', settings="signed")
+@example(body=b'{"features":[9007199254740993.0,1]}', settings="signed")
+@example(body=b'{"features":[9007199254740991.0,1e15]}', settings="signed")
+@example(body=b'{"features":[18446744073709551615,1]}', settings="unsigned")
+@example(body=b'{"features":[-1,1]}', settings="unsigned")
+@example(body=b'{"features":[1e30,-1e30]}', settings="small, clipped")
+@example(body=b'{"features":[-0,-0.0]}', settings="small, clipped")
+@example(body=b'{"features":["null",0]}', settings="texts")
+@example(body=b'{"features":["\\ud800",0]}', settings="texts")
+def test_paths_agree_whatever_is_allowed(body: bytes, settings: str) -> None:
+    """The same of rules with missing values, categories, integers and clipping."""
+    agreed(reader_with(**SETTINGS[settings]), body)
+
+
+@pytest.mark.parametrize(
+    ("settings", "body", "rows"),
+    [
+        ("missing", b'{"features":[[1,null],[null,2]]}', [[1, None], [None, 2]]),
+        ("missing", b'{"features":[null,null]}', [[None, None]]),
+        ("signed", b'{"features":[9007199254740993,-9223372036854775808]}', [[2**53 + 1, -(2**63)]]),
+        ("unsigned", b'{"features":[[18446744073709551615,0]]}', [[2**64 - 1, 0]]),
+        ("signed", b'{"features":[[3.0,1e3],[5,-0.0]]}', [[3, 1000], [5, 0]]),
+    ],
+)
+def test_nulls_and_integers_take_the_fast_path(settings: str, body: bytes, rows: Any) -> None:
+    """A batch with missing values or of integers is read as fast as any other, and to the last digit."""
+    read = reader_with(**SETTINGS[settings])
+    values = read.fast(body)
+    assert values is not None
+    judged = read.rules.judge(values)
+    assert [[None if np.isnan(cell) else cell for cell in row] for row in judged.tolist()] == rows
+
+
+@given(st.lists(bodies, max_size=5), st.sampled_from(["missing", "signed"]))
+def test_no_document_holds_up_the_next_whatever_is_allowed(sent: list[bytes], settings: str) -> None:
+    """What was tried first and failed lets go of the parser as well."""
+    read = reader_with(**SETTINGS[settings])
+    kept: list[Any] = []
+    for body in (*sent, b'{"features":[0.5,1]}', b'{"features":[1e300,null]}'):
+        try:
+            kept.append(read.read(body))
+        except InvalidInputError as refusal:
+            kept.append(refusal)
+        assert read.fast(b'{"features":[1,2]}') is not None
+
+
+def test_a_field_may_be_called_null() -> None:
+    """What is put in the place of nulls is never taken for part of the field's name."""
+    for name in ("null", "x 9e99 y"):
+        read = reader_with(name, missing=True, low=0, high=1)
+        assert read.read(json.dumps({name: [1, None]}).encode()).tolist()[0][0] == 1
+    assert outcome(lambda: read.read(b'{"xnully":[1,0]}')) == {"broken": "field"}
+    assert outcome(lambda: read.read(b'{"xnully":[1,9e99]}')) == {"broken": "field"}
 
 
 @given(st.lists(st.lists(numbers, min_size=2, max_size=2), min_size=1, max_size=4))
@@ -142,16 +207,16 @@ def test_large_batches_take_the_fast_path(size: int) -> None:
     assert values is not None
     np.testing.assert_array_equal(values, batch)
     assert outcome(lambda: reader(max_rows=size - 1).read(body)) == {"broken": "rows"}
-    check_agreement(reader(max_rows=size), body.replace(b"[0.0, 1.0, 2.0]", b"[0.0, [1.0], 2.0]"))
-    check_agreement(reader(max_rows=size - 1), body)
+    agreed(reader(max_rows=size), body.replace(b"[0.0, 1.0, 2.0]", b"[0.0, [1.0], 2.0]"))
+    agreed(reader(max_rows=size - 1), body)
 
 
-@given(st.lists(damaged(), max_size=5))
-def test_no_document_holds_up_the_next(bodies: list[bytes]) -> None:
+@given(st.lists(bodies, max_size=5))
+def test_no_document_holds_up_the_next(sent: list[bytes]) -> None:
     """The parser is free again after every body, even while somebody keeps the refusals and the arrays."""
     read = reader()
     kept: list[Any] = []
-    for body in bodies:
+    for body in sent:
         try:
             kept.append(read.read(body))
         except InvalidInputError as refusal:
@@ -175,6 +240,33 @@ def test_integers_too_long_for_a_machine_word_are_numbers() -> None:
     """JSON has no largest integer, so one of thirty digits counts as the number it is."""
     rows = reader().read(b'{"features":[123456789012345678901234567890,-18446744073709551616,1]}')
     assert rows.tolist() == [[123456789012345678901234567890.0, -18446744073709551616.0, 1.0]]
+
+
+def test_integers_are_read_exactly_where_they_are_wanted() -> None:
+    """A double holds whole numbers up to 2**53, so larger ones are read as integers, or not on the fast path."""
+    found: dict[bytes, dict[str, Any]] = {
+        b"[9007199254740993, -1]": {"f": [2.0**53, -1.0], "i": [2**53 + 1, -1], "u": None},
+        b"[18446744073709551615]": {"f": [2.0**64], "i": None, "u": [2**64 - 1]},
+        b"[1, 2.5]": {"f": [1.0, 2.5], "i": [1.0, 2.5], "u": [1.0, 2.5]},
+        b"[9007199254740993, 2.5]": {"f": [2.0**53, 2.5], "i": None, "u": None},
+        b"[]": {"f": None, "i": None, "u": None},
+    }
+    for text, by_kind in found.items():
+        for kind, expected in by_kind.items():
+            array = cast("Array", Parser().parse(text))
+            if expected is None:
+                with pytest.raises(NOT_PROVED):
+                    numbers_in(array, kind)
+            else:
+                assert numbers_in(array, kind).tolist() == expected
+
+
+def test_whoever_has_the_field_is_ours() -> None:
+    """Beside other forms, a document is ours by its field alone."""
+    rules = RowRules(columns=3, low=0, high=9, max_rows=4, dtype="float64")
+    both = JSONBodies({"json": JSONRows(rules, "features"), "mlflow": MLflowRows(rules)})
+    for body in (b'{"features": [1, 2, 3]}', b'{"instances": [[1, 2, 3]]}'):
+        assert both.sent(body).judged(rules).tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_single_precision_overflow_is_not_finite() -> None:
@@ -210,6 +302,10 @@ ATTACKS = {
     "a million escapes": (b'{"features":"' + b"\\u005b" * (MIB // 6) + b'"}', {"broken": "array"}),
     "a million times not a number": (
         b'{"features":[[' + b"NaN," * (MIB // 4) + b"1]]}",
+        {"broken": "columns", "row": 0},
+    ),
+    "integers of 400 digits": (
+        b'{"features":[1,2,' + (b"1" * 400 + b",") * (MIB // 401) + b"1]}",
         {"broken": "columns", "row": 0},
     ),
     "as many names": (b"{" + b'"a":1,' * (MIB // 6) + b'"a":1}', {"broken": "duplicate"}),

@@ -8,8 +8,6 @@ from fastapi import Depends, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from tests.asgi import Answer, call
-from tests.clock import Clock
 
 from mlguard import (
     ConfigurationError,
@@ -24,6 +22,8 @@ from mlguard import (
 )
 from mlguard.errors import MLGuardError
 from mlguard.inputs import text_rules
+from tests.asgi import Answer, call
+from tests.clock import Clock
 
 JSON = (b"content-type", b"application/json")
 PROMPT = Text(max_length=50)

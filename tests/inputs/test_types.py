@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from mlguard.errors import ConfigurationError, InvalidInputError
 from mlguard.inputs.features import Features
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
+from tests.inputs.reading import rows_of
 
 Row = Annotated[NDArray[np.float64], FeatureVector(columns=["secret_a", "secret_b"], low=[0, -1], high=10)]
 Batch = Annotated[NDArray[np.float64], FeatureMatrix(columns=2, low=0, high=10, max_rows=3)]
@@ -119,6 +120,47 @@ def test_a_matrix_obeys_the_rules(value: Any, rule: tuple[Any, ...]) -> None:
     assert broken(Flowers, {"rows": value}) == rule
 
 
+class Patient(BaseModel):
+    """A model of a row with a gap, a text and a number that is clipped."""
+
+    row: Annotated[
+        NDArray[np.float64],
+        FeatureVector(
+            columns=["age", "sex", "height"],
+            low=0,
+            high=[130, 1, 250],
+            missing=["age"],
+            categories={"sex": ["f", "m"]},
+            out_of_range="clip",
+        ),
+    ]
+
+
+def test_missing_values_and_categories_work_in_models() -> None:
+    """The options of ``Features`` mean the same in a model: null is NaN, a text its index, and a number is clipped."""
+    patient = Patient.model_validate_json('{"row": [null, "m", 900]}')
+    np.testing.assert_array_equal(patient.row, [np.nan, 1, 250])
+    assert patient.model_dump_json() == '{"row":[null,1.0,250.0]}'
+    assert broken(Patient, {"row": [1, "x", 900]}) == ("category", 0, 1)
+    assert broken(Patient, {"row": [1, None, 900]}) == ("category", 0, 1)
+    assert broken(Patient, {"row": patient.row}) == ("category", 0, 1)
+    schema = Patient.model_json_schema()["properties"]["row"]
+    assert schema["items"] == {"type": ["number", "string", "null"]}
+
+
+def test_integers_in_models_are_exact() -> None:
+    """A model's integers are not rounded to doubles on their way."""
+    batch: Any = FeatureMatrix(columns=2, low=0, high=2**63 - 1, max_rows=2, dtype=np.int64)
+    rows = TypeAdapter[Any](Annotated[Any, batch])
+    assert rows.validate_json("[[9007199254740993, 3.0]]").tolist() == [[2**53 + 1, 3]]
+    assert rows.validate_python(np.array([[2**53 + 1, 3]])).tolist() == [[2**53 + 1, 3]]
+    assert rows.dump_json(rows.validate_python([[2**53 + 1, 1]])) == b"[[9007199254740993,1]]"
+    for number, rule in ((3.5, "integer"), (2.0**60, "integer"), (2**63, "range")):
+        with pytest.raises(ValidationError) as refused:
+            rows.validate_python([[1, number]])
+        assert refused.value.errors()[0]["ctx"]["broken"] == rule
+
+
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=2)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
@@ -142,7 +184,7 @@ def test_pydantic_and_features_agree(value: Any) -> None:
     rules: Any = FeatureVector(columns=2, low=0, high=10) if is_row else FeatureMatrix(**BATCH)
     body = json.dumps({"features": value}).encode()
     assert outcome(lambda: TypeAdapter[Any](Annotated[Any, rules]).validate_python(value)) == outcome(
-        lambda: Features(**BATCH)._reader.read(body)
+        lambda: rows_of(Features(**BATCH), body)
     )
 
 

@@ -1,37 +1,15 @@
-"""Numbers straight from a JSON body into an array.
+"""mlguard's own JSON: ``{"features": rows}``, where a row is a list, or an object where columns have names."""
 
-The fast path lets simdjson write the numbers into the array, and takes only documents that it can prove to be right.
-All others go to the exact path, plain Python, which finds what is wrong and where. It also accepts the few documents
-that only simdjson cannot read, such as an integer of thirty digits.
-"""
-
-import json
-import threading
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from simdjson import Array, Object, Parser
+from simdjson import Array, Object
 
-from mlguard.inputs.row_rules import RowRules, Rows, broken, check_field
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # simdjson reads over it
-_PIECE = 32_768  # bytes
-_COUNT_WITH_NUMPY = 4096  # bytes from which numpy counts faster than bytes.count
-_KEEP = 1 << 21  # bytes of a body up to which a thread keeps its parser, which holds up to 13 times as much
-
-
-class _Kept(threading.local):
-    """One parser a thread, because getting its memory from the system each time may double the cost of a large body.
-
-    It refuses to parse again while anything refers to its last document, so nothing that does may outlive ``fast``.
-    """
-
-    def __init__(self) -> None:
-        self.parser = Parser()
-
-
-_kept = _Kept()
+from mlguard.inputs.column_names import exact_records, fast_records, record_schema
+from mlguard.inputs.json_bodies import NULL, arrays_in, require_members, row_in, rows_in
+from mlguard.inputs.row_rules import RowRules, check_field
+from mlguard.inputs.sent_rows import SentRows
+from mlguard.inputs.tensor_shape import arrays_per_row, nest
 
 
 class JSONRows:
@@ -48,95 +26,70 @@ class JSONRows:
     def __init__(self, rules: RowRules, field: str) -> None:
         self.rules = rules
         self.field = check_field(field)
+        self._members = frozenset({field})
+        # A null in a name that is wrong must not make it the right one.
+        self.reads_nulls = bool(rules.missing) and NULL.decode() not in field
+        self._per_row = arrays_per_row(rules.shape)
 
-    def read(self, body: bytes) -> Rows:
-        """The rows in a body.
+    def claims(self, document: Mapping[str, Any]) -> bool:
+        """Whatever has the field."""
+        return self.field in document
 
-        Returns:
-            A C-contiguous, writable array of shape ``(rows, columns)`` that nothing else refers to.
+    def fast(self, document: Object, body: bytes) -> SentRows | None:
+        """The rows, or None where they are not proved to be right.
 
-        Raises:
-            InvalidInputError: A rule is broken (422).
+        There is no string but the one key, and that has no bracket: the number of ``[`` is the number of arrays. A
+        single row has as many as make a row, several rows have one more than theirs together. A single record is left
+        to the exact path, which is as fast for something so small.
         """
-        values = self.fast(body)
-        return self.exact(body) if values is None else self.rules.judge(values)
-
-    def fast(self, body: bytes) -> NDArray[np.float64] | None:
-        """The numbers, not yet judged, or None where they are not proved to stand in rows of the right length.
-
-        ``as_buffer`` copies all numbers below an array and fails on any other leaf, but it flattens what is nested. So
-        the shape is proved by two counts. There are no strings in the body but the one key, and that holds no bracket:
-        the number of ``[`` is the number of arrays. With only one, it is a row of numbers. With n + 1 of them, n
-        elements that each have the length of a row are n arrays, and leave none to be nested deeper.
-        """
-        if body.startswith(_BYTE_ORDER_MARK):
+        if len(document) != 1:  # a name that comes twice counts twice
             return None
-        try:
-            parser = _kept.parser if len(body) <= _KEEP else Parser()
-            document = parser.parse(body)
-            if not isinstance(document, Object) or len(document) != 1:  # a name that comes twice counts twice
-                return None
-            found = document[self.field]
-            if not isinstance(found, Array):
-                return None
-            values: NDArray[np.float64] = np.frombuffer(found.as_buffer(of_type="d"))
-            rows = _arrays_in(body) - 1
-            if rows and list(map(len, found)) != [self.rules.columns] * rows:  # type: ignore[arg-type]  # may be a float
-                return None
-            return values.reshape(rows or 1, self.rules.columns)
-        except (ValueError, TypeError, KeyError, RuntimeError):  # all that simdjson raises, and a wrong size
+        found = document[self.field]
+        if not isinstance(found, Array):
             return None
+        arrays = arrays_in(body)
+        if arrays == 1 and self.rules.names is not None and isinstance(found[0], Object):
+            return fast_records(found, self.rules)
+        values = row_in(found, self.rules) if arrays == self._per_row else rows_in(found, self.rules, arrays - 1)
+        return None if values is None else SentRows(values)
 
-    def exact(self, body: bytes) -> Rows:
+    def exact(self, document: dict[str, Any]) -> SentRows:
         """The same rows as the fast path gives, or the rule that is broken.
 
         Raises:
             InvalidInputError: A rule is broken (422).
         """
-        document = _strict_json(body)
-        if not isinstance(document, dict):
-            raise broken("object")
-        if set(document) != {self.field}:
-            raise broken("field")
+        require_members(document, self._members)
         found = document[self.field]
-        is_row = isinstance(found, list) and found and not isinstance(found[0], list)
-        return self.rules.matrix([found] if is_row else found)
+        if self.rules.names is not None:
+            if isinstance(found, dict):
+                return exact_records([found], self.rules)
+            if isinstance(found, list) and found and isinstance(found[0], dict):
+                return exact_records(found, self.rules)
+        return SentRows([found] if self._is_row(found) else found)
 
+    def _is_row(self, found: Any) -> bool:
+        """Whether a single row was sent: it is nested one level less than rows."""
+        for _ in self.rules.shape:
+            if not isinstance(found, list) or not found:
+                return False
+            found = found[0]
+        return not isinstance(found, list)
 
-def _arrays_in(body: bytes) -> int:
-    if len(body) < _COUNT_WITH_NUMPY:
-        return body.count(b"[")
-    # In pieces: one comparison of everything would need as much memory again, which costs more than the counting.
-    octets = np.frombuffer(body, np.uint8)
-    return sum(int(np.count_nonzero(octets[at : at + _PIECE] == ord("["))) for at in range(0, len(body), _PIECE))
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the documents."""
+        rows = self.rules.rows_schema()
+        choices = [rows, rows["items"]]
+        if self.rules.names is not None:
+            record = record_schema(self.rules)
+            choices += [{**rows, "items": record}, record]
+        return {
+            "type": "object",
+            "properties": {self.field: {"oneOf": choices}},
+            "required": [self.field],
+            "additionalProperties": False,
+        }
 
-
-def _strict_json(body: bytes) -> Any:
-    """JSON as RFC 8259 has it, but for NaN and Infinity: they are read, to be refused with their place."""
-    try:
-        text = body.decode("utf-8").strip(" \t\r\n")
-        document, end = _DECODER.raw_decode(text)
-    except RecursionError:
-        rule = "depth"
-    except ValueError:
-        rule = "json"
-    else:
-        if end == len(text):
-            return document
-        rule = "trailing"
-    raise broken(rule)  # not above, because those errors hold the body and would come along as its context
-
-
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise broken("duplicate")
-    return members
-
-
-def _integer(digits: str) -> float:
-    """An integer of any length, without Python's limit on digits. ``-0`` is 0, as it is for simdjson."""
-    return float(digits) + 0.0
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=_integer)
+    def example(self, row: list[float]) -> dict[str, Any]:
+        """A document with one row."""
+        return {self.field: nest(row, self.rules.shape)}

@@ -10,8 +10,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from mlguard._guard import Control, Guard
 from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import InvalidInputError
-from mlguard.inputs.features import _require_json
-from mlguard.inputs.json_rows import _strict_json
+from mlguard.inputs.body_formats import require_json
+from mlguard.inputs.json_bodies import strict_json
 from mlguard.inputs.row_rules import broken as broken_json
 from mlguard.inputs.row_rules import check_field
 from mlguard.inputs.text_rules import Form, TextRules
@@ -126,7 +126,7 @@ class Text(Guard):
             InvalidInputError: A rule is broken (422). A budget whose cost is this guard is charged one.
         """
         await judge_all(request)  # who may not call is not told which content type is read
-        _require_json(request.scope["headers"])
+        require_json(request.scope["headers"])
         body = await request.body()
         try:
             return self._read(body)
@@ -160,7 +160,7 @@ class Text(Guard):
         return {"required": True, "content": {"application/json": {"schema": schema}}}
 
     def _read(self, body: bytes) -> str:
-        document = _strict_json(body)
+        document = strict_json(body)
         if not isinstance(document, dict):
             raise broken_json("object")
         if set(document) != {self._field}:

@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mlguard.errors import InvalidInputError
 from mlguard.inputs.row_rules import RowRules, Rows
+from mlguard.inputs.row_settings import Categories, Columns, OutOfRange
 
 FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A JSON number that is finite: no NaN, no infinity, no ``1e999``, no boolean and no number in a string.
@@ -79,7 +80,12 @@ class FeatureVector(_FeatureArray):
         columns: The number of columns, or their names.
         low: The smallest value allowed, included: one number, or one per column.
         high: The largest value allowed, included: one number, or one per column.
-        dtype: ``numpy.float64`` or ``numpy.float32``.
+        dtype: As for :class:`~mlguard.Features`.
+        missing: As for :class:`~mlguard.Features`. In Python, NaN is a missing value too.
+        categories: As for :class:`~mlguard.Features`. The model holds the index of a text, and so does its JSON, which
+            is not taken back.
+        out_of_range: As for :class:`~mlguard.Features`.
+        publish_bounds: Whether the JSON schema may tell bounds, where all columns share them.
 
     Raises:
         ConfigurationError: A setting that cannot work, as in :class:`~mlguard.Features`.
@@ -92,8 +98,24 @@ class FeatureVector(_FeatureArray):
         low: float | ArrayLike,
         high: float | ArrayLike,
         dtype: DTypeLike = np.float64,
+        missing: Columns = (),
+        categories: Categories | None = None,
+        out_of_range: OutOfRange = "reject",
+        publish_bounds: bool = True,
     ) -> None:
-        super().__init__(RowRules(columns=columns, low=low, high=high, max_rows=1, dtype=dtype))
+        super().__init__(
+            RowRules(
+                columns=columns,
+                low=low,
+                high=high,
+                max_rows=1,
+                dtype=dtype,
+                missing=missing,
+                categories=categories,
+                out_of_range=out_of_range,
+                publish_bounds=publish_bounds,
+            )
+        )
 
     def _array(self, value: object) -> Rows:
         row: Rows = self._rules.matrix([value])[0]
@@ -115,7 +137,12 @@ class FeatureMatrix(_FeatureArray):
         low: The smallest value allowed, included: one number, or one per column.
         high: The largest value allowed, included: one number, or one per column.
         max_rows: The largest batch, in rows.
-        dtype: ``numpy.float64`` or ``numpy.float32``.
+        dtype: As for :class:`~mlguard.Features`.
+        missing: As for :class:`~mlguard.Features`. In Python, NaN is a missing value too.
+        categories: As for :class:`~mlguard.Features`. The model holds the index of a text, and so does its JSON, which
+            is not taken back.
+        out_of_range: As for :class:`~mlguard.Features`.
+        publish_bounds: Whether the JSON schema may tell bounds, where all columns share them.
 
     Raises:
         ConfigurationError: A setting that cannot work, as in :class:`~mlguard.Features`.
@@ -129,8 +156,24 @@ class FeatureMatrix(_FeatureArray):
         high: float | ArrayLike,
         max_rows: int,
         dtype: DTypeLike = np.float64,
+        missing: Columns = (),
+        categories: Categories | None = None,
+        out_of_range: OutOfRange = "reject",
+        publish_bounds: bool = True,
     ) -> None:
-        super().__init__(RowRules(columns=columns, low=low, high=high, max_rows=max_rows, dtype=dtype))
+        super().__init__(
+            RowRules(
+                columns=columns,
+                low=low,
+                high=high,
+                max_rows=max_rows,
+                dtype=dtype,
+                missing=missing,
+                categories=categories,
+                out_of_range=out_of_range,
+                publish_bounds=publish_bounds,
+            )
+        )
 
     def _array(self, value: object) -> Rows:
         return self._rules.matrix(value)

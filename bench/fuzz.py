@@ -1,0 +1,111 @@
+"""``python -m bench.fuzz [libFuzzer's options] [corpus]``: a coverage-guided fuzzer for every reader of bodies.
+
+Atheris is not among the development dependencies, for it has no wheels for every Python: install it beside them, and
+say where it is::
+
+    pip install --target /tmp/atheris atheris
+    PYTHONPATH=/tmp/atheris python -m bench.fuzz -max_total_time=600 -rss_limit_mb=2048
+
+The first byte of an input chooses the guard, the second one the content type, the rest is the body. Whatever it is, the
+outcome must be a refusal with nothing in it but the rule and its place, or an array that keeps the rules; and the fast
+and the exact path of a reader must come to the same.
+"""
+
+import importlib
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_NAMES = ["age", "b", "c"]
+_ROWS = [[1.0, 2.5, 3.0], [4.0, 5.0, 6.0]]
+_RULES: dict[str, Any] = {"low": -1e6, "high": 1e6, "max_rows": 4}
+_TYPES = [b"application/json", b"application/x-npy", b"text/csv"]
+_MEMBERS = {"broken", "row", "column"}
+
+
+def _guards(features: Any) -> list[Any]:
+    formats = ["json", "open-inference", "mlflow", "npy", "csv"]
+    return [
+        features(columns=3, formats=formats, **_RULES),
+        features(columns=_NAMES, formats=formats, **_RULES),
+        features(shape=(1, 3), formats=formats[:-1], **_RULES),
+        features(columns=1, formats=formats, **_RULES),
+    ]
+
+
+def _seeds() -> list[bytes]:
+    """One body of each form, for the fuzzer to begin with."""
+    file = io.BytesIO()
+    np.save(file, np.array(_ROWS))
+    tensor = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": _ROWS, "parameters": {"a": 1}}
+    column = [{"name": name, "shape": [1], "datatype": "INT8", "data": [1]} for name in _NAMES]
+    documents: list[Any] = [
+        {"features": _ROWS},
+        {"features": _ROWS[0]},
+        {"features": [dict.fromkeys(_NAMES, 1)]},
+        {"features": [[row] for row in _ROWS]},
+        {"id": "1", "inputs": [tensor], "outputs": [{"name": "y"}], "parameters": {}},
+        {"inputs": column},
+        {"inputs": {name: [1, 2] for name in _NAMES}},
+        {"instances": _ROWS},
+        {"dataframe_split": {"columns": _NAMES, "index": [0, 1], "data": _ROWS}},
+        {"dataframe_records": [dict.fromkeys(_NAMES, 1)]},
+    ]
+    bodies = [(0, json.dumps(document).encode()) for document in documents]
+    bodies += [(1, file.getvalue()), (2, b"age,b,c\r\n1,2.5,3\r\n4,5,6\r\n"), (2, b'"age",b,c\n1,,"3"\n')]
+    return [bytes([guard, kind]) + body for guard in range(4) for kind, body in bodies]
+
+
+def main() -> None:
+    """Fuzz until something is found, or as long as the options say."""
+    atheris = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["mlguard.inputs", "json"]):
+        from mlguard.errors import InvalidInputError, UnsupportedMediaTypeError  # noqa: PLC0415
+        from mlguard.inputs.features import Features  # noqa: PLC0415
+    guards = _guards(Features)
+
+    def outcome(guard: Any, sent: Any) -> Any:
+        try:
+            rows = sent().judged(guard._rules)
+        except InvalidInputError as refusal:
+            members = refusal.members
+        else:
+            check(guard, rows)
+            return rows.shape, rows.tobytes()
+        assert set(members) <= _MEMBERS, members
+        return members
+
+    def check(guard: Any, rows: Any) -> None:
+        assert rows.dtype == np.float64
+        assert rows.shape[1:] == guard.shape
+        assert 1 <= len(rows) <= 4
+        assert rows.flags.carray
+        assert ((rows >= -1e6) & (rows <= 1e6)).all()
+
+    def try_one(data: bytes) -> None:
+        if len(data) < 2:
+            return
+        guard, body = guards[data[0] % len(guards)], data[2:]
+        try:
+            reader = guard._formats.reader_for([(b"content-type", _TYPES[data[1] % len(_TYPES)])])
+        except UnsupportedMediaTypeError:
+            return
+        found = outcome(guard, lambda: reader.sent(body))
+        if hasattr(reader, "exact"):
+            assert found == outcome(guard, lambda: reader.exact(body)), "the paths disagree"
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number, seed in enumerate(_seeds()):
+            Path(folder, f"seed-{number}").write_bytes(seed)
+            try_one(seed)
+        atheris.Setup([*sys.argv, folder], try_one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Rules in a JSON file, beside the model that they belong to. Reading one runs nothing, and guesses nothing."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlguard.errors import ConfigurationError
+from mlguard.inputs.row_rules import RowRules
+
+_LARGEST = 1 << 24  # bytes
+
+_Number = int | float
+
+
+class _Categories(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    column: int
+    allowed: list[str] | list[_Number]
+
+
+class _File(BaseModel):
+    """Everything that a file holds. All of it must be there, and nothing else."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    mlguard: Literal["Features"]
+    version: Annotated[int, Field(ge=1, le=1)]  # a literal 1 would be True and 1.0 as well
+    columns: int | list[str] | None
+    shape: list[int] | None
+    low: list[_Number]
+    high: list[_Number]
+    max_rows: int
+    field: str
+    dtype: Literal[
+        "float64", "float32", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"
+    ]  # fmt: skip
+    missing: list[int]
+    categories: list[_Categories]
+    out_of_range: Literal["reject", "clip"]
+    publish_bounds: bool
+    formats: list[str]
+
+
+def write_rules(path: str | os.PathLike[str], rules: RowRules, field: str, formats: Iterable[str]) -> None:
+    """Write a file, or put a new one in its place in one step.
+
+    Raises:
+        OSError: It cannot be written. An old one is as it was.
+    """
+    content = _File(
+        mlguard="Features",
+        version=1,
+        columns=(rules.columns if rules.names is None else list(rules.names)) if len(rules.shape) == 1 else None,
+        shape=None if len(rules.shape) == 1 else list(rules.shape),
+        low=rules.low.tolist(),
+        high=rules.high.tolist(),
+        max_rows=rules.max_rows,
+        field=field,
+        dtype=rules.dtype.name,  # type: ignore[arg-type]  # one of them
+        missing=sorted(rules.missing),
+        categories=[
+            _Categories(column=column, allowed=list(allowed.values))  # type: ignore[arg-type]  # of one type
+            for column, allowed in rules.categories.items()
+        ],
+        out_of_range="clip" if rules.clips else "reject",
+        publish_bounds=rules.publishes_bounds,
+        formats=sorted(formats),
+    )
+    # Not pydantic's JSON, because Python's is sure to write floats so that the same ones are read.
+    _replace(Path(path).resolve(), json.dumps(content.model_dump(), indent=1, allow_nan=False).encode() + b"\n")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_rules(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of ``Features`` in a file.
+
+    Raises:
+        ConfigurationError: There is no such file, or it holds something else.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise ConfigurationError(f"{path} is larger than {_LARGEST} bytes; no file by Features.save is")
+    try:
+        document = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{path} is not JSON in UTF-8 as Features.save writes it") from None
+    try:
+        found = _File.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise ConfigurationError(f"{path} was not written by Features.save: {place}: {first['msg']}") from None
+    settings = found.model_dump(exclude={"mlguard", "version", "categories"})
+    categories = {one.column: one.allowed for one in found.categories}
+    if len(categories) != len(found.categories):
+        raise ConfigurationError(f"{path} was not written by Features.save: categories names a column twice")
+    return {**settings, "categories": categories}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name comes twice")
+    return members
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(constant)

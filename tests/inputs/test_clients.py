@@ -1,0 +1,117 @@
+"""The real clients of MLflow and Triton, as they are, against a guarded service."""
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fastapi import Depends, FastAPI, Request
+
+from mlguard._guard import RequestMemory
+from mlguard.hardening import harden
+from mlguard.inputs.features import Features
+from tests.servers import serving
+
+triton: Any = importlib.import_module("tritonclient.http")  # neither of them is typed
+refused: Any = importlib.import_module("tritonclient.utils").InferenceServerException
+with warnings.catch_warnings(action="ignore", category=UserWarning):  # MLflow warns of its own type hints
+    scoring: Any = importlib.import_module("mlflow.pyfunc.scoring_server.client")
+
+NAMES = ["age", "weight", "height"]
+ROWS = np.array([[30.0, 70.5, 180.0], [40.0, 80.0, 175.0]])
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[str, int]]:
+    """Where a service listens that answers with the sum of each row, to either client as it expects."""
+    app = FastAPI()
+    harden(app)
+    rows = Features(columns=NAMES, low=0, high=300, max_rows=10, formats=["open-inference", "mlflow"])
+
+    @app.post("/invocations")
+    def invocations(x: Annotated[Any, Depends(rows)]) -> Any:
+        return {"predictions": x.sum(axis=1).tolist()}
+
+    @app.post("/v2/models/people/infer")
+    def infer(request: Request, x: Annotated[Any, Depends(rows)]) -> Any:
+        call = RequestMemory.of(request.scope).inference_call
+        assert call is not None
+        data = x.sum(axis=1).tolist()
+        names = call.outputs or ("sum",)
+        outputs = [{"name": name, "datatype": "FP64", "shape": [len(data)], "data": data} for name in names]
+        return {"model_name": "people", "id": call.id, "outputs": outputs}
+
+    with serving(app) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        yield host, int(port)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pd.DataFrame(ROWS, columns=NAMES),
+        pd.DataFrame(ROWS, columns=NAMES, index=["a", "b"])[["height", "age", "weight"]],
+        ROWS,
+        ROWS.tolist(),
+        pd.DataFrame(ROWS, columns=NAMES).astype("int64", errors="ignore").assign(weight=ROWS[:, 1]),
+    ],
+    ids=range(5),
+)
+def test_mlflows_client_is_served(place: tuple[str, int], data: Any) -> None:
+    """Data frames in any order of columns, arrays and lists arrive as the same rows."""
+    answer = scoring.ScoringServerClient(*place).invoke(data)
+    assert answer["predictions"] == ROWS.sum(axis=1).tolist()
+
+
+def test_mlflows_client_learns_what_is_wrong(place: tuple[str, int]) -> None:
+    """A refusal reaches whoever called, with its rule."""
+    with pytest.raises(Exception, match=r"error code 422.*names"):
+        scoring.ScoringServerClient(*place).invoke(pd.DataFrame(ROWS, columns=["age", "weight", "size"]))
+    with pytest.raises(Exception, match=r"error code 422.*field"):
+        scoring.ScoringServerClient(*place).invoke(ROWS, params={"temperature": 1})
+
+
+def tensors(binary: bool, **columns: Any) -> list[Any]:
+    made = []
+    for name, values in columns.items():
+        array = np.asarray(values)
+        tensor = triton.InferInput(
+            name, [*array.shape], {"f": "FP", "i": "INT"}[array.dtype.kind] + str(array.itemsize * 8)
+        )
+        made.append(tensor.set_data_from_numpy(array, binary_data=binary))
+    return made
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"input": ROWS},
+        {"input": ROWS.astype(np.float32)},
+        {"height": ROWS[:, 2].astype(np.int16), "weight": ROWS[:, 1], "age": ROWS[:, 0].astype(np.int64)},
+        {name: ROWS[:, [place]] for place, name in enumerate(NAMES)},
+    ],
+    ids=["FP64", "FP32", "columns of several datatypes", "columns"],
+)
+def test_tritons_client_is_served(place: tuple[str, int], sent: Any) -> None:
+    """Tensors as JSON arrive as rows, and the id and the outputs that were asked for come back."""
+    with triton.InferenceServerClient(f"{place[0]}:{place[1]}") as client:
+        wanted = [triton.InferRequestedOutput("total", binary_data=False)]
+        result = client.infer("people", tensors(False, **sent), request_id="7f", outputs=wanted)
+        np.testing.assert_array_equal(result.as_numpy("total"), ROWS.sum(axis=1))
+        assert result.get_response()["id"] == "7f"
+        result = client.infer("people", tensors(False, **sent))
+        np.testing.assert_array_equal(result.as_numpy("sum"), ROWS.sum(axis=1))
+
+
+def test_tritons_binary_tensors_are_refused(place: tuple[str, int]) -> None:
+    """Who forgets ``binary_data=False`` is told what is not read."""
+    with (
+        triton.InferenceServerClient(f"{place[0]}:{place[1]}") as client,
+        pytest.raises(refused) as refusal,
+    ):
+        client.infer("people", tensors(True, input=ROWS))
+    assert refusal.value.status() == "422"
+    assert '"broken":"binary"' in refusal.value.debug_details()
