@@ -74,15 +74,19 @@ def as_number(cell: Any, column: int, spec: Spec) -> Any:
     return cell
 
 
+def as_double(number: Any) -> float:
+    """The nearest double."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
 def as_finite(number: Any, spec: Spec) -> Any:
     """A number that is finite as the dtype has it."""
     if spec.dtype in INTEGERS:
         held = 0.0 if isinstance(number, int) else number
     else:
-        try:
-            number = float(number)
-        except OverflowError:
-            number = math.inf
         with np.errstate(all="ignore"):
             held = number if spec.clip else float(np.dtype(spec.dtype).type(number))
     if not math.isfinite(held):
@@ -95,6 +99,7 @@ def as_output(number: Any, column: int, spec: Spec, precision: int) -> Any:
     whole = spec.dtype in INTEGERS
     if isinstance(number, float) and math.isnan(number) and column in spec.missing:
         return math.nan
+    number = number if whole else as_double(number)
     rounded = whole and isinstance(number, float) and abs(number) >= 2**precision
     if column in spec.categories:
         allowed: Any = spec.categories[column]

@@ -2,8 +2,8 @@
 
 Whoever may ask can find a bound by halving: a number on its one side is accepted, on the other refused. A bound that is
 the largest value of a column would tell that value, which is somebody's. So a bound is made of values that at least
-five others lie beyond, moved outwards, and rounded. Who has found both bounds of a column knows the two values that they
-are made of to a hundredth of their distance, at best. It is no differential privacy.
+five others lie beyond, moved outwards, and rounded. Who has found both bounds of a column knows the two values that
+they are made of to a hundredth of their distance, at best. It is no differential privacy.
 """
 
 import math

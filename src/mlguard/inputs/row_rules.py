@@ -281,26 +281,26 @@ class RowRules:
             column: Where it stands.
             exact: The number below which a whole float cannot have been rounded.
         """
-        if column in self.missing and _is_nan(value):
+        number = value if self._whole else as_double(value)
+        if column in self.missing and _is_nan(number):
             return None
-        rounded = self._whole and isinstance(value, float) and abs(value) >= exact
+        rounded = self._whole and isinstance(number, float) and abs(number) >= exact
         if column in self.categories:
-            return None if not rounded and value in self.categories[column].numbers else "category"
-        if not self._is_finite(value):
+            return None if not rounded and number in self.categories[column].numbers else "category"
+        if not self._is_finite(number):
             return "finite"
-        if self._whole and value != int(value):
+        if self._whole and number != int(number):
             return "integer"
         low, high = self._limits[column]
-        if not low <= (value if self._whole else as_double(value)) <= high:
+        if not low <= number <= high:
             return "range"
         return "integer" if rounded else None
 
-    def _is_finite(self, value: float) -> bool:
-        if self._whole:
-            return isinstance(value, int) or math.isfinite(value)
-        double = as_double(value)
+    def _is_finite(self, number: float) -> bool:
+        if self._whole or self.clips:
+            return isinstance(number, int) or math.isfinite(number)
         with np.errstate(over="ignore"):
-            return math.isfinite(double if self.clips else self.dtype.type(double))
+            return math.isfinite(self.dtype.type(number))
 
     # Python lists ---------------------------------------------------------------------------------------------------
 
