@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from mlguard._guard import Control
 from mlguard.errors import ConfigurationError, MLGuardError
 from mlguard.inputs.features import Features
+from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from tests.inputs.reading import rows_of
 
 JSON = [("content-type", "application/json")]
@@ -353,3 +355,26 @@ def test_bounds_are_the_guards_own() -> None:
     guard = Features(columns=2, low=0, high=high, max_rows=1)
     high[:] = sys.float_info.max
     assert refusal(guard, b'{"features": [1, 3]}') == ("range", 0, 1)
+
+
+# Squeezed -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_squeezed_once_they_are_judged(tmp_path: Path) -> None:
+    """In the order given, in any shape. What is out of range is refused as ever; a file takes the same functions."""
+    bits = BitDepth(1, low=0, high=1)
+    guard = Features(columns=2, low=0, high=1, max_rows=2, squeeze=[bits, lambda rows: rows / 2])
+    guard.save(tmp_path / "rules.json")
+    for squeezing in (guard, Features.load(tmp_path / "rules.json", squeeze=[bits, lambda rows: rows / 2])):
+        answer = post(squeezing, b'{"features": [[0.2, 0.7], [1, 0]]}').json()
+        assert (answer["rows"], answer["ready"]) == ([[0.0, 0.5], [0.5, 0.0]], True)
+        assert refusal(squeezing, b'{"features": [[0.2, 1.1]]}') == ("range", 0, 1)
+    image = Features(shape=(3, 3), low=0, high=1, max_rows=1, squeeze=[MedianSmoothing(3, shape=(3, 3))])
+    assert post(image, b'{"features": [[0, 0, 0], [0, 1, 0], [0, 0, 0]]}').json()["rows"] == [[[0.0] * 3] * 3]
+
+
+def test_what_does_not_squeeze_such_rows_is_no_setting() -> None:
+    """A dtype that it does not take, another shape, no function."""
+    for wrong in ([BitDepth(1, low=0, high=1)], [lambda rows: rows[0]], ["bits"]):
+        with pytest.raises(ConfigurationError):
+            Features(columns=2, low=0, high=1, max_rows=2, dtype=np.int32, squeeze=wrong)  # type: ignore[arg-type]

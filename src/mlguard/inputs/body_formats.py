@@ -5,13 +5,14 @@ from collections.abc import Collection, Iterable
 from typing import Any, NoReturn, Protocol
 
 from mlguard.errors import ConfigurationError, UnsupportedMediaTypeError
+from mlguard.inputs.broken_rules import broken
 from mlguard.inputs.csv_rows import CSVRows
 from mlguard.inputs.json_bodies import JSONBodies, JSONFormat
 from mlguard.inputs.json_rows import JSONRows
 from mlguard.inputs.mlflow import MLflowRows
 from mlguard.inputs.npy import NpyRows
 from mlguard.inputs.open_inference import BINARY_HEADER, OpenInferenceRows
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import SentRows
 
 #: The names of the formats.

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from simdjson import Array, Object
 
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.broken_rules import broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import SentRows
 
 

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from mlguard.inputs.broken_rules import broken
 from mlguard.inputs.column_names import order_of, ordered_array, ordered_lists
 from mlguard.inputs.json_bodies import EXACT_DIGITS, NOT_PROVED, numbers_in, parser_for
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import SentRows
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -17,6 +17,7 @@ from mlguard.inputs.learning import learn
 from mlguard.inputs.model_shapes import read_model
 from mlguard.inputs.row_rules import RowRules, Rows
 from mlguard.inputs.row_settings import Categories, Column, Columns, OutOfRange, check_dtype
+from mlguard.inputs.squeezing import Squeeze, squeezes
 
 
 class Features(Guard):
@@ -116,6 +117,8 @@ class Features(Guard):
         out_of_range: ``"reject"``, or ``"clip"`` to move finite numbers to the nearer bound. NaN and infinities are
             refused either way. Clipping hides that inputs drift away from what the model was trained on, and stops no
             attacker: a wild number is moved to the edge, where the model is least sure.
+        squeeze: What is done to the array once it is judged: ``BitDepth``, ``MedianSmoothing``, or any function of it
+            that returns one of the same shape and dtype. :meth:`save` does not write it.
         publish_bounds: Whether OpenAPI may tell bounds, where all columns share them, and give an example. It never
             tells a name or a text.
         formats: Names of the formats that are read.
@@ -127,9 +130,8 @@ class Features(Guard):
 
     Raises:
         ConfigurationError: Neither columns nor a shape, or both; a name that comes twice, a bound that is not finite or
-            of the wrong length, ``low`` above ``high``, no rows, a column that
-            there is not, an impossible field or dtype; no format, one that
-            there is not, or CSV for tensors.
+            of the wrong length, ``low`` above ``high``, no rows, a column that there is not, an impossible field or
+            dtype, a function that does not squeeze such an array; no format, one that there is not, or CSV for tensors.
     """
 
     control: ClassVar[Control] = Control.INPUT_VALIDATION
@@ -149,6 +151,7 @@ class Features(Guard):
         missing: Columns = (),
         categories: Categories | None = None,
         out_of_range: OutOfRange = "reject",
+        squeeze: Sequence[Squeeze] = (),
         publish_bounds: bool = True,
         formats: Iterable[str] = ("json",),
     ) -> None:
@@ -165,6 +168,7 @@ class Features(Guard):
             publish_bounds=publish_bounds,
         )
         self._formats = BodyFormats(formats, self._rules, field)
+        self._squeeze = squeezes(squeeze, np.zeros((1, *self._rules.shape), self._rules.dtype), where="Features")
         self.columns = self._rules.columns
         self.names = self._rules.names
         self.shape = self._rules.shape
@@ -275,20 +279,21 @@ class Features(Guard):
         write_rules(path, self._rules, self._formats.field, self._formats.names)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Features":
+    def load(cls, path: str | os.PathLike[str], *, squeeze: Sequence[Squeeze] = ()) -> "Features":
         """The guard with the settings that :meth:`save` has written. Bounds are the same to the last bit.
 
         Nothing in the file is ever run. Who can write to it decides what the model is given.
 
         Args:
             path: The file.
+            squeeze: As for ``Features``: functions are not in the file.
 
         Raises:
             ConfigurationError: There is no such file, or it holds anything else than settings that work.
         """
         settings = read_rules(path)
         try:
-            return cls(**settings)
+            return cls(**settings, squeeze=squeeze)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from None
 
@@ -311,10 +316,13 @@ class Features(Guard):
         try:
             sent = reader.sent(body)
             memory.inference_call = sent.call
-            return sent.judged(self._rules)
+            rows = sent.judged(self._rules)
         except InvalidInputError:
             await charge_refused_input(request, self)
             raise
+        for squeeze in self._squeeze:
+            rows = squeeze(rows)
+        return rows
 
     def openapi_body(self) -> dict[str, Any]:
         """The OpenAPI request body: what is accepted, with examples. It tells the bounds, but no feature's name."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from simdjson import Array, Object, Parser
 
 from mlguard.errors import InvalidInputError
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.broken_rules import broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, is_nested
 from mlguard.inputs.whole_numbers import EXACT

@@ -7,7 +7,8 @@ from simdjson import Array, Object
 
 from mlguard.inputs.column_names import exact_records, fast_records, record_schema
 from mlguard.inputs.json_bodies import NULL, arrays_in, require_members, row_in, rows_in
-from mlguard.inputs.row_rules import RowRules, check_field
+from mlguard.inputs.row_rules import RowRules
+from mlguard.inputs.row_settings import check_field
 from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, nest
 

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 from simdjson import Array, Object
 
+from mlguard.inputs.broken_rules import broken
 from mlguard.inputs.column_names import (
     exact_records,
     fast_records,
@@ -20,7 +21,7 @@ from mlguard.inputs.column_names import (
     record_schema,
 )
 from mlguard.inputs.json_bodies import arrays_in, has_members, numbers_in, require_members, rows_in
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.tensor_shape import nest
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.broken_rules import broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import SentRows
 
 _MAGIC = b"\x93NUMPY"

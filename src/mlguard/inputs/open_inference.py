@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from simdjson import Array, Object
 
+from mlguard.inputs.broken_rules import broken
 from mlguard.inputs.column_names import joined_columns, order_of, ordered_lists
 from mlguard.inputs.json_bodies import arrays_in, has_members, numbers_of_kind, require_members
-from mlguard.inputs.row_rules import RowRules, broken
+from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import InferenceCall, SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, flatten, is_nested, nest
 

@@ -195,3 +195,19 @@ def as_double(number: Any) -> float:
         return float(number)
     except OverflowError:
         return math.inf if number > 0 else -math.inf
+
+
+def check_field(field: object) -> str:
+    """The member of the body that holds the rows, if it can be one.
+
+    Raises:
+        ConfigurationError: The name is empty, or holds what a name may not.
+    """
+    # One "[" in the name would be counted as an array, see json_rows. The rest has no place in a name.
+    if (
+        not isinstance(field, str)
+        or not field
+        or any(c in "[]," or unicodedata.category(c) in {"Cc", "Cs"} for c in field)
+    ):
+        raise ConfigurationError("field must be a non-empty name without brackets, commas and control characters")
+    return field

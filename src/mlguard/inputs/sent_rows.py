@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlguard.errors import InvalidInputError
-from mlguard.inputs.row_rules import RowRules, Rows, broken
+from mlguard.inputs.broken_rules import broken
+from mlguard.inputs.row_rules import RowRules, Rows
 
 #: An array in the dtype in which the numbers came, or lists of cells.
 Unjudged: TypeAlias = NDArray[Any] | Sequence[Any]

@@ -11,9 +11,9 @@ from mlguard._guard import Control, Guard
 from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import InvalidInputError
 from mlguard.inputs.body_formats import require_json
+from mlguard.inputs.broken_rules import broken as broken_json
 from mlguard.inputs.json_bodies import strict_json
-from mlguard.inputs.row_rules import broken as broken_json
-from mlguard.inputs.row_rules import check_field
+from mlguard.inputs.row_settings import check_field
 from mlguard.inputs.text_rules import Form, TextRules
 
 #: The type of the one pydantic error that a text raises.
