@@ -134,7 +134,7 @@ def test_a_model_of_one_row_takes_one_row(make: Any) -> None:
     [
         [],
         [(["N", 1], "tensor(float)"), (["N", 1], "tensor(float)")],
-        [(["N", 28, 28], "tensor(float)")],
+        [(["N", 28, None], "tensor(float)")],
         [(["N"], "tensor(float)")],
         [(["N", "M"], "tensor(float)")],
         [(["N", None], "tensor(float)")],
@@ -148,6 +148,13 @@ def test_other_onnx_models_are_refused(make: Any, inputs: Any) -> None:
     """Several inputs, other shapes and other elements are no rows of numbers."""
     with pytest.raises(ConfigurationError, match="columns"):
         from_model(make(*inputs))
+
+
+@pytest.mark.parametrize("make", [session, proto])
+def test_rows_of_several_dimensions_are_a_shape(make: Any) -> None:
+    """An image, say."""
+    guard = from_model(make((["N", 28, 28], "tensor(float)")))
+    assert (guard.shape, guard.columns, guard.names) == ((28, 28), 784, None)
 
 
 def test_weights_are_no_inputs() -> None:

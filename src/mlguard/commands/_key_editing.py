@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator, MutableMapping
 from datetime import datetime
 from itertools import chain
@@ -16,6 +14,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT
 
+from mlguard._files import replace_file
 from mlguard.auth.key_files import entries_of, file_format, read_entry, read_keys
 from mlguard.auth.key_records import APIKey
 from mlguard.errors import ConfigurationError
@@ -24,8 +23,6 @@ if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and s
     import fcntl
 
 Entry = MutableMapping[str, Any]
-
-_NEW_MODE = 0o600
 
 
 class KeyFile:
@@ -68,7 +65,7 @@ class KeyFile:
         """
         changed = self._spell()
         read_keys(changed, self._suffix)
-        _replace(self.path, changed)
+        replace_file(self.path, changed, new_mode=0o600)
 
     def _read(self, *, create: bool) -> bytes:
         try:
@@ -149,41 +146,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a new content in the place of the old one, in one step, on the disk when it returns."""
-    try:
-        before = path.stat()
-    except FileNotFoundError:
-        before = None
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # it is open
-            file.write(content)
-            file.flush()
-            _take_after(descriptor, before)
-            os.fsync(descriptor)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if sys.platform != "win32":  # pragma: no branch
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _take_after(descriptor: int, before: os.stat_result | None) -> None:
-    """Give a file the owner and the mode of the one that it replaces, so that the service can go on reading it."""
-    if sys.platform == "win32":  # pragma: no cover
-        return
-    if before is None:
-        os.fchmod(descriptor, _NEW_MODE)
-        return
-    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
-        with contextlib.suppress(PermissionError):  # only root may give files away
-            os.fchown(descriptor, owner, group)
-    os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & ~stat.S_IWOTH)

@@ -2,14 +2,13 @@
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mlguard._files import replace_file
 from mlguard.errors import ConfigurationError
 from mlguard.inputs.row_rules import RowRules
 
@@ -74,21 +73,8 @@ def write_rules(path: str | os.PathLike[str], rules: RowRules, field: str, forma
         formats=sorted(formats),
     )
     # Not pydantic's JSON, because Python's is sure to write floats so that the same ones are read.
-    _replace(Path(path).resolve(), json.dumps(content.model_dump(), indent=1, allow_nan=False).encode() + b"\n")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    document = json.dumps(content.model_dump(), indent=1, allow_nan=False).encode() + b"\n"
+    replace_file(Path(path).resolve(), document, new_mode=0o644)
 
 
 def read_rules(path: str | os.PathLike[str]) -> dict[str, Any]:

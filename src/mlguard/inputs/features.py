@@ -185,8 +185,8 @@ class Features(Guard):
             model: A fitted estimator or pipeline of scikit-learn, or anything else with ``n_features_in_`` and perhaps
                 ``feature_names_in_``; an ``onnx.ModelProto`` (``pip install 'mlguard[onnx]'``); or an
                 ``onnxruntime.InferenceSession``. It is only looked at, never run. An ONNX model must take one input of
-                shape ``(rows, columns)``, with rows left free, or 1 if ``max_rows`` is 1. Its element type is the
-                dtype.
+                shape ``(rows, columns)`` or ``(rows, *shape)``, with rows left free, or 1 if ``max_rows`` is 1. Its
+                element type is the dtype.
             low: As for ``Features``.
             high: As for ``Features``.
             max_rows: As for ``Features``.
@@ -204,7 +204,9 @@ class Features(Guard):
         dtype = settings.pop("dtype", found.dtype or np.float64)
         if found.dtype and np.dtype(found.dtype) != check_dtype(dtype):
             raise ConfigurationError(f"dtype must be {found.dtype}, because the model takes no other")
-        return cls(columns=found.columns, low=low, high=high, max_rows=max_rows, dtype=dtype, **settings)
+        return cls(
+            columns=found.columns, shape=found.shape, low=low, high=high, max_rows=max_rows, dtype=dtype, **settings
+        )
 
     @classmethod
     def from_data(

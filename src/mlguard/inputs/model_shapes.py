@@ -16,19 +16,21 @@ _RUNTIME_TYPES = {
     **{f"tensor({name})": name for name in _ONNX_TYPES.values() if not name.startswith("float")},
 }
 
-_SAY_IT = "state columns yourself, as Features(columns=...)"
+_SAY_IT = "state columns or a shape yourself, as Features(columns=...)"
 
 
 class ModelInput(NamedTuple):
     """What a model takes.
 
     Attributes:
-        columns: The number of columns, or their names.
+        columns: The number of columns, or their names. None where there is a shape.
+        shape: The shape of one row, where that has several dimensions.
         dtype: The only dtype that it takes, or None if it takes any.
         one_row: Whether it takes one row at a time, and never more.
     """
 
-    columns: int | tuple[str, ...]
+    columns: int | tuple[str, ...] | None
+    shape: tuple[int, ...] | None = None
     dtype: str | None = None
     one_row: bool = False
 
@@ -75,16 +77,21 @@ def _onnx_input(inputs: list[tuple[list[int | None], str | None]]) -> ModelInput
     if len(inputs) != 1:
         raise ConfigurationError(f"the model has {len(inputs)} inputs, and rows of numbers are one; {_SAY_IT}")
     [(shape, dtype)] = inputs
-    rows, columns = shape if len(shape) == 2 else (None, None)
-    if columns is None:
-        raise ConfigurationError(f"the model's input has the shape {shape}, and not (rows, columns); {_SAY_IT}")
+    rows, *free = shape or [None]
+    sides = tuple(side for side in free if side is not None)
+    if not sides or len(sides) < len(free):
+        raise ConfigurationError(
+            f"the model's input has the shape {shape}, and not (rows, columns), or rows of one fixed shape; {_SAY_IT}"
+        )
     if dtype is None:
         raise ConfigurationError(f"the model's input is not made of floats or integers that numpy has; {_SAY_IT}")
     if rows is not None and rows != 1:
         raise ConfigurationError(
             f"the model takes {rows} rows, no more and no fewer; export it with a free first dimension"
         )
-    return ModelInput(columns, dtype, one_row=rows == 1)
+    if len(sides) == 1:
+        return ModelInput(sides[0], dtype=dtype, one_row=rows == 1)
+    return ModelInput(None, sides, dtype, one_row=rows == 1)
 
 
 def _shape_said(one: Any) -> list[int | None]:
