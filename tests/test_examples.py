@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import functools
+import importlib
 import io
 import json
 import os
@@ -26,7 +27,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris
 
 from mlguard import APIKey, Passwords
 from mlguard.client import HTTPSignature
@@ -171,6 +172,36 @@ def test_streaming_text_is_screened_and_charged_by_the_word() -> None:
             spent += len(more)
             assert spent <= 400
         assert spent > 360  # an answer is begun only if all of its words have room
+
+
+def test_clients_of_other_servers_are_served_as_they_are() -> None:
+    """MLflow's with a frame whose columns come in another order, Triton's with tensors; both get labels alone."""
+    triton: Any = importlib.import_module("tritonclient.http")  # neither of them is typed
+    refused: Any = importlib.import_module("tritonclient.utils").InferenceServerException
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # MLflow warns of its own type hints
+        mlflow: Any = importlib.import_module("mlflow.pyfunc.scoring_server.client")
+    key = secrets.token_urlsafe(32)
+    data = load_iris(as_frame=True).data.iloc[[0, 149]]
+    with started("other_clients", MLGUARD_API_KEYS=f"alice={key};predict") as running:
+        host, _, port = running.url().removeprefix("http://").partition(":")
+
+        scoring = mlflow.ScoringServerClient(host, int(port))
+        scoring.ping()
+        for frame in (data, data[data.columns[::-1]], data.to_numpy()):
+            assert scoring.invoke(frame)["predictions"] == ["setosa", "virginica"]
+        with pytest.raises(Exception, match="error code 422"):
+            scoring.invoke(data.rename(columns=str.upper))
+
+        with triton.InferenceServerClient(f"{host}:{port}") as client:
+            assert client.is_server_ready()
+            tensor = triton.InferInput("flowers", [*data.shape], "FP64")
+            tensor.set_data_from_numpy(data.to_numpy(), binary_data=False)
+            answer = client.infer("iris", [tensor], request_id="7f", headers={"X-API-Key": key})
+            assert answer.as_numpy("species").tolist() == ["setosa", "virginica"]
+            assert answer.get_response()["id"] == "7f"
+            with pytest.raises(refused, match="401"):
+                client.infer("iris", [tensor])
+        assert key not in running.output
 
 
 def test_signed_calls_are_answered_and_a_replay_is_not() -> None:
