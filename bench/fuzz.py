@@ -7,8 +7,8 @@ say where it is::
     PYTHONPATH=/tmp/atheris python -m bench.fuzz -max_total_time=600 -rss_limit_mb=2048
 
 The first byte of an input chooses the guard, the second one the content type, the rest is the body. Whatever it is, the
-outcome must be a refusal with nothing in it but the rule and its place, or an array that keeps the rules; and the fast
-and the exact path of a reader must come to the same.
+outcome must be a refusal with nothing in it but the rule and its place, or an array, an image or a text that keeps the
+rules; and the fast and the exact path of a reader must come to the same.
 """
 
 import importlib
@@ -16,16 +16,21 @@ import io
 import json
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 _NAMES = ["age", "b", "c"]
 _ROWS = [[1.0, 2.5, 3.0], [4.0, 5.0, 6.0]]
 _RULES: dict[str, Any] = {"low": -1e6, "high": 1e6, "max_rows": 4}
 _TYPES = [b"application/json", b"application/x-npy", b"text/csv"]
 _MEMBERS = {"broken", "row", "column"}
+_GUARDS, _IMAGES, _TEXTS, _KINDS = 4, 4, 5, 6  # as the first byte counts them
+_IMAGE_FORMATS = ("png", "jpeg", "webp")
 
 
 def _guards(features: Any) -> list[Any]:
@@ -58,15 +63,22 @@ def _seeds() -> list[bytes]:
     ]
     bodies = [(0, json.dumps(document).encode()) for document in documents]
     bodies += [(1, file.getvalue()), (2, b"age,b,c\r\n1,2.5,3\r\n4,5,6\r\n"), (2, b'"age",b,c\n1,,"3"\n')]
-    return [bytes([guard, kind]) + body for guard in range(4) for kind, body in bodies]
+    rows = [bytes([guard, kind]) + body for guard in range(_GUARDS) for kind, body in bodies]
+    images = [bytes([_IMAGES, kind]) + picture for kind, picture in enumerate(map(_picture, _IMAGE_FORMATS))]
+    return [*rows, *images, bytes([_TEXTS, 0]) + json.dumps({"text": "a\u0301 \u202e\U0001f468\u200d"}).encode()]
 
 
-def main() -> None:
-    """Fuzz until something is found, or as long as the options say."""
-    atheris = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["mlguard.inputs", "json"]):
-        from mlguard.errors import InvalidInputError, UnsupportedMediaTypeError  # noqa: PLC0415
-        from mlguard.inputs.features import Features  # noqa: PLC0415
+def _picture(name: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(file, name)
+    return file.getvalue()
+
+
+def _on_rows() -> Callable[[bytes], None]:
+    """Try one input on a reader of rows."""
+    from mlguard.errors import InvalidInputError, UnsupportedMediaTypeError  # noqa: PLC0415  # instrumented, as all here
+    from mlguard.inputs.features import Features  # noqa: PLC0415
+
     guards = _guards(Features)
 
     def outcome(guard: Any, sent: Any) -> Any:
@@ -88,9 +100,7 @@ def main() -> None:
         assert ((rows >= -1e6) & (rows <= 1e6)).all()
 
     def try_one(data: bytes) -> None:
-        if len(data) < 2:
-            return
-        guard, body = guards[data[0] % len(guards)], data[2:]
+        guard, body = guards[data[0] % _KINDS], data[2:]
         try:
             reader = guard._formats.reader_for([(b"content-type", _TYPES[data[1] % len(_TYPES)])])
         except UnsupportedMediaTypeError:
@@ -98,6 +108,43 @@ def main() -> None:
         found = outcome(guard, lambda: reader.sent(body))
         if hasattr(reader, "exact"):
             assert found == outcome(guard, lambda: reader.exact(body)), "the paths disagree"
+
+    return try_one
+
+
+def _on_others() -> Callable[[bytes], None]:
+    """Try one input on the reader of images, or of texts."""
+    from mlguard.errors import InvalidInputError  # noqa: PLC0415
+    from mlguard.inputs._image_files import FORMATS  # noqa: PLC0415
+    from mlguard.inputs.images import ImageInput  # noqa: PLC0415
+    from mlguard.inputs.text import Text  # noqa: PLC0415
+
+    photo: Any = ImageInput(formats=["png", "jpeg", "webp"], max_pixels=4_096)
+    text: Any = Text(max_length=50)
+
+    def try_one(data: bytes) -> None:
+        with suppress(InvalidInputError):
+            if data[0] % _KINDS == _TEXTS:
+                assert len(text._read(data[2:])) <= 50
+                return
+            pixels = photo._read(data[2:], FORMATS[_IMAGE_FORMATS[data[1] % len(_IMAGE_FORMATS)]])
+            assert pixels.dtype == np.uint8
+            assert pixels.shape[2] == 3
+            assert pixels.size <= 3 * 4_096
+            assert pixels.flags.carray
+
+    return try_one
+
+
+def main() -> None:
+    """Fuzz until something is found, or as long as the options say."""
+    atheris = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["mlguard.inputs", "json"]):
+        try_rows, try_others = _on_rows(), _on_others()
+
+    def try_one(data: bytes) -> None:
+        if len(data) >= 2:
+            (try_rows if data[0] % _KINDS < _GUARDS else try_others)(data)
 
     with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(_seeds()):
