@@ -2,15 +2,17 @@
 # make serve   the same service, kept running
 # make test    everything that decides whether a change is good
 # make bench   the numbers that README and docs quote
+# make fuzz    ten minutes of a coverage-guided fuzzer on every reader of bodies
 
 PYTHON ?= python3.11
 VENV := .venv
+SECONDS_OF_FUZZ ?= 600
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # Nothing of the caller's environment may change what is tested.
 unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE MLGUARD_STORE_URL
 
-.PHONY: demo serve test lint examples bench bench-short lock clean
+.PHONY: demo serve test lint examples bench bench-short fuzz lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.demo
@@ -60,5 +62,10 @@ lock:
 	    --custom-compile-command "make lock" --output-file $$2 ../pyproject.toml $$1; done
 	rm -r .venv-lock
 
+# Beside the development dependencies: atheris has no wheels for every Python.
+fuzz: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .atheris atheris
+	PYTHONPATH=.atheris $(BIN)/python -m bench.fuzz -max_total_time=$(SECONDS_OF_FUZZ) -rss_limit_mb=2048
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .coverage .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) .atheris .coverage .hypothesis .mypy_cache .ruff_cache

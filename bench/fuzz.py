@@ -1,10 +1,7 @@
 """``python -m bench.fuzz [libFuzzer's options] [corpus]``: a coverage-guided fuzzer for every reader of bodies.
 
-Atheris is not among the development dependencies, for it has no wheels for every Python: install it beside them, and
-say where it is::
-
-    pip install --target /tmp/atheris atheris
-    PYTHONPATH=/tmp/atheris python -m bench.fuzz -max_total_time=600 -rss_limit_mb=2048
+``make fuzz`` installs atheris beside the development dependencies, for it has no wheels for every Python, and runs it
+for ten minutes.
 
 The first byte of an input chooses the guard, the second one the content type, the rest is the body. Whatever it is, the
 outcome must be a refusal with nothing in it but the rule and its place, or an array, an image or a text that keeps the

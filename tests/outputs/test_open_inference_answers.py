@@ -190,7 +190,7 @@ class Asked(BaseModel):
 
 def app_that_reads(how: str) -> FastAPI:
     app = FastAPI()
-    features = Features(columns=2, low=0, high=9, max_rows=3)
+    features = Features(columns=2, low=0, high=9, max_rows=3, formats=["json", "open-inference"])
     decorate = truncate_output(answer=IRIS, label_only=True)
 
     if how == "model":
@@ -254,6 +254,17 @@ def test_a_short_printable_id_is_repeated(how: str, given_id: Any, echoed: str |
     assert answer.status == 200
     assert answer.json.get("id") == echoed
     assert list(answer.json) == ["model_name", *(["id"] if echoed else []), "outputs"]
+
+
+@pytest.mark.parametrize(
+    ("given_id", "echoed"), [("42", "42"), ("x" * 129, None), ("", None), ("a\nb", None), (None, None)], ids=repr
+)
+def test_the_id_of_an_open_inference_request_is_repeated(given_id: str | None, echoed: str | None) -> None:
+    """Where Features has read the request, by the same rules."""
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}
+    document = {"inputs": [tensor]} | ({} if given_id is None else {"id": given_id})
+    answer = call(app_that_reads("guard"), headers=[JSON], chunks=[orjson.dumps(document)])
+    assert (answer.status, answer.json.get("id")) == (200, echoed)
 
 
 @pytest.mark.parametrize(("how", "body"), [("guard", b'{"features": [1, 2]}'), ("text", b'"id"'), ("bytes", b"{")])

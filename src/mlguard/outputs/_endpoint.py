@@ -26,9 +26,10 @@ from mlguard._fastapi import (
     matched_route,
     streams_itself,
 )
+from mlguard._guard import RequestMemory
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._answer import reconcile, without_arrays
-from mlguard.outputs.open_inference_answers import id_of
+from mlguard.outputs.open_inference_answers import id_of, repeatable
 from mlguard.outputs.streaming import EVENTS, LINES, TruncatedStream
 
 if TYPE_CHECKING:
@@ -232,11 +233,16 @@ def _release(answer: Any, request: Request | None, injected: Response | None, tr
     body = b""
     if is_body_allowed_for_status_code(status):
         repeats_id = truncation.answer is not None and truncation.answer.repeat_id
-        asked = id_of(body_read(request)) if repeats_id else None
+        asked = _id_of(request) if repeats_id else None
         body = to_json(truncation.release(_through_model(answer, route, truncation), asked, for_json=True))
     response = Response(body, status, media_type=_json_media_type(route))
     response.raw_headers.extend(_headers_of(injected, truncation))  # FastAPI drops them for a ready Response
     return response
+
+
+def _id_of(request: Request) -> str | None:
+    call = RequestMemory.of(request.scope).inference_call  # from Features, which has read the body
+    return repeatable(call.id) if call is not None else id_of(body_read(request))
 
 
 def _stream(items: Any, request: Request | None, injected: Response | None, truncation: "Truncation") -> Any:

@@ -122,5 +122,10 @@ def id_of(body: bytes | None) -> str | None:
         found: Any = document.get("id") if isinstance(document, Object) else None
     except (ValueError, RuntimeError):  # no JSON, or nothing that can be read: whoever reads the body says so
         return None
+    return repeatable(found)
+
+
+def repeatable(found: Any) -> str | None:
+    """What a request calls itself, if that is a text that can be repeated."""
     short = isinstance(found, str) and 0 < len(found) <= _LONGEST_ID
     return found if short and found.isascii() and found.isprintable() else None
