@@ -14,7 +14,6 @@ from bench import (
     auth,
     callers,
     exactness,
-    extraction,
     hostile,
     outages,
     passwords,
@@ -41,7 +40,6 @@ _BENCHES = {
     "throughput": throughput.measure,
     "hits": callers.measure_hits,
     "callers": callers.measure,
-    "extraction": extraction.measure,
 }
 
 

@@ -1,0 +1,59 @@
+"""All attacks, a process for each core and a job for each seed."""
+
+import logging
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from time import process_time
+from types import ModuleType
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+
+from bench.attacks import attributes, copying, evasion, membership, solving, usefulness
+from bench.attacks.results import Columns, Measures, summarise
+
+ATTACKS: dict[str, ModuleType] = {
+    "copying": copying,
+    "membership": membership,
+    "evasion": evasion,
+    "solving": solving,
+    "attributes": attributes,
+    "usefulness": usefulness,
+}
+NAMES = (*ATTACKS, "cost")
+
+_RUNS = {"copying": 3}  # seeds: copies are slow to teach and hardly differ
+_OTHERWISE = 5
+
+Table = tuple[Columns, list[list[str]]]
+
+
+def run(names: Sequence[str], *, quick: bool) -> dict[str, Table]:
+    """The tables of these attacks, in the order of ``NAMES``."""
+    attacks = [name for name in NAMES if name in names and name in ATTACKS]
+    jobs = [(name, seed) for name in attacks for seed in range(1 if quick else _RUNS.get(name, _OTHERWISE))]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), initializer=prepare) as pool:
+        started = [pool.submit(_run, *job, quick=quick) for job in jobs]
+        done = {job: one.result() for job, one in zip(jobs, started, strict=True)}
+    found: dict[str, Table] = {}
+    for attack in attacks:
+        runs = [run for (name, _), (run, _) in done.items() if name == attack]
+        spent = sum(seconds for (name, _), (_, seconds) in done.items() if name == attack)
+        print(f"{attack}: {spent:.0f} s of one core")
+        for title, columns in ATTACKS[attack].TABLES.items():
+            found[title] = (columns, summarise(columns, [run[title] for run in runs]))
+    if "cost" in names:  # when nothing else runs
+        prepare()
+        found["cost"] = (usefulness.COST, usefulness.cost(quick=quick))
+    return found
+
+
+def _run(name: str, seed: int, *, quick: bool) -> tuple[dict[str, Measures], float]:
+    start = process_time()
+    return ATTACKS[name].run(seed, quick=quick), process_time() - start
+
+
+def prepare() -> None:
+    """One thread a process: small matrices are quicker that way, and sums come out the same each time."""
+    threadpool_limits(1)
+    logging.getLogger("mlguard").setLevel(logging.CRITICAL)  # refusals are part of it
