@@ -22,8 +22,7 @@ ATTACKS: dict[str, ModuleType] = {
 }
 NAMES = (*ATTACKS, "cost")
 
-_RUNS = {"copying": 3}  # seeds: copies are slow to teach and hardly differ
-_OTHERWISE = 5
+_SEEDS = 5
 
 Table = tuple[Columns, list[list[str]]]
 
@@ -31,7 +30,7 @@ Table = tuple[Columns, list[list[str]]]
 def run(names: Sequence[str], *, quick: bool) -> dict[str, Table]:
     """The tables of these attacks, in the order of ``NAMES``."""
     attacks = [name for name in NAMES if name in names and name in ATTACKS]
-    jobs = [(name, seed) for name in attacks for seed in range(1 if quick else _RUNS.get(name, _OTHERWISE))]
+    jobs = [(name, seed) for name in attacks for seed in range(1 if quick else _SEEDS)]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), initializer=prepare) as pool:
         started = [pool.submit(_run, *job, quick=quick) for job in jobs]
         done = {job: one.result() for job, one in zip(jobs, started, strict=True)}
