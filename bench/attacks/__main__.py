@@ -25,9 +25,9 @@ def main() -> None:
         parser.error(f"no such attack: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     print(f"Python {platform.python_version()}, scikit-learn {version('scikit-learn')}, numpy {version('numpy')}")
     start = perf_counter()
-    for title, (columns, rows) in run(options.attacks or NAMES, quick=options.quick).items():
+    for title, columns, rows in run(options.attacks or NAMES, quick=options.quick):
         if not title.endswith("-curve"):  # those are for the figures
-            print(f"\n{as_grid(columns, rows)}")
+            print(f"\n{as_grid(columns, rows)}", flush=True)
         if not options.quick:
             FIGURES.mkdir(parents=True, exist_ok=True)
             (FIGURES / f"{title}.csv").write_text(as_csv(columns.head, rows), "utf-8")

@@ -2,7 +2,7 @@
 
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from time import process_time
 from types import ModuleType
@@ -24,27 +24,25 @@ NAMES = (*ATTACKS, "cost")
 
 _SEEDS = 5
 
-Table = tuple[Columns, list[list[str]]]
+Table = tuple[str, Columns, list[list[str]]]  # with its name
 
 
-def run(names: Sequence[str], *, quick: bool) -> dict[str, Table]:
-    """The tables of these attacks, in the order of ``NAMES``."""
+def run(names: Sequence[str], *, quick: bool) -> Iterator[Table]:
+    """The tables of these attacks, in the order of ``NAMES``, each when it is there."""
     attacks = [name for name in NAMES if name in names and name in ATTACKS]
     jobs = [(name, seed) for name in attacks for seed in range(1 if quick else _SEEDS)]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), initializer=prepare) as pool:
         started = [pool.submit(_run, *job, quick=quick) for job in jobs]
-        done = {job: one.result() for job, one in zip(jobs, started, strict=True)}
-    found: dict[str, Table] = {}
-    for attack in attacks:
-        runs = [run for (name, _), (run, _) in done.items() if name == attack]
-        spent = sum(seconds for (name, _), (_, seconds) in done.items() if name == attack)
-        print(f"{attack}: {spent:.0f} s of one core")
-        for title, columns in ATTACKS[attack].TABLES.items():
-            found[title] = (columns, summarise(columns, [run[title] for run in runs]))
+        for attack in attacks:
+            runs, spent = zip(
+                *(one.result() for (name, _), one in zip(jobs, started, strict=True) if name == attack), strict=True
+            )
+            print(f"\n{attack}: {sum(spent):.0f} s of one core", flush=True)
+            for title, columns in ATTACKS[attack].TABLES.items():
+                yield title, columns, summarise(columns, [run[title] for run in runs])
     if "cost" in names:  # when nothing else runs
         prepare()
-        found["cost"] = (usefulness.COST, usefulness.cost(quick=quick))
-    return found
+        yield "cost", usefulness.COST, usefulness.cost(quick=quick)
 
 
 def _run(name: str, seed: int, *, quick: bool) -> tuple[dict[str, Measures], float]:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isinf, isnan, nan, sqrt
+from math import isfinite, isnan, nan, sqrt
 from statistics import mean, median, stdev
 from typing import Literal
 
@@ -54,7 +54,7 @@ def summarise(columns: Columns, runs: Sequence[Measures]) -> list[list[str]]:
 def _over(how: str, values: list[float]) -> list[float]:
     if how == "median":
         return [median(values), min(values), max(values)]
-    if any(map(isinf, values)):  # where half of the images were never misread, there is no mean
+    if not all(map(isfinite, values)):  # no scores to be calibrated, or half of the images were never misread
         return [median(values), nan]
     return [mean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else nan]
 
