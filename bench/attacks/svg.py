@@ -63,7 +63,7 @@ def chart(title: str, description: str, x: Axis, y: Axis, lines: Sequence[Line])
         f'<desc id="description">{escape(description)}</desc>',
         f"<style>{_style()}</style>",
         f'<rect class="paper" width="{_WIDTH}" height="{_HEIGHT}"/>',
-        f'<text class="title" x="{_LEFT}" y="28">{escape(title)}</text>',
+        f'<text class="title" x="{_LEFT}" y="20">{escape(title)}</text>',
         *_axes(x, y),
     ]
     for number, line in enumerate(lines):
