@@ -57,7 +57,7 @@ def _membership(read: Read) -> str:
             mine = [row for row in rows if row["attack"] == attack and row["guard"] == name]
             label = name if attack == "LiRA" else "jittered labels"
             lines.append(Line(label, [(float(row["fpr"]), float(row["tpr"])) for row in mine]))
-    lines.append(Line("guessing", [(share, share) for share in (0.001, 0.01, 0.1, 1.0)]))
+    lines.append(Line("guessing", [(share, share) for share in (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.6, 1.0)]))
     return chart(
         "Members of an overfit forest that LiRA finds",
         "The share of members that are found, against the share of others that are taken for members. All digits and"

@@ -116,7 +116,7 @@ FRESH_NOISE = Defence("fresh noise of 0.05", noise=Noise(0.05, keyed=False))
 ROUNDED_NOISE = Defence("noise of 0.05, inputs rounded to two decimals", noise=Noise(0.05, input_decimals=2))
 TWO_BITS = Defence("squeezed to 2 bits", change=two_bits)
 MEDIAN = Defence("median of 2 x 2", change=median_2x2)
-INPUT_NOISE = Defence("noise on the input (not in mlguard)", change=blurred)
+INPUT_NOISE = Defence("noise on the input", change=blurred)
 
 
 class RefusedError(Exception):
