@@ -2,6 +2,7 @@
 # make serve   the same service, kept running
 # make test    everything that decides whether a change is good
 # make bench   the numbers that README and docs quote
+# make attacks what each guard does to real attacks: the tables and figures of the docs, in ten minutes
 # make fuzz    ten minutes of a coverage-guided fuzzer on every reader of bodies
 
 PYTHON ?= python3.11
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # Nothing of the caller's environment may change what is tested.
 unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE MLGUARD_STORE_URL
 
-.PHONY: demo serve test lint examples bench bench-short fuzz lock clean
+.PHONY: demo serve test lint examples bench bench-short attacks attacks-short fuzz lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.demo
@@ -40,6 +41,12 @@ bench: $(VENV)/ready
 
 bench-short: $(VENV)/ready
 	$(BIN)/python -m bench --short
+
+attacks: $(VENV)/ready
+	$(BIN)/python -m bench.attacks
+
+attacks-short: $(VENV)/ready
+	$(BIN)/python -m bench.attacks --quick
 
 # Both environments install exactly what the lock files name, by hash, and then mlguard itself without touching the rest.
 $(VENV)/ready: requirements/newest.txt pyproject.toml

@@ -12,10 +12,8 @@ from importlib.metadata import version
 from bench import (
     answer,
     auth,
-    averaging,
     callers,
     exactness,
-    extraction,
     formats,
     hostile,
     learnt,
@@ -53,9 +51,7 @@ _BENCHES = {
     "throughput": throughput.measure,
     "hits": callers.measure_hits,
     "callers": callers.measure,
-    "extraction": extraction.measure,
     "prompts": prompts.measure,
-    "averaging": averaging.measure,
     "squeezing": squeezing.measure,
 }
 

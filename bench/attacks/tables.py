@@ -1,0 +1,243 @@
+"""The tables of the docs, from the CSV files: each between ``<!-- attacks: NAME -->`` and ``<!-- end -->``."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bench.attacks.attributes import BASELINE
+from bench.attacks.victim import LABEL_IF_SURE
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ROOT / "docs" / "figures" / "attacks"
+PAGES = (
+    ROOT / "docs" / "explanation" / "what-each-guard-stops.md",
+    ROOT / "docs" / "explanation" / "limits-against-extraction.md",
+    ROOT / "docs" / "how-to" / "noise-and-repeats.md",
+)
+
+_MARKED = re.compile(r"(<!-- attacks: ([\w-]+) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+
+Row = dict[str, str]
+Rows = Sequence[Row]
+
+
+Read = Callable[[str], Rows]
+
+
+def rewrite(page: str, read: Read) -> str:
+    """A page with its tables as the files have them now.
+
+    Args:
+        page: Its text.
+        read: The rows of the CSV file with this name.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        return match[1] + TABLES[match[2]](read) + match[4]
+
+    return _MARKED.sub(table, page)
+
+
+def named(page: str) -> list[str]:
+    """The tables that a page has."""
+    return [match[2] for match in _MARKED.finditer(page)]
+
+
+def _solving(read: Read) -> str:
+    rows = read("solving")
+    guards = _values(rows, "guard")
+    lines = [
+        [_thousands(queries), *(_small(_only(rows, guard=guard, queries=queries)["error"]) for guard in guards)]
+        for queries in _values(rows, "queries")
+    ]
+    return _markdown(["queries", *guards], lines, _spread(rows, "error"))
+
+
+def _halving(read: Read) -> str:
+    rows = read("halving")
+    lines = [[row["guard"], _thousands(row["queries"]), _small(row["error"])] for row in rows]
+    return _markdown(["answer", "queries", "error"], lines, _spread(rows, "error"))
+
+
+def _averaging(read: Read) -> str:
+    rows = read("averaging")
+    lines = []
+    for row in rows:
+        how = f"changed by up to {row['jitter'].replace('e-0', 'e-')}" if float(row["jitter"]) else "unchanged"
+        lines.append([row["guard"], how, _small(row["error"])])
+    return _markdown(["noise", "asked again", "error"], lines, _spread(rows, "error"))
+
+
+def _copying(read: Read) -> str:
+    rows, use = read("copying"), read("usefulness")
+    columns = [("ordinary", "100"), ("ordinary", "1000"), ("made up", "1000")]
+    lines = []
+    for guard in _values(rows, "guard"):
+        cells = [
+            _percent(_only(rows, model="network", guard=guard, inputs=inputs, budget=budget)["agreement"], 1)
+            for inputs, budget in columns
+        ]
+        lines.append([guard, *cells, *_use(use, "network", guard)])
+    head = [f"{_thousands(budget)} {inputs}" for inputs, budget in columns]
+    return _markdown(
+        ["answer", *head, "accuracy", "ECE"],
+        lines,
+        _points([row for row in rows if row["model"] == "network"], "agreement"),
+    )
+
+
+def _budgets(read: Read) -> str:
+    rows = [row for row in read("copying") if row["inputs"] == "ordinary"]
+    guards = ["all digits", "two decimals", "one decimal", "label only"]
+    lines = [
+        [
+            model,
+            _thousands(budget),
+            *(_percent(_only(rows, model=model, budget=budget, guard=g)["agreement"], 1) for g in guards),
+        ]
+        for model in _values(rows, "model")
+        for budget in _values(rows, "budget")
+    ]
+    return _markdown(["original", "budget in rows", *guards], lines, _points(rows, "agreement"))
+
+
+def _membership(read: Read) -> str:
+    rows, use = read("membership"), read("usefulness")
+    model = "forest, overfit"
+    attacks = ["threshold", "LiRA", "LiRA on averages", "jittered labels"]
+    lines = []
+    for guard in _values(rows, "guard"):
+        cells = [_auc(rows, model, attack, guard) for attack in attacks]
+        if guard != LABEL_IF_SURE.name:  # the others all tell the same labels, and this attack needs no more
+            cells[3] = _auc(rows, model, attacks[3], "label only")
+        lines.append([guard, *cells, *_use(use, model, guard)])
+    return _markdown(
+        ["answer", *attacks, "accuracy", "ECE"], lines, _auc_errors([r for r in rows if r["model"] == model])
+    )
+
+
+def _training(read: Read) -> str:
+    rows, use = read("membership"), read("usefulness")
+    columns = [("LiRA", guard) for guard in ("all digits", "one decimal", "label only")]
+    columns.append(("jittered labels", "label only"))
+    lines = []
+    for model in _values(rows, "model"):
+        cells = [_auc(rows, model, attack, guard) for attack, guard in columns]
+        lines.append([model, *cells, *_use(use, model, "all digits")])
+    head = [f"{attack}, {guard}" for attack, guard in columns[:3]]
+    return _markdown(["model", *head, columns[3][0], "accuracy", "ECE"], lines, _auc_errors(rows))
+
+
+def _evasion(read: Read) -> str:
+    rows, use = read("evasion"), read("usefulness")
+    attacks = _values(rows, "attack")
+    lines = []
+    for guard in _values(rows, "guard"):
+        cells = []
+        for attack in attacks:
+            row = _only(rows, attack=attack, guard=guard)
+            distance = row["median distance"]
+            cells.append(
+                f"{_percent(row['within 1'])} ({float(distance):.2f})"
+                if distance != "inf"
+                else f"{_percent(row['within 1'])} (none)"
+            )
+        lines.append([guard, *cells, *_use(use, "network", guard)])
+    return _markdown(["guard", *attacks, "accuracy", "ECE"], lines, _points(rows, "within 1"))
+
+
+def _attributes(read: Read) -> str:
+    rows, use = read("attributes"), read("usefulness")
+    lines = []
+    for row in rows:
+        if row["guard"] == BASELINE:
+            name, worth = row["guard"], ["", ""]
+        else:
+            name = row["guard"] if row["asked"] == "1" else f"{row['guard']}, averaged over {row['asked']}"
+            worth = _use(use, "patients, forest", row["guard"])
+        lines.append([name, f"{float(row['members']):.3f}", f"{float(row['others']):.3f}", *worth])
+    error = max(float(row[f"{who} se"]) for row in rows for who in ("members", "others"))
+    note = f"Means over {rows[0]['runs']} runs; the largest standard error is {error:.3f}."
+    return _markdown(["answer", "members", "others", "accuracy", "ECE"], lines, note)
+
+
+def _cost(read: Read) -> str:
+    rows = read("cost")
+    lines = [[row["guard"], f"{row['one row']} µs", f"{int(row['1 000 rows']) / 1_000:.1f} ms"] for row in rows]
+    return _markdown(
+        ["guard", "one row", "1 000 rows"], lines, "Of whole requests in one process, the fastest of 21 rounds."
+    )
+
+
+TABLES: dict[str, Callable[[Read], str]] = {
+    "solving": _solving,
+    "halving": _halving,
+    "averaging": _averaging,
+    "copying": _copying,
+    "budgets": _budgets,
+    "membership": _membership,
+    "training": _training,
+    "evasion": _evasion,
+    "attributes": _attributes,
+    "cost": _cost,
+}
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]], note: str) -> str:
+    table = [head, ["---"] * len(head), *lines]
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in table), "", note])
+
+
+def _values(rows: Rows, column: str) -> list[str]:
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def _only(rows: Rows, **keys: str) -> Row:
+    (row,) = [row for row in rows if all(row[name] == value for name, value in keys.items())]
+    return row
+
+
+def _use(rows: Rows, model: str, guard: str) -> list[str]:
+    row = _only(rows, model=model, guard=guard)
+    return [_percent(row["accuracy"], 1), f"{float(row['ece']):.2f}" if row["ece"] else "no scores"]
+
+
+def _auc(rows: Rows, model: str, attack: str, guard: str) -> str:
+    found = [row for row in rows if (row["model"], row["attack"], row["guard"]) == (model, attack, guard)]
+    return f"{float(found[0]['auc']):.2f} ({_percent(found[0]['tpr at 1 % fpr'])})" if found else ""
+
+
+def _auc_errors(rows: Rows) -> str:
+    auc, tpr = (max(float(row[f"{name} se"]) for row in rows) for name in ("auc", "tpr at 1 % fpr"))
+    return (
+        f"Means over {rows[0]['runs']} runs; the largest standard errors are {auc:.2f} of the AUC and"
+        f" {tpr * 100:.0f} points of the members found."
+    )
+
+
+def _percent(value: str, decimals: int = 0) -> str:
+    return f"{float(value) * 100:.{decimals}f} %"
+
+
+def _small(value: str) -> str:
+    number = float(value)
+    return f"{number:.0e}".replace("e-0", "e-") if number < 1e-4 else f"{number:.2g}"
+
+
+def _thousands(value: str) -> str:
+    return f"{int(float(value)):,}".replace(",", " ")
+
+
+def _points(rows: Rows, measure: str) -> str:
+    error = max(float(row[f"{measure} se"]) for row in rows)
+    return f"Means over {rows[0]['runs']} runs; the largest standard error is {error * 100:.1f} points."
+
+
+def _spread(rows: Rows, measure: str) -> str:
+    factor = max(float(row[f"{measure} highest"]) / float(row[f"{measure} lowest"]) for row in rows)
+    return (
+        f"Medians over {rows[0]['runs']} runs, of which the worst has up to {factor:.2g} times the error of the best."
+    )
