@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.attacks.attributes import BASELINE
@@ -13,6 +14,8 @@ PAGES = (
     ROOT / "docs" / "explanation" / "what-each-guard-stops.md",
     ROOT / "docs" / "explanation" / "limits-against-extraction.md",
     ROOT / "docs" / "how-to" / "noise-and-repeats.md",
+    ROOT / "docs" / "how-to" / "images.md",
+    ROOT / "README.md",
 )
 
 _MARKED = re.compile(r"(<!-- attacks: ([\w-]+) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
@@ -128,8 +131,10 @@ def _training(read: Read) -> str:
     return _markdown(["model", *head, columns[3][0], "accuracy", "ECE"], lines, _auc_errors(rows))
 
 
-def _evasion(read: Read) -> str:
+def _evasion(read: Read, guards: Sequence[str] = ()) -> str:
     rows, use = read("evasion"), read("usefulness")
+    if guards:
+        rows = [row for row in rows if row["guard"] in guards]
     attacks = _values(rows, "attack")
     lines = []
     for guard in _values(rows, "guard"):
@@ -169,7 +174,36 @@ def _cost(read: Read) -> str:
     )
 
 
+def _summary(read: Read) -> str:
+    guards = ("all digits", "two decimals", "one decimal", "label only")
+    solved, halved, copied, told = (read(name) for name in ("solving", "halving", "copying", "membership"))
+    steps = _values(halved, "queries")[-1]
+    error = "Error of the stolen weights, logistic regression of 30 features"
+    lines = [
+        [f"{error}, 310 queries", *(_cell(solved, "error", _small, guard=g, queries="310") for g in guards)],
+        [
+            f"The same, {_thousands(steps)} queries chosen step by step (from labels: but for the scale)",
+            *(_cell(halved, "error", _small, guard=g, queries=steps) for g in guards),
+        ],
+        [
+            "Agreement of a copy with a digits network, 1 000 rows",
+            *(
+                _cell(copied, "agreement", lambda share: _percent(share, 1), model="network", guard=g, budget="1000",
+                      inputs="ordinary")
+                for g in guards
+            ),
+        ],
+        [
+            "Who was in the training data of an overfit forest, AUC of the best attack tried",
+            *(f"{_best_auc(told, 'forest, overfit', g):.2f}" for g in guards),
+        ],
+    ]  # fmt: skip
+    return _markdown(["attack", *guards], lines, _spread(solved, "error"))
+
+
 TABLES: dict[str, Callable[[Read], str]] = {
+    "summary": _summary,
+    "squeezing": partial(_evasion, guards=("all digits", "squeezed to 2 bits", "median of 2 x 2")),
     "solving": _solving,
     "halving": _halving,
     "averaging": _averaging,
@@ -198,6 +232,22 @@ def _values(rows: Rows, column: str) -> list[str]:
 def _only(rows: Rows, **keys: str) -> Row:
     (row,) = [row for row in rows if all(row[name] == value for name, value in keys.items())]
     return row
+
+
+def _cell(rows: Rows, measure: str, write: Callable[[str], str], **keys: str) -> str:
+    """What was measured, or nothing where it was not."""
+    found = [row for row in rows if all(row[name] == value for name, value in keys.items())]
+    return write(found[0][measure]) if found else ""
+
+
+def _best_auc(rows: Rows, model: str, guard: str) -> float:
+    """Of all attacks on what this guard tells, and of that which needs nothing but labels, which all of them tell."""
+    labels = ("jittered labels", "label only")
+    return max(
+        float(row["auc"])
+        for row in rows
+        if row["model"] == model and (row["guard"] == guard or (row["attack"], row["guard"]) == labels)
+    )
 
 
 def _use(rows: Rows, model: str, guard: str) -> list[str]:

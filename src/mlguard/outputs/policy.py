@@ -113,10 +113,10 @@ def truncate_output(
     Guards against model extraction and membership inference by way of the scores. Probabilities in full precision hand
     a linear model to anybody with one query more than it has features (Tramèr et al., 2016): measured on a small
     logistic regression of 30 features, 31 queries gave its weights to 14 digits. With two decimals the same 31 left an
-    error of about one half, and 310 one of 0.7 %; with one decimal 310 left 7 %, and 3 100 left 2.4 %. It does **not**
-    stop extraction, it raises the price: queries chosen step by step got the same weights out of one decimal in about
-    1 500, and out of the label alone (but for their scale) in about 800, so limit the rows each caller may ask for as
-    well. Against membership inference rounding did nothing; ``label_only`` weakened it, and did not end it.
+    error of 17 %, and 310 one of 0.2 %; with one decimal 310 left 3 %, and 3 100 left 2 %. It does **not** stop
+    extraction, it raises the price: queries chosen step by step got the same weights out of one decimal, and out of the
+    label alone (but for their scale), to five digits in about 700, so limit the rows each caller may ask for as well.
+    Against membership inference rounding did nothing; ``label_only`` weakened it, and did not end it.
 
     Decorates an endpoint, sync or async, **below** the route's own decorator (above it, the route keeps the bare
     function)::

@@ -42,7 +42,8 @@ class OutputPolicy:
         confidence: Replace each row by its best label with this score, whatever the model said:
             ``[{"label": ..., "score": confidence}]``. For clients that demand a score. 0 to 1.
         min_confidence: Replace a row whose best score is lower than this, as it leaves, by ``abstain``. Above 0 and up
-            to 1, and only for scores from 0 to 1.
+            to 1, and only for scores from 0 to 1. It is there so that nobody acts on a guess, and is itself a score of
+            one bit: with a label alone, it helped membership inference.
         abstain: What stands for a row that is not sure enough: text, or None for null.
         bins: Edges, in rising order, two or more: replace each number of the scores by the bin that it falls into, for
             regression. An edge belongs to the bin above it, the last one to the last bin; a number outside counts into
