@@ -92,6 +92,7 @@ class Guard:
         takes_place: Whether it holds a place while the request runs, and so is judged once the body has arrived: a slow
             upload must not hold it. After all guards that need no body, before those that charge for one.
         charges_by: The guard that reads what it charges for, if any. A refused input is charged too.
+        source: The guard that it takes the body's value from, if it does not read the body by itself.
         turn: Those that count are asked in this order, the lowest first: what is refused by one is not charged by those
             that remember it for longer.
         suspends: Whether a call may wait for something. One that never waits cannot be cancelled half way, and so
@@ -104,6 +105,7 @@ class Guard:
     reads_body: ClassVar[bool] = False
     takes_place: ClassVar[bool] = False
     charges_by: "Guard | None" = None
+    source: "Guard | None" = None
     turn: int = 0
     suspends: bool = True
     stores: "tuple[Store, ...]" = ()

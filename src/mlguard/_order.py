@@ -87,10 +87,18 @@ async def charge_refused_input(conn: HTTPConnection, reader: Guard) -> None:
     Raises:
         MLGuardError: One of them has no room (429): then that is the refusal.
     """
-    plan = RequestMemory.of(conn.scope).plan
-    for call in plan.charges if plan is not None else ():
-        if call.guard.charges_by is reader:
+    memory = RequestMemory.of(conn.scope)
+    for call in memory.plan.charges if memory.plan is not None else ():
+        read_the_same = _origin(call.guard.charges_by) is _origin(reader)
+        if read_the_same and call.guard not in memory.decisions:  # or it has charged for what was read
             await call.charge_refused(conn)
+
+
+def _origin(reader: Guard | None) -> Guard | None:
+    """Who has read the body for a guard that takes its value from another one."""
+    while reader is not None and reader.source is not None:
+        reader = reader.source
+    return reader
 
 
 def is_its_turn(memory: RequestMemory) -> bool:

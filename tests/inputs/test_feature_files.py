@@ -81,7 +81,7 @@ WRONG: dict[str, list[Any]] = {
     "mlguard": ["Model", 1],
     "version": [0, 2, "1", 1.0, True, None],
     "columns": [2, 3.0, "abc", {"a": 1, "b": 2, "c": 3}, ["a", "b"], ["a", "b", 1], None],
-    "low": [0, [0, 0], [0, 0, "0"], [0, 0, True], [0, 0, None], {}, [[0, 0, 0]], [9, 9, 9]],
+    "low": [True, "0", 100, [0, 0], [0, 0, "0"], [0, 0, True], [0, 0, None], {}, [[0, 0, 0]], [9, 9, 9]],
     "high": [[1, 1, 1e39], [1, 1, 10**400], "111", [-1, 0, 0]],
     "max_rows": [0, 1.0, "1", True],
     "field": ["", 1, "a[", None],
@@ -204,3 +204,27 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path: Path) -> Non
     assert [file.name for file in tmp_path.iterdir()] == ["rules.json"]
     with pytest.raises(OSError, match="nowhere"):
         GUARD.save(tmp_path / "nowhere" / "rules.json")
+
+
+def test_one_bound_of_very_many_columns_is_one_number(tmp_path: Path) -> None:
+    """Rules of large pictures can be read back, and take no megabytes."""
+    guard = Features(shape=(1_024, 1_024, 3), low=-0.0, high=0.1 + 0.2, max_rows=1)
+    guard.save(tmp_path / "rules.json")
+    assert (tmp_path / "rules.json").stat().st_size < 1_000
+    assert everything(Features.load(tmp_path / "rules.json")) == everything(guard)
+
+
+def test_a_zero_keeps_its_sign(tmp_path: Path) -> None:
+    """Bounds that are equal and not the same to the last bit are written one by one."""
+    guard = Features(columns=2, low=[0.0, -0.0], high=1, max_rows=1)
+    guard.save(tmp_path / "rules.json")
+    assert everything(Features.load(tmp_path / "rules.json")) == everything(guard)
+
+
+def test_a_file_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    """What is there stays, and who saves learns it now and not at the next start."""
+    columns = 800_000
+    guard = Features(columns=columns, low=[0.0] + [-1 / 3] * (columns - 1), high=1, max_rows=1)
+    with pytest.raises(ConfigurationError, match="larger"):
+        guard.save(tmp_path / "rules.json")
+    assert not [*tmp_path.iterdir()]

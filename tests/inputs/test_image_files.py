@@ -393,6 +393,7 @@ EXIFS = {
     "little endian": (tiff("<", entry("<", 0x0100, 3, 1, 9), TURNED[0]), 6),
     "big endian": (tiff(">", entry(">", 0x0100, 3, 1, 9), TURNED[1]), 6),
     "the first one counts": (tiff("<", TURNED[0], entry("<", 0x0112, 3, 1, 3)), 6),
+    "one of another type is passed over": (tiff("<", entry("<", 0x0112, 4, 1, 1), TURNED[0]), 6),
     "more entries than there are": (tiff("<", TURNED[0], count=65_535), 6),
     "a tag that never comes": (tiff("<", entry("<", 0x0100, 3, 1, 9), count=65_535), 1),
     "none": (tiff("<"), 1),
@@ -423,6 +424,17 @@ def test_of_two_orientations_the_first_counts() -> None:
     assert read("jpeg", after_header(JPEG, *twice)).orientation == 6
     assert read("png", SMALL[:33] + chunk(b"eXIf", first) + chunk(b"eXIf", second) + SMALL[33:]).orientation == 6
     assert read("webp", riff(VP8, riff_chunk(b"EXIF", first), riff_chunk(b"EXIF", second))).orientation == 6
+
+
+def test_exif_begins_with_any_sixth_byte() -> None:
+    """The standard has 0 there, and browsers do not look."""
+    assert read("jpeg", after_header(JPEG, segment(0xE1, b"Exif\0\1" + tiff("<", TURNED[0])))).orientation == 6
+
+
+def test_an_orientation_behind_the_pixels_turns_nothing() -> None:
+    """Browsers and Pillow look for it before the first scan, and no further."""
+    behind = segment(0xE1, b"Exif\0\0" + tiff("<", TURNED[0]))
+    assert read("jpeg", JPEG[:-2] + behind + JPEG[-2:]).orientation == 1
 
 
 # Anything -------------------------------------------------------------------------------------------------------------

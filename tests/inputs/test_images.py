@@ -319,6 +319,27 @@ def test_transparency_by_color_is_transparency(depth: int, color: int, transpare
         assert not said
 
 
+@pytest.mark.parametrize("depth", [2, 4])
+def test_transparency_by_a_grey_of_few_bits_is_transparency(depth: int) -> None:
+    """Pillow would not find the grey, and the model would see pixels that a browser leaves out."""
+    row = bytes([0x55])  # the grey 1 or 5, as often as it fits
+    grey = row[0] & (2**depth - 1)
+    data = png(header(8 // depth, 1, depth, 0), chunk(b"tRNS", bytes([0, grey])), pixels(row), END)
+    for guard in (PHOTO, GREY):
+        assert rule(data, guard) == "transparent"
+
+
+def test_an_alpha_channel_that_a_webp_denies_is_looked_at() -> None:
+    """Browsers show it whatever the header says, and the model would see what is hidden behind it."""
+    hidden, opaque = (
+        bytearray(encode(seen_through("RGBA", alpha), "WEBP", lossless=True, exact=True)) for alpha in (0, 255)
+    )
+    for data in (hidden, opaque):
+        data[data.index(b"VP8L") + 12] &= 0xEF
+    assert rule(bytes(hidden)) == "transparent"
+    assert decode(bytes(opaque)).shape == (13, 17, 3)
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "I;16"])
 def test_colors_that_have_no_exact_conversion_are_refused(mode: str) -> None:
     """Print colours depend on a profile, and 16 bits on what is dropped."""

@@ -275,3 +275,12 @@ def test_every_form_gives_the_same_array(rows: list[Any], order: list[int]) -> N
         read = reader(NAMES)
         assert read.fast(body) is not None
         np.testing.assert_array_equal(read.read(body), expected)
+
+
+def test_very_many_columns_are_refused_before_they_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look-up walks over all members, so a body of a megabyte would keep the event loop for half a minute."""
+    read: list[Any] = []
+    monkeypatch.setattr("mlguard.inputs.mlflow.numbers_in", lambda *column: read.append(column))
+    body = json.dumps({"inputs": {str(number): [1] for number in range(1_000)}}).encode()
+    assert refused(reader(NAMES), body) == ("names", None, None)
+    assert not read

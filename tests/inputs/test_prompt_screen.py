@@ -10,7 +10,7 @@ from fastapi import Body, Depends, FastAPI, Request
 from starlette.requests import HTTPConnection
 from starlette.types import Message
 
-from mlguard import APIKey, APIKeyAuth, APIKeys, RateLimit, harden
+from mlguard import APIKey, APIKeyAuth, APIKeys, QueryBudget, RateLimit, Text, harden
 from mlguard._guard import Control, Guard
 from mlguard.errors import (
     ConfigurationError,
@@ -328,3 +328,28 @@ def test_settings_that_cannot_work(settings: dict[str, Any], named: str) -> None
     """What cannot work is refused when the screen is made, by name."""
     with pytest.raises(ConfigurationError, match=named):
         PromptScreen(**settings)
+
+
+@pytest.mark.parametrize("charged_for", ["screen", "text"])
+@pytest.mark.parametrize("first", ["budget", "screen"])
+def test_a_refused_prompt_is_charged_one(charged_for: str, first: str) -> None:
+    """A screen cannot be probed for nothing, in whatever order the guards are listed, nor is a text charged twice."""
+    text = Text(max_length=200)
+    screen = PromptScreen(text=PromptScreen(text=text))
+    budget = QueryBudget("3/hour", cost=screen if charged_for == "screen" else text)
+    app = FastAPI()
+    harden(app)
+    if first == "budget":
+
+        @app.post("/ask", dependencies=[Depends(budget)])
+        def ask(text: Annotated[str, Depends(screen)]) -> dict[str, str]:
+            return {"echo": text}
+
+    else:
+
+        @app.post("/ask")
+        def ask_first(text: Annotated[str, Depends(screen)], _: Annotated[None, Depends(budget)]) -> dict[str, str]:
+            return {"echo": text}
+
+    texts = ["Which tea is green?", ATTACK, ATTACK, ATTACK]
+    assert [post(app, text).status_code for text in texts] == [200, 422, 422, 429]

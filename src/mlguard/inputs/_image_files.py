@@ -147,6 +147,9 @@ def _read_png(data: bytes, max_pixels: int) -> Picture:
         raise broken("trailing")
     if b"IDAT" not in seen or length or (header.color == _PALETTE and b"PLTE" not in seen):
         raise broken("damaged")
+    if b"tRNS" in seen and header.color == _GREY and header.depth in {2, 4}:
+        # Pillow looks for this grey among pixels that it has made 8 bits of already, and would find none of them.
+        raise broken("transparent")
     _check_inflated([chunk[8:-4] for chunk in parts.kept if chunk[4:8] == b"IDAT"], header.inflated)
     return Picture(header.width, header.height, orientation, b"".join([_PNG_MAGIC, *parts.kept]))
 
@@ -187,8 +190,8 @@ class _PNGHeader(NamedTuple):
         return total
 
 
-_PALETTE = 3
-_CHANNELS = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}
+_GREY, _PALETTE = 0, 3
+_CHANNELS = {_GREY: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}
 # Where each pass over the pixels begins, and its steps.
 _ALL_AT_ONCE = ((0, 0, 1, 1),)
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -250,7 +253,7 @@ def _read_jpeg(data: bytes, max_pixels: int) -> Picture:
         elif marker == _SOS:
             scans += 1
             end = _end_of_scan(data, end, scans)
-        elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+        elif marker == 0xE1 and segment.startswith(b"Exif\0") and not scans:  # viewers look no further
             orientation = orientation or _orientation(segment[6:])
         if marker not in _DROPPED or _says_colors(marker, segment):
             parts.kept.append(data[begin - 2 : end])
@@ -314,6 +317,7 @@ def _end_of_scan(data: bytes, at: int, scans: int) -> int:
 _WEBP_ANIMATION = frozenset({b"ANIM", b"ANMF"})
 _WEBP_KEPT = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 _ANIMATED, _WITH_ALPHA = 0x02, 0x10  # flags
+_VP8L_ALPHA = 0x10  # of the last byte of the size
 
 
 def _read_webp(data: bytes, max_pixels: int) -> Picture:
@@ -345,6 +349,9 @@ def _webp_pixels(chunks: Mapping[bytes, bytes], max_pixels: int) -> Picture:
     else:
         raise broken("damaged")
     _check_pixels(width, height, max_pixels)
+    if lossless:
+        # Browsers show the alpha channel also where this bit says that there is none.
+        chunks = {**chunks, b"VP8L": lossless[:12] + bytes([lossless[12] | _VP8L_ALPHA]) + lossless[13:]}
     kept = [chunk for kind, chunk in chunks.items() if kind in _WEBP_KEPT]
     if extended or len(kept) > 1:
         canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -374,8 +381,8 @@ def _orientation(exif: bytes) -> int:
         entry = struct.Struct(f"{order}HHIH2x")
         for at in range(start + 2, start + 2 + count * entry.size, entry.size):
             tag, kind, number, value = entry.unpack_from(exif, at)
-            if tag == _ORIENTATION:
-                return value if kind == _SHORT and number == 1 and 1 <= value <= 8 else 1
+            if (tag, kind, number) == (_ORIENTATION, _SHORT, 1):  # browsers pass over one of another type
+                return value if 1 <= value <= 8 else 1
     except struct.error:  # it ends too early
         pass
     return 1

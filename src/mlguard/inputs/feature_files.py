@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlguard._files import replace_file
@@ -33,8 +34,8 @@ class _File(BaseModel):
     version: Annotated[int, Field(ge=1, le=1)]  # a literal 1 would be True and 1.0 as well
     columns: int | list[str] | None
     shape: list[int] | None
-    low: list[_Number]
-    high: list[_Number]
+    low: _Number | list[_Number]
+    high: _Number | list[_Number]
     max_rows: int
     field: str
     dtype: Literal[
@@ -51,6 +52,7 @@ def write_rules(path: str | os.PathLike[str], rules: RowRules, field: str, forma
     """Write a file, or put a new one in its place in one step.
 
     Raises:
+        ConfigurationError: It would be too large to be read back.
         OSError: It cannot be written. An old one is as it was.
     """
     content = _File(
@@ -58,8 +60,8 @@ def write_rules(path: str | os.PathLike[str], rules: RowRules, field: str, forma
         version=1,
         columns=(rules.columns if rules.names is None else list(rules.names)) if len(rules.shape) == 1 else None,
         shape=None if len(rules.shape) == 1 else list(rules.shape),
-        low=rules.low.tolist(),
-        high=rules.high.tolist(),
+        low=_bound(rules.low),
+        high=_bound(rules.high),
         max_rows=rules.max_rows,
         field=field,
         dtype=rules.dtype.name,  # type: ignore[arg-type]  # one of them
@@ -74,6 +76,8 @@ def write_rules(path: str | os.PathLike[str], rules: RowRules, field: str, forma
     )
     # Not pydantic's JSON, because Python's is sure to write floats so that the same ones are read.
     document = json.dumps(content.model_dump(), indent=1, allow_nan=False).encode() + b"\n"
+    if len(document) > _LARGEST:
+        raise ConfigurationError(f"{path} would be larger than {_LARGEST} bytes; give one bound for all columns")
     replace_file(Path(path).resolve(), document, new_mode=0o644)
 
 
@@ -105,6 +109,12 @@ def read_rules(path: str | os.PathLike[str]) -> dict[str, Any]:
     if len(categories) != len(found.categories):
         raise ConfigurationError(f"{path} was not written by Features.save: categories names a column twice")
     return {**settings, "categories": categories}
+
+
+def _bound(bounds: NDArray[Any]) -> Any:
+    """One number where all columns share it to the last bit, for a picture has millions of them."""
+    numbers = bounds.tolist()
+    return numbers[0] if bounds.tobytes() == bounds[:1].tobytes() * len(bounds) else numbers
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

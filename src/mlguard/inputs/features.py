@@ -276,6 +276,7 @@ class Features(Guard):
             path: The file. One that is there is replaced, and keeps its mode.
 
         Raises:
+            ConfigurationError: Bounds of each column, of so many columns that :meth:`load` would not read the file.
             OSError: It cannot be written. One that was there is as it was.
         """
         write_rules(path, self._rules, self._formats.field, self._formats.names)

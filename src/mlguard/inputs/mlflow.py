@@ -126,15 +126,17 @@ class MLflowRows:
 
     def _fast_columns(self, table: Object, arrays: int) -> SentRows | None:
         names = [*table]
-        if arrays != len(names) or not has_members(table, frozenset(names)):
+        if self.rules.names is None or not arrays == len(names) == self.rules.columns:
+            return None
+        if not has_members(table, frozenset(names)):
             return None
         columns: list[NDArray[Any]] = []
-        for name in names:
+        for name in names:  # no more than ours: each look-up walks over all members
             column = table[name]
             if not isinstance(column, Array):
                 return None
             columns.append(numbers_in(column, self.rules.dtype.kind))
-        if self.rules.names is None or len({len(column) for column in columns}) != 1:
+        if len({len(column) for column in columns}) != 1:
             return None
         return joined_columns(columns, order_of(names, self.rules))
 

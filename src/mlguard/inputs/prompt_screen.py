@@ -12,7 +12,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard
-from mlguard._order import once
+from mlguard._order import charge_refused_input, once
 from mlguard.errors import ConfigurationError, InvalidInputError, MLGuardError, UnavailableError
 from mlguard.inputs.prompt_heuristic import PromptHeuristic
 from mlguard.inputs.prompt_score import PromptScore, PromptScorer
@@ -56,7 +56,8 @@ class PromptScreen(Guard):
 
     Raises:
         ConfigurationError: A setting that cannot work; when used: ``text`` returned no text.
-        InvalidInputError: The text is refused (422, ``broken`` is ``prompt`` or ``length``).
+        InvalidInputError: The text is refused (422, ``broken`` is ``prompt`` or ``length``). A budget whose cost is
+            this screen, or the guard that it takes its text from, is charged one.
         UnavailableError: The scorer is away, and ``on_error`` is ``"refuse"`` (503).
         OverloadedError: The scorer has too much to do (503).
     """
@@ -94,6 +95,7 @@ class PromptScreen(Guard):
         if on_error not in {"refuse", "allow"}:
             raise ConfigurationError('PromptScreen(on_error=...) is "refuse" or "allow"')
         self._text = text
+        self.source = text if isinstance(text, Guard) else None
         self._threshold = threshold
         self._max_length = max_length
         self._timeout = timeout
@@ -108,7 +110,18 @@ class PromptScreen(Guard):
     async def __call__(self, conn: HTTPConnection, text: Any = None) -> str:
         """The text, if it is not refused. Who may call is judged before."""
         self.check()
-        return await once(conn, self, partial(self.judge, text))
+        return await once(conn, self, partial(self._judge_sent, conn, text))
+
+    async def _judge_sent(self, conn: HTTPConnection, text: Any) -> str:
+        try:
+            return await self.judge(text)
+        except InvalidInputError:
+            await charge_refused_input(conn, self)
+            raise
+
+    def units(self, value: Any) -> int:  # noqa: ARG002  # whatever stands in it
+        """One text counts as one."""
+        return 1
 
     async def judge(self, text: str) -> str:
         """Judge one text, each time that this is called.
