@@ -296,6 +296,11 @@ def _in_order(fields: Any) -> Any:
     return sorted(map(repr, fields)) if isinstance(fields, set | frozenset) else fields
 
 
+def _place(step: Any) -> Any:
+    """A step to what does not fit. One that is no name is a key of a dict: a number that the model predicts, say."""
+    return step if isinstance(step, int) or step.isidentifier() else "..."
+
+
 def apply_response_model(route: Any, content: Any) -> tuple[Any, Any]:
     """What the response model of a route lets out.
 
@@ -316,7 +321,7 @@ def apply_response_model(route: Any, content: Any) -> tuple[Any, Any]:
     value, errors = field.validate(content, {}, loc=("response",))
     if errors:
         # Messages and inputs may hold what the model predicts, and this text goes into a log.
-        raise ResponseValidationError(errors=[{"type": e["type"], "loc": e["loc"]} for e in errors])
+        raise ResponseValidationError(errors=[{"type": e["type"], "loc": (*map(_place, e["loc"]),)} for e in errors])
     dump = functools.partial(
         field.serialize,
         value,

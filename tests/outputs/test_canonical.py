@@ -179,6 +179,13 @@ def test_private_attributes_count() -> None:
     assert canonical(one) != canonical(other)
 
 
+def test_what_was_set_on_a_dataclass_counts() -> None:
+    """Beside its fields, by a dependency that has made it."""
+    one, other = Point(1.0, 2.0), Point(1.0, 2.0)
+    other.__dict__["mode"] = "other"
+    assert canonical(one) != canonical(other)
+
+
 DTYPES: st.SearchStrategy[np.dtype[Any]] = st.sampled_from([np.dtype(name) for name in ("f8", ">f4", "i2", "U2")])
 
 

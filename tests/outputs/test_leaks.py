@@ -1,10 +1,12 @@
 """Ways in which full precision could leave all the same."""
 
 import math
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Annotated, Any
 
 import numpy as np
@@ -429,3 +431,54 @@ def test_headers_about_time_are_not_sent(where: str) -> None:
     headers = call(app, method="GET").headers
     assert headers["x-model"] == "m1"
     assert not {name.lower() for name in TIMES} & set(headers)
+
+
+# Where fractions are in something that is written as text -------------------------------------------------------------
+
+
+class Level(Enum):
+    """A score that is a member of an enumeration."""
+
+    HIGH = EXACT
+
+
+class Pairs(BaseModel):
+    """A model whose numbers are in a set of tuples."""
+
+    pairs: set[tuple[str, tuple[Decimal, int]]] = {("cat", (Decimal(str(EXACT)), 1))}
+    levels: dict[Level, int] = {Level.HIGH: 1}
+
+
+def test_fractions_in_tuples_in_sets_and_in_keys_are_rounded() -> None:
+    """However deep they are, and whatever stands for them."""
+    found = serve(Pairs())
+    assert found.json == {"pairs": [["cat", ["0.12", 1]]], "levels": {"0.12": 1}}
+
+
+class Keyed(BaseModel):
+    """A model whose keys are tuples."""
+
+    by_pair: dict[Any, int]
+
+
+@pytest.mark.parametrize("key", [(EXACT, "cat"), (("cat", Decimal(str(EXACT))),), frozenset({EXACT})])
+def test_keys_that_pydantic_joins_do_not_leave(key: Any) -> None:
+    """Pydantic writes a tuple that is a key as one text, in which nothing could be rounded."""
+    assert serve(Keyed(by_pair={("cat", 1): 1})).json == {"by_pair": {"cat,1": 1}}
+    assert serve(Keyed(by_pair={key: 1})).status == 500
+
+
+def test_no_digit_leaves_with_a_warning() -> None:
+    """Pydantic would warn of a field that holds something else than was declared, and repeat it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = serve(Computing.model_construct(number=[EXACT]))
+    assert (found.status, found.json["number"], caught) == (200, [0.12], [])
+
+
+def test_no_key_leaves_with_what_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says where an answer does not fit its model, but not which number was a key there."""
+    found = serve({"pairs": {EXACT: "cat"}}, response_model=dict[str, dict[float, int]])
+    assert found.status == 500
+    assert "pairs" in caplog.text
+    assert str(EXACT) not in caplog.text

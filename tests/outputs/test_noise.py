@@ -1,9 +1,14 @@
 """add_noise as attackers see it: what repeats, batches, jitter and other accounts tell them, and what not."""
 
 import asyncio
+import hashlib
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from tests.asgi import call
 
 from mlguard import (
@@ -373,6 +378,77 @@ def test_rows_that_cannot_be_found(x: Any) -> None:
         add_noise(Laplace(0.05), key=KEY)(lambda x: [[0.5, 0.5]] * 2)(x=x)
 
 
+class Optional(BaseModel):
+    """A row with a field that may be left out."""
+
+    a: Any
+    b: float = 0.0
+    _seen: int = PrivateAttr(default=0)
+
+
+@dataclass
+class Pair:
+    """A row that is a dataclass."""
+
+    a: Any
+    b: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [[1], [1.0], [True]],
+        [[Decimal("1.0")], [Decimal("1.00")], [1]],
+        [{"a": 1, "b": [2]}, {"a": 1.0, "b": [2.0]}],
+        [Optional(a=1), Optional(a=1, b=0), Optional(a=1.0), Optional(a=True, b=-0.0)],
+        [Pair(1), Pair(1.0, 0.0)],
+    ],
+    ids=str,
+)
+def test_no_spelling_of_an_input_has_noise_of_its_own(spellings: list[Any]) -> None:
+    """Who could choose among many spellings of one row would average: 1 and 1.0, defaults sent and left out."""
+    ask = add_noise(Laplace(0.05), key=KEY)(lambda x: [[0.5, 0.5]] * len(x))
+    assert len({str(row) for row in ask(x=spellings)}) == 1
+    assert len({str(ask(x=[spelling])) for spelling in spellings}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([1], [2]),
+        (["1"], [1]),
+        ([2**60], [2**60 + 1]),
+        ([Decimal("NaN")], [Decimal(1)]),
+        (Optional(a=1), Pair(1)),
+        (Optional(a=1), Optional(a=1, b=1)),
+    ],
+)
+def test_inputs_that_differ_have_noise_of_their_own(one: Any, other: Any) -> None:
+    """The difference of two answers with one noise would be exact."""
+    ask = add_noise(Laplace(0.05), key=KEY)(lambda x: [[0.5, 0.5]] * 2)
+    first, second = ask(x=[one, other])
+    assert first != second
+
+
+def test_columns_share_no_noise_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that ask first at the same time agree on it: the difference of two columns would be exact."""
+    both = threading.Barrier(2)
+    blake2b = hashlib.blake2b
+
+    def slow(**options: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(1)
+        return blake2b(**options)
+
+    ask = add_noise(Laplace(0.05), key=KEY, renormalise=False)(lambda x: [[0.0] * 16])
+    monkeypatch.setattr(hashlib, "blake2b", slow)
+    with ThreadPoolExecutor(2) as threads:
+        [*threads.map(lambda _: ask(x=1.0), range(2))]
+    monkeypatch.undo()
+    assert len(set(ask(x=1.0)[0])) == 16
+    assert ask(x=1.0) == add_noise(Laplace(0.05), key=KEY, renormalise=False)(lambda x: [[0.0] * 16])(x=1.0)
+
+
 def test_inputs_that_cannot_be_told_apart() -> None:
     """There would be one noise for all of them."""
     with pytest.raises(UnsafeOutputError, match="cannot tell one input from another"):
@@ -396,9 +472,26 @@ def test_whatever_holds_floats_is_rounded() -> None:
     assert seen[2]["k"].dtype == np.float32
     assert seen[2]["k"].tolist() == [np.float32(0.1), 7]
     assert (seen[3], seen[4]) == (Body(rows=[[0.1]]), 0.123)
+    ask([Pair(0.123)], Decimal("0.123"), Decimal("Infinity"), 0, 0)
+    assert seen[:3] == [[Pair(0.1)], Decimal("0.1"), Decimal("Infinity")]
     ask(np.float64(0.123), None, np.array([3]), 2, 0)
     assert [type(value) for value in seen[:3]] == [np.float64, type(None), np.ndarray]
     assert seen[0] == 0.1
+
+
+@pytest.mark.parametrize("large", [1e305, -1e305, 2.0**1000])
+def test_large_numbers_are_no_infinities_once_they_are_rounded(large: float) -> None:
+    """The model would be given an infinity, which no guard has let in."""
+    seen: list[Any] = []
+
+    @add_noise(Laplace(0.05), key=KEY, input_decimals=6)
+    def ask(a: Any, b: Any) -> Any:
+        seen[:] = [a, b]
+        return [0.5, 0.5]
+
+    ask(large, np.array([large, 0.1234567]))
+    assert seen[0] == large
+    assert seen[1].tolist() == [large, 0.123457]
 
 
 # In an app ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from mlguard import (
     MemoryStore,
     OpenInferenceAnswer,
     Principal,
+    PrivacyBudgetExceededError,
     QueryBudget,
     RateLimit,
     RedisStore,
@@ -270,6 +272,30 @@ def test_no_route_gives_the_answers_of_another() -> None:
     assert answers[:5] == [b'{"run":1}', b'{"run":2}', b'{"run":3}', b'{"run":4}', b"{}"]
 
 
+def test_no_mounted_app_gives_the_answers_of_another() -> None:
+    """Though both have the same endpoint at the same path: what is around it may differ."""
+    model = contextvars.ContextVar("model", default="")
+
+    @repeat_cache(key=KEY, model_version="1")
+    @truncate_output
+    async def predict() -> Any:
+        return {"model": model.get()}
+
+    def mounted(name: str) -> FastAPI:
+        async def choose() -> None:
+            model.set(name)
+
+        app = FastAPI(dependencies=[Depends(choose)])
+        app.get("/predict")(predict)
+        return app
+
+    app = FastAPI()
+    for name in ("cats", "dogs"):
+        app.mount(f"/{name}", mounted(name))
+    for name in ("cats", "dogs", "cats"):
+        assert call(app, f"/{name}/predict", method="GET").json == {"model": name}
+
+
 def test_what_may_be_seen_of_a_model_is_part_of_it() -> None:
     """Routes that include or exclude other fields share no answer."""
     service = Service()
@@ -432,6 +458,30 @@ def test_headers_are_those_of_each_request() -> None:
         ['"5/minute";r=3;t=64'],
     ]
     assert first.headers["x-request-id"] != again.headers["x-request-id"]
+
+
+def test_kept_answers_are_as_little_to_be_cached_as_new_ones() -> None:
+    """What callers may see differs, so caches on the way must not keep it; and headers about time are not sent."""
+
+    async def caller(request: Request) -> Principal:
+        return Principal("alice", scopes=frozenset(request.headers.getlist("x-scope")))
+
+    async def mark(response: Response) -> None:
+        response.headers["x-process-time"] = "0.1"
+
+    app = FastAPI()
+
+    @app.get("/predict", dependencies=[Depends(mark)])
+    @repeat_cache(key=KEY, model_version="1", by=caller)
+    @truncate_output(decimals=1, per_scope={"all": "open"}, by=caller)
+    async def predict() -> Any:
+        return {"probabilities": [0.123, 0.877]}
+
+    for _ in range(2):
+        found = call(app, "/predict", method="GET", headers=[(b"x-scope", b"all")])
+        assert found.json == {"probabilities": [0.123, 0.877]}
+        assert found.headers["cache-control"] == "no-store"
+        assert "x-process-time" not in found.headers
 
 
 def test_repeats_use_up_budgets() -> None:
@@ -668,6 +718,38 @@ def test_a_failure_is_that_of_all_who_waited_and_of_nobody_else() -> None:
         return statuses, (await service.asks()).status
 
     assert asyncio.run(main()) == ([503] * 3, 200)
+
+
+def test_what_one_is_refused_is_not_refused_to_another() -> None:
+    """Who waits for the answer to the same question is asked for, where the first one has nothing left in a ledger."""
+    name = contextvars.ContextVar("name", default="")
+
+    async def main() -> list[int]:
+        app, started, go = FastAPI(), asyncio.Event(), asyncio.Event()
+
+        async def note(request: Request) -> None:
+            name.set(request.headers["x-name"])
+
+        @app.get("/predict", dependencies=[Depends(note)])
+        @repeat_cache(key=KEY, model_version="1", by=lambda conn: "all")
+        @truncate_output
+        async def predict() -> Any:
+            started.set()
+            await go.wait()
+            if name.get() == "poor":
+                raise PrivacyBudgetExceededError("nothing left")
+            return {"x": 1}
+
+        harden(app)
+        first = asyncio.create_task(acall(app, "/predict", method="GET", headers=[(b"x-name", b"poor")]))
+        await started.wait()
+        second = asyncio.create_task(acall(app, "/predict", method="GET", headers=[(b"x-name", b"rich")]))
+        while not any(frame.f_code.co_name == "_ask" for frame in _frames(second)):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0)
+        go.set()
+        return [(await first).status, (await second).status]
+
+    assert asyncio.run(main()) == [429, 200]
 
 
 def test_what_is_not_kept_is_computed_for_each() -> None:

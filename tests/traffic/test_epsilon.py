@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 from fastapi import Depends, FastAPI
 from hypothesis import given
@@ -132,7 +133,10 @@ def test_nothing_is_counted_for_less_than_it_is(epsilon: float) -> None:
     assert epsilon * 1e6 * (1 - 1e-12) <= units <= epsilon * 1e6 * (1 + 1e-12) + 1
 
 
-@pytest.mark.parametrize(("epsilon", "units"), [(0.1, 100_000), (0.3, 300_000), (1, 1_000_000), (1e-6, 1), (1.1e-6, 2)])
+@pytest.mark.parametrize(
+    ("epsilon", "units"),
+    [(0.1, 100_000), (0.3, 300_000), (1, 1_000_000), (1e-6, 1), (1.1e-6, 2), (np.float64(0.3), 300_000)],
+)
 def test_epsilons_are_taken_as_they_are_written(epsilon: float, units: int) -> None:
     """Ten answers of 0.1 are 1, though no float is 0.1."""
     assert _units(epsilon, where="test") == units

@@ -61,8 +61,9 @@ def plain(value: Any, digits: Digits) -> Any:
 
 def _dump(model: BaseModel, digits: Digits) -> Any:
     try:
-        exact = model.model_dump(by_alias=True)
-        written = model.model_dump(mode="json", by_alias=True)
+        # Without warnings: they repeat what a field holds, and end up in a log.
+        exact = model.model_dump(by_alias=True, warnings=False)
+        written = model.model_dump(mode="json", by_alias=True, warnings=False)
     except Exception as error:
         raise UnsafeOutputError(f"a {type(model).__name__} cannot be written as JSON") from error
     return reconcile(exact, written, digits)
@@ -227,18 +228,32 @@ def reconcile(exact: Any, written: Any, digits: Digits) -> Any:
             return written
         return [reconcile(value, text, digits) for value, text in zip(exact, written, strict=True)]
     if isinstance(exact, set | frozenset) and isinstance(written, list):  # in no order that could be compared
-        numbers = any(isinstance(item, float | Decimal | complex) for item in exact)
-        return [_reconcile_one(item, _as_written(item), digits) for item in exact] if numbers else written
+        numbers = any(map(_holds_fraction, exact))
+        return [reconcile(item, _as_written(item), digits) for item in exact] if numbers else written
     return _reconcile_one(exact, written, digits)
 
 
 def _reconcile_key(key: Any, name: Any, digits: Digits) -> Any:
+    if isinstance(key, Enum):
+        key = key.value
     if isinstance(key, float):
         return digits.number(_finite_float(key, "a key of the answer"))
-    return _reconcile_one(key, name, digits) if isinstance(key, Decimal) else name
+    if isinstance(key, Decimal):
+        return _reconcile_one(key, name, digits)
+    if _holds_fraction(key):  # a tuple, written as one text
+        raise UnsafeOutputError("a key of the answer is neither text nor a number")
+    return name
+
+
+def _holds_fraction(item: Any) -> bool:
+    if isinstance(item, tuple | frozenset):
+        return any(map(_holds_fraction, item))
+    return isinstance(item.value if isinstance(item, Enum) else item, float | Decimal | complex)
 
 
 def _as_written(item: Any) -> Any:
+    if isinstance(item, tuple | frozenset):
+        return [*map(_as_written, item)]
     return str(item) if isinstance(item, Decimal) else item
 
 

@@ -164,11 +164,17 @@ def _write_named(value: Any, name: str, parts: list[bytes]) -> None:
             _write_mapping(b"d", fields, parts)
         _write(value.model_fields_set, parts)  # what was left out may be told from what was sent
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _write_mapping(b"d", {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, parts)
+        _write_mapping(b"d", members(value), parts)
     elif type(value) in _TEXTS:
         _write_bytes(b"s", str(value).encode(), parts)
     else:
         raise NotCanonicalError(f"a {name} is told by more than what it holds")
+
+
+def members(value: Any) -> dict[str, Any]:
+    """What a dataclass holds: its fields, and what was set on it besides."""
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return fields | getattr(value, "__dict__", {})
 
 
 # Annotations ---------------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def _release(answer: Any, request: Request | None, injected: Response | None, tr
         asked = _id_of(request) if repeats_id else None
         body = to_json(truncation.release(_through_model(answer, route, truncation), asked, for_json=True))
     response = Response(body, status, media_type=_json_media_type(route))
-    response.raw_headers.extend(_headers_of(injected, truncation))  # FastAPI drops them for a ready Response
+    response.raw_headers.extend(headers_of(injected, truncation))  # FastAPI drops them for a ready Response
     return response
 
 
@@ -260,7 +260,7 @@ def _stream(items: Any, request: Request | None, injected: Response | None, trun
         write,
         request,
         media_type=_stream_media_type(route),
-        start=lambda: (_status_of(route, injected), _headers_of(injected, truncation)),
+        start=lambda: (_status_of(route, injected), headers_of(injected, truncation)),
     )
 
 
@@ -292,7 +292,8 @@ def _status_of(route: Any, injected: Response) -> int:
     return status
 
 
-def _headers_of(injected: Response, truncation: "Truncation") -> list[tuple[bytes, bytes]]:
+def headers_of(injected: Response, truncation: "Truncation") -> list[tuple[bytes, bytes]]:
+    """The headers of an answer: those that were set for it, but for what tells of the inside."""
     headers = [header for header in injected.raw_headers if header[0].lower() not in TIMING_HEADERS]
     if truncation.varies and not any(name.lower() == b"cache-control" for name, _ in headers):
         headers.append((b"cache-control", b"no-store"))  # what one caller may see is not for the next one

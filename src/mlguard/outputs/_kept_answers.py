@@ -34,10 +34,10 @@ class Kept(NamedTuple):
             return cls(bytes(answer.body), answer.media_type)
         return None
 
-    def respond(self, injected: Response) -> Response:
-        """The answer to one more request, with the headers that its own dependencies have set."""
+    def respond(self, headers: list[tuple[bytes, bytes]]) -> Response:
+        """The answer to one more request, with headers of its own."""
         response = Response(self.body, media_type=self.media_type)
-        response.raw_headers.extend(injected.raw_headers)
+        response.raw_headers.extend(headers)
         return response
 
 

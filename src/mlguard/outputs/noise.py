@@ -230,7 +230,8 @@ class KeyedNoise:
 
     def _begun(self, number: int) -> list[Any]:
         """So many hashes that differ in their salt, each for as many words as one digest holds."""
-        while len(self._hashes) < number:
-            salt = len(self._hashes).to_bytes(16, "big")
-            self._hashes.append(hashlib.blake2b(key=self._key, salt=salt))
-        return self._hashes[:number]
+        begun = self._hashes
+        if len(begun) < number:  # made anew, and not extended: other threads do the same, and would repeat a salt
+            salts = [place.to_bytes(16, "big") for place in range(number)]
+            begun = self._hashes = [hashlib.blake2b(key=self._key, salt=salt) for salt in salts]
+        return begun[:number]

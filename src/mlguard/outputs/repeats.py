@@ -16,13 +16,14 @@ from starlette.responses import Response
 from mlguard._fastapi import matched_route, response_settings
 from mlguard._guard import Guard, Principal
 from mlguard.auth.secrets import secret_bytes
-from mlguard.errors import ConfigurationError
+from mlguard.errors import ConfigurationError, MLGuardError
 from mlguard.outputs._canonical import NotCanonicalError, canonical, framed, is_foreign
 from mlguard.outputs._endpoint import (
     CALLER,
     OURS,
     REQUEST,
     RESPONSE,
+    headers_of,
     is_stream,
     is_truncating,
     mark_bare,
@@ -121,7 +122,7 @@ def repeat_cache(
         else:
             kept = AnswersInStore(store, ttl=ttl)
         policies = _checked_policies(endpoint)
-        repeats = _Repeats(endpoint, _Questions(endpoint, secret, caller, model_version, policies), kept)
+        repeats = _Repeats(endpoint, _Questions(endpoint, secret, caller, model_version, policies), kept, policies)
 
         @functools.wraps(endpoint)
         async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -204,7 +205,7 @@ class _Questions:
         # A key of its own for each endpoint and policy, so that the secret may serve for other purposes, too.
         self._mac = hmac.new(hmac.digest(secret, what, "sha256"), digestmod="sha256")
         #: Begun with a route and a caller, which are kept beside it so that their ids cannot be given to others.
-        self._begun: dict[tuple[int, str | int, str, str], tuple[hmac.HMAC, Any, Any]] = {}
+        self._begun: dict[tuple[int, str, str | int, str, str], tuple[hmac.HMAC, Any, Any]] = {}
 
     def ask(self, request: Request, who: Any, arguments: dict[str, Any], sees: Any) -> bytes:
         """The digest of a question.
@@ -225,10 +226,11 @@ class _Questions:
                 f"repeat_cache(model_version=...) returned a {type(version).__name__}, and no text"
             )
         route = matched_route(request.scope)
-        place = (id(route), caller if isinstance(caller, str) else id(caller), request.method, version)
+        mount = str(request.scope.get("root_path", ""))  # apps that are mounted may have routes of one path
+        place = (id(route), mount, caller if isinstance(caller, str) else id(caller), request.method, version)
         known = self._begun.get(place)
         if known is None:
-            known = (self._begin(route, caller, request.method, version), route, caller)
+            known = (self._begin(route, mount, caller, request.method, version), route, caller)
             if len(self._begun) >= _MAX_BEGUN:
                 self._begun.clear()
             self._begun[place] = known
@@ -236,13 +238,13 @@ class _Questions:
         mac.update(b"%d:" % self._policies.rank(sees) + canonical(arguments))
         return mac.digest()
 
-    def _begin(self, route: Any, caller: Any, method: str, version: str) -> hmac.HMAC:
+    def _begin(self, route: Any, mount: str, caller: Any, method: str, version: str) -> hmac.HMAC:
         """What all questions of one caller have in common."""
         if not hasattr(route, "response_field"):
             raise NotCanonicalError("which route it is at cannot be told")
         scopes = sorted(caller.scopes) if isinstance(caller, Principal) else ()
         identity = self._caller.identity(caller)
-        names = (method, response_settings(route), version, str(len(identity)), *identity, *scopes)
+        names = (method, mount, response_settings(route), version, str(len(identity)), *identity, *scopes)
         mac = self._mac.copy()
         mac.update(b"%d:" % len(names) + framed(*names))
         return mac
@@ -279,13 +281,17 @@ class _Repeats:
         endpoint: The endpoint, which answers with a ``Response``.
         questions: What it may be asked.
         kept: Where answers are kept.
+        policies: Who sees how much of them.
     """
 
-    def __init__(self, endpoint: Callable[..., Any], questions: _Questions, kept: KeptAnswers) -> None:
+    def __init__(
+        self, endpoint: Callable[..., Any], questions: _Questions, kept: KeptAnswers, policies: Policies
+    ) -> None:
         self._endpoint = endpoint
         self._is_async = inspect.iscoroutinefunction(endpoint)
         self._questions = questions
         self._kept = kept
+        self._policies = policies
         self._asked: dict[bytes, _Work] = {}
         self._has_warned = False
 
@@ -303,7 +309,7 @@ class _Repeats:
             return await self._run(args, kwargs)
         known = await self._kept.get(question)
         if known is not None:
-            return known.respond(injected)
+            return self._respond(known, injected)
         return await self._ask(question, injected, kwargs)
 
     async def _ask(self, question: bytes, injected: Response, kwargs: dict[str, Any]) -> Any:
@@ -314,12 +320,19 @@ class _Repeats:
             work = self._asked[question] = _Work(apart(self._work(question, kwargs)))
         try:
             answer, kept = await work.wait()
+        except MLGuardError:  # of a ledger, say: what one caller is refused is nothing to others who ask the same
+            if is_own:
+                raise
+            answer, kept = None, None
         finally:
             if work.is_over and self._asked.get(question) is work:
                 del self._asked[question]
         if kept is not None:
-            return kept.respond(injected)
+            return self._respond(kept, injected)
         return answer if is_own else await self._run((), kwargs)
+
+    def _respond(self, kept: Kept, injected: Response) -> Response:
+        return kept.respond(headers_of(injected, self._policies.default))  # they are the same of all policies
 
     async def _work(self, question: bytes, kwargs: dict[str, Any]) -> tuple[Any, Kept | None]:
         answer = await self._run((), kwargs)

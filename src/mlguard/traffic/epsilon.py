@@ -234,4 +234,4 @@ def _units(epsilon: float, *, where: str) -> int:
     is_number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
     if not is_number or not 0 < epsilon <= MAX_UNITS // UNITS:
         raise ConfigurationError(f"{where} is an epsilon: a number above 0")
-    return int((Decimal(repr(epsilon)) * UNITS).to_integral_value(ROUND_CEILING))
+    return int((Decimal(repr(float(epsilon))) * UNITS).to_integral_value(ROUND_CEILING))
