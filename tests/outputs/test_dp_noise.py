@@ -141,6 +141,23 @@ def test_more_rows_than_were_charged_do_not_leave() -> None:
     assert service.ask().status == 500
 
 
+@pytest.mark.parametrize(("scores", "status"), [([0.5], 200), ([0.5, 0.5], 500), ([[0.5, 0.5]], 200)])
+def test_predictions_for_rows_that_were_not_charged_do_not_leave(scores: Any, status: int) -> None:
+    """Where rows come as columns nobody can count them, so an answer of several numbers says what they are."""
+    ledger = EpsilonLedger("9/ever", store=MemoryStore())
+    app = FastAPI()
+    harden(app)
+
+    @app.post("/")
+    @truncate_output(decimals=6)
+    @add_noise(DPNoise(epsilon=0.5, sensitivity=2.0), ledger=ledger, renormalise=False)
+    def predict(ages: list[float], incomes: list[float]) -> Any:
+        return {"probabilities": scores}
+
+    body = b'{"ages": [30, 40], "incomes": [1, 2]}'
+    assert call(app, "/", headers=[(b"content-type", b"application/json")], chunks=[body]).status == status
+
+
 def test_a_failure_stays_charged() -> None:
     """Whether it fails may depend on the data."""
     service = Service("0.5/ever")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -457,6 +457,11 @@ def test_inputs_that_cannot_be_told_apart() -> None:
         add_noise(Laplace(0.05), key=KEY)(lambda x: [[0.5, 0.5]] * 2)(x=np.ma.masked_array(np.ones((2, 1))))
 
 
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
 def test_whatever_holds_floats_is_rounded() -> None:
     """For the model too."""
     seen: list[Any] = []
@@ -477,6 +482,9 @@ def test_whatever_holds_floats_is_rounded() -> None:
     ask(np.float64(0.123), None, np.array([3]), 2, 0)
     assert [type(value) for value in seen[:3]] == [np.float64, type(None), np.ndarray]
     assert seen[0] == 0.1
+    with pytest.raises(UnsafeOutputError, match="cannot tell one input from another"):  # by its kind, after rounding
+        ask(Point(0.123, 2.0), 0, 0, 0, 0)
+    assert seen[0] == Point(0.1, 2.0)
 
 
 @pytest.mark.parametrize("large", [1e305, -1e305, 2.0**1000])

@@ -74,6 +74,11 @@ class NoisyScores:
             exact = self._as_rows(scores, arguments)
             if most is not None and len(exact) > most:
                 raise UnsafeOutputError(f"the answer has {len(exact)} rows of scores, and {most} were charged for")
+            if most is not None and not self._renormalise and scores.ndim == 1 and len(scores) not in {1, most}:
+                raise UnsafeOutputError(  # predictions for rows that were not seen, or one row: nobody could tell
+                    f"the answer has {len(scores)} scores in one dimension, and {most} rows were charged for: give "
+                    "them two dimensions, and take rows as Features gives them"
+                )
             return self._noisy(exact, noise, arguments).reshape(scores.shape)
 
         return change_scores(answer, self._field, change)

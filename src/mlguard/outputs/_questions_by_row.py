@@ -106,6 +106,8 @@ def rounded(value: Any, decimals: int) -> Any:
         return np.asarray(round_floats(np.asarray(value, np.float64), decimals)).astype(value.dtype)
     if isinstance(value, Decimal) and value.is_finite():
         return Decimal(Decimals(decimals).text(value))
+    if isinstance(value, tuple) and hasattr(value, "_make"):  # a NamedTuple takes its fields one by one
+        return value._make([rounded(item, decimals) for item in value])
     if isinstance(value, list | tuple):
         return type(value)([rounded(item, decimals) for item in value])
     if isinstance(value, dict):
