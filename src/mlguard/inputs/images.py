@@ -293,9 +293,9 @@ def _whole(setting: str, number: object, most: int) -> int:
 def _size(size: object, max_pixels: int) -> tuple[int, int] | None:
     if size is None:
         return None
-    if not isinstance(size, tuple) or len(size) != 2:
+    if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int and side >= 1 for side in size):
         raise ConfigurationError("ImageInput(size=...) is (height, width) in pixels, or None")
-    height, width = (_whole("size", side, max_pixels) for side in size)
+    height, width = size
     if height * width > max_pixels:
         raise ConfigurationError("ImageInput(size=...) has more pixels than max_pixels; raise max_pixels")
     return height, width
