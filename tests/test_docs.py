@@ -25,6 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -330,6 +331,13 @@ def test_reference_names_everything_public() -> None:
     """Every public name is somewhere in the reference."""
     text = "".join(page.read_text("utf-8") for page in REFERENCE.glob("*.md"))
     assert not [name for name in mlguard.__all__ if f"`{name}" not in text]
+
+
+def test_changelog_names_everything_public() -> None:
+    """Every public name is in the changelog, and every extra."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert not [name for name in [*mlguard.__all__, *extras] if not re.search(rf"`{name}\b", text)]
 
 
 def test_reference_has_every_problem() -> None:
