@@ -9,6 +9,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from mlguard._guard import Control, Guard
+from mlguard._numbers import whole
 from mlguard._order import charge_refused_input, judge_all
 from mlguard._threads import FewThreads
 from mlguard.errors import BodyTooLargeError, ConfigurationError, InvalidInputError, UnsupportedMediaTypeError
@@ -114,8 +115,8 @@ class ImageInput(Guard):
         if mode not in _MODES:
             raise ConfigurationError('ImageInput(mode=...) is "RGB" or "L"')
         self.mode: Literal["RGB", "L"] = mode
-        self._max_pixels = _whole("max_pixels", max_pixels, _MOST_PIXELS)
-        self._max_bytes = _whole("max_bytes", max_bytes, 2**32)
+        self._max_pixels = whole("ImageInput(max_pixels=...)", max_pixels, least=1, most=_MOST_PIXELS)
+        self._max_bytes = whole("ImageInput(max_bytes=...)", max_bytes, least=1, most=2**32)
         self.size = _size(size, self._max_pixels)
         example = np.zeros((*(self.size or (8, 8)), *_MODES[mode]), np.uint8)
         self._squeeze = squeezes(squeeze, example, where="ImageInput")
@@ -282,12 +283,6 @@ def _formats(formats: object) -> tuple[Format, ...]:
     if not names or not all(isinstance(name, str) and name in FORMATS for name in names):
         raise ConfigurationError(f"ImageInput(formats=...) is a list of {', '.join(map(repr, FORMATS))}, one at least")
     return tuple(FORMATS[name] for name in dict.fromkeys(names))
-
-
-def _whole(setting: str, number: object, most: int) -> int:
-    if type(number) is not int or not 1 <= number <= most:
-        raise ConfigurationError(f"ImageInput({setting}=...) is a whole number from 1 to {most}")
-    return number
 
 
 def _size(size: object, max_pixels: int) -> tuple[int, int] | None:

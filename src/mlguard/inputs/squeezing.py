@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlguard._numbers import is_number, whole
 from mlguard.errors import ConfigurationError
 
 Array = NDArray[Any]
@@ -44,8 +45,7 @@ class BitDepth:
     """
 
     def __init__(self, bits: int, *, low: float, high: float) -> None:
-        if type(bits) is not int or not 1 <= bits <= _MOST_BITS:
-            raise ConfigurationError(f"BitDepth(bits) is a whole number from 1 to {_MOST_BITS}")
+        whole("BitDepth(bits)", bits, least=1, most=_MOST_BITS)
         self.low, self.high = _finite("low", low), _finite("high", high)
         if not _TINIEST <= self.high - self.low <= _WIDEST:
             raise ConfigurationError("BitDepth(low=..., high=...): low must be below high, both as the model has them")
@@ -211,7 +211,7 @@ def _median_of_3(a: Array, b: Array, c: Array, medians: Array) -> None:
 
 
 def _finite(setting: str, number: object) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if not is_number(number) or not math.isfinite(number):
         raise ConfigurationError(f"BitDepth({setting}=...) is a finite number")
     return float(number)
 
