@@ -655,6 +655,13 @@ def test_settings_that_cannot_work_are_refused(setting: str, value: Any) -> None
         ImageInput(**{setting: value})
 
 
+def test_decode_takes_bytes() -> None:
+    """A path, or a form's file that was not read, is a fault of the endpoint, and the text says what to write."""
+    for wrong in ("white.png", None, ["white.png"]):
+        with pytest.raises(TypeError, match=r"await file\.read\(\)"):
+            asyncio.run(ImageInput().decode(wrong))  # type: ignore[arg-type]  # what somebody may have written
+
+
 def test_a_size_beyond_max_pixels_says_so() -> None:
     """A side that is too long by itself, too."""
     for size in ((200, 20), (20, 20)):

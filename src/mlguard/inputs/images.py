@@ -171,7 +171,10 @@ class ImageInput(Guard):
             BodyTooLargeError: The file is larger than ``max_bytes`` (413).
             InvalidInputError: A rule is broken (422).
             OverloadedError: Too many images are waiting to be decoded (503).
+            TypeError: No bytes were given: a fault of the endpoint.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError("ImageInput.decode takes the bytes of a file, such as await file.read()")
         if len(data) > self._max_bytes:
             raise self._too_large()
         for image_format in self._formats:

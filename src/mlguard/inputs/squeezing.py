@@ -59,7 +59,7 @@ class BitDepth:
         Raises:
             ConfigurationError: An array of another dtype, or one whose range is not from ``low`` to ``high``.
         """
-        if values.dtype == np.uint8:
+        if getattr(values, "dtype", None) == np.uint8:
             if (self.low, self.high) != (0.0, 255.0):
                 raise ConfigurationError("BitDepth: an array of uint8 is from 0 to 255; set low=0 and high=255")
             octets: NDArray[np.uint8] = self._octets.take(values)
@@ -114,7 +114,7 @@ class MedianSmoothing:
         Raises:
             ConfigurationError: An array of another dtype or shape.
         """
-        if values.dtype != np.uint8:
+        if getattr(values, "dtype", None) != np.uint8:
             _check_dtype("MedianSmoothing", values)
         images = self._images(values)
         medians = np.empty_like(images)
@@ -224,5 +224,5 @@ def _shape(shape: object) -> tuple[int, ...]:
 
 
 def _check_dtype(where: str, values: Array) -> None:
-    if values.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
+    if not isinstance(values, np.ndarray) or values.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
         raise ConfigurationError(f"{where} takes arrays of float32, float64 or uint8")
