@@ -194,6 +194,13 @@ def test_a_server_has_time_to_start(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_a_server_is_stopped_before_the_next(page: Path) -> None:
+    """Two on one port do not start, and the reader would go on asking the first one."""
+    between = page.read_text("utf-8").split("uvicorn main:app &")[1:-1]
+    assert all("kill $!" in text for text in between)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link between pages leads to a file that is there, and to a heading in it."""
     for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
