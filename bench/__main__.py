@@ -1,4 +1,4 @@
-"""``python -m bench [--short] [bench ...]``: measure, and print what the issues ask for beside it.
+"""``python -m bench [--short] [bench ...]``: measure, and print the target beside each.
 
 The exit status says whether every answer was right, not whether a target was met: times differ between machines.
 """

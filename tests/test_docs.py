@@ -25,6 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -193,6 +194,13 @@ def test_a_server_has_time_to_start(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_a_server_is_stopped_before_the_next(page: Path) -> None:
+    """Two on one port do not start, and the reader would go on asking the first one."""
+    between = page.read_text("utf-8").split("uvicorn main:app &")[1:-1]
+    assert all("kill $!" in text for text in between)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link between pages leads to a file that is there, and to a heading in it."""
     for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
@@ -330,6 +338,13 @@ def test_reference_names_everything_public() -> None:
     """Every public name is somewhere in the reference."""
     text = "".join(page.read_text("utf-8") for page in REFERENCE.glob("*.md"))
     assert not [name for name in mlguard.__all__ if f"`{name}" not in text]
+
+
+def test_changelog_names_everything_public() -> None:
+    """Every public name is in the changelog, and every extra."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert not [name for name in [*mlguard.__all__, *extras] if not re.search(rf"`{name}\b", text)]
 
 
 def test_reference_has_every_problem() -> None:

@@ -598,8 +598,8 @@ def test_body_limit_must_be_bytes(size: Any) -> None:
         harden(FastAPI(), max_body_size=size)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-def test_body_timeout_must_be_seconds(timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "30", None, True])
+def test_body_timeout_must_be_seconds(timeout: Any) -> None:
     """A time-out that never comes, or has come already, is refused when it is set."""
     with pytest.raises(ConfigurationError, match="body_timeout"):
         harden(FastAPI(), body_timeout=timeout)

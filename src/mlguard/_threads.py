@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from mlguard.errors import ConfigurationError, OverloadedError
+from mlguard._numbers import whole
+from mlguard.errors import OverloadedError
 
 T = TypeVar("T")
 
@@ -31,9 +32,11 @@ class FewThreads:
     """
 
     def __init__(self, work: str, *, where: str, concurrency: int | None, max_waiting: int) -> None:
-        self.concurrency = _spare_cores() if concurrency is None else _at_least(where, "concurrency", concurrency, 1)
+        self.concurrency = (
+            _spare_cores() if concurrency is None else whole(f"{where}(concurrency=...)", concurrency, least=1)
+        )
         self.retry_after = 1
-        self._max_waiting = _at_least(where, "max_waiting", max_waiting, 0)
+        self._max_waiting = whole(f"{where}(max_waiting=...)", max_waiting, least=0)
         self._work = work
         self._threads = self._new_threads()
         self._process = os.getpid()
@@ -127,9 +130,3 @@ class _Line:
 def _spare_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)
-
-
-def _at_least(where: str, setting: str, value: object, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ConfigurationError(f"{where}({setting}=...) must be a whole number of at least {least}")
-    return value

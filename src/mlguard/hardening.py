@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlguard import _fastapi
 from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
+from mlguard._numbers import is_number, whole
 from mlguard._order import judge
 from mlguard._shortcuts import Shortcuts
 from mlguard._workers import second_of_several
@@ -86,9 +87,8 @@ def harden(
     """
     if not isinstance(app, FastAPI):
         raise ConfigurationError("harden takes the app itself: app = FastAPI(), then harden(app)")
-    if not isinstance(max_body_size, int) or isinstance(max_body_size, bool) or max_body_size < 1:
-        raise ConfigurationError("harden(max_body_size=...) is a whole number of bytes, at least 1")
-    if not 0 < body_timeout < float("inf"):
+    whole("harden(max_body_size=...)", max_body_size, least=1)
+    if not is_number(body_timeout) or not 0 < body_timeout < float("inf"):
         raise ConfigurationError("harden(body_timeout=...) is a number of seconds above 0")
     if app.middleware_stack is not None:
         raise ConfigurationError("call harden(app) before the app serves its first request")

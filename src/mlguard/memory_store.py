@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 from mlguard._counters import Counter, new_counter
+from mlguard._numbers import whole
 from mlguard._records import DROPS, Records
 from mlguard.errors import ConfigurationError, StoreFullError
 from mlguard.store import PARTS, Decision, Lease, Spending, Window
@@ -256,8 +257,7 @@ class MemoryStore:
 
 
 def _check_maximum(setting: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"MemoryStore({setting}=...) must be a whole number of at least 1")
+    whole(f"MemoryStore({setting}=...)", value, least=1)
 
 
 def _full(what: str, seconds: float) -> StoreFullError:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
+from mlguard._numbers import is_number, whole
 from mlguard._records import DROPS
 from mlguard._redis_cluster import RedisCluster
 from mlguard._redis_connection import Redis, RedisConnection, Script, StoreHealth
@@ -64,18 +65,12 @@ class RedisStore:
         prefix: str = "mlguard",
         max_nonces_per_owner: int = 100_000,
     ) -> None:
-        if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= 60:
+        if not is_number(timeout) or not 0 < timeout <= 60:
             raise ConfigurationError("RedisStore(timeout=...) is a number of seconds above 0, at most 60")
         if not isinstance(prefix, str) or not prefix or set(prefix) & set("{}"):
             raise ConfigurationError("RedisStore(prefix=...) is a text without braces, and not empty")
-        if (
-            not isinstance(max_nonces_per_owner, int)
-            or isinstance(max_nonces_per_owner, bool)
-            or max_nonces_per_owner < 1
-        ):
-            raise ConfigurationError("RedisStore(max_nonces_per_owner=...) must be a whole number of at least 1")
         self._prefix = prefix
-        self._share = max_nonces_per_owner
+        self._share = whole("RedisStore(max_nonces_per_owner=...)", max_nonces_per_owner, least=1)
         self._redis = _open(url, timeout=timeout)
 
     def health(self) -> tuple[StoreHealth, ...]:

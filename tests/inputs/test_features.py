@@ -373,6 +373,13 @@ def test_rows_are_squeezed_once_they_are_judged(tmp_path: Path) -> None:
     assert post(image, b'{"features": [[0, 0, 0], [0, 1, 0], [0, 0, 0]]}').json()["rows"] == [[[0.0] * 3] * 3]
 
 
+@pytest.mark.parametrize("shape", [{"columns": 9}, {"shape": (3, 3)}])
+def test_a_batch_is_not_smoothed_as_one_image(shape: dict[str, Any]) -> None:
+    """Without a shape the median would mix the rows of a batch, so the guard is not built."""
+    with pytest.raises(ConfigurationError, match=r"shape=\(height, width\) of a row"):
+        Features(**shape, low=0, high=1, max_rows=2, squeeze=[MedianSmoothing(2)])
+
+
 def test_what_does_not_squeeze_such_rows_is_no_setting() -> None:
     """A dtype that it does not take, another shape, no function."""
     for wrong in ([BitDepth(1, low=0, high=1)], [lambda rows: rows[0]], ["bits"]):

@@ -655,6 +655,20 @@ def test_settings_that_cannot_work_are_refused(setting: str, value: Any) -> None
         ImageInput(**{setting: value})
 
 
+def test_decode_takes_bytes() -> None:
+    """A path, or a form's file that was not read, is a fault of the endpoint, and the text says what to write."""
+    for wrong in ("white.png", None, ["white.png"]):
+        with pytest.raises(TypeError, match=r"await file\.read\(\)"):
+            asyncio.run(ImageInput().decode(wrong))  # type: ignore[arg-type]  # what somebody may have written
+
+
+def test_a_size_beyond_max_pixels_says_so() -> None:
+    """A side that is too long by itself, too."""
+    for size in ((200, 20), (20, 20)):
+        with pytest.raises(ConfigurationError, match="more pixels than max_pixels; raise max_pixels"):
+            ImageInput(size=size, max_pixels=100)
+
+
 def test_bounds_of_another_array_are_refused() -> None:
     """Levels from 0 to 1 would make an image of uint8 black, so the guard is not built."""
     with pytest.raises(ConfigurationError, match="low=0 and high=255"):

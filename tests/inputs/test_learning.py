@@ -237,6 +237,16 @@ def test_settings_that_cannot_work_are_refused(setting: str, value: Any) -> None
         learn(NORMAL, **{setting: value})
 
 
+@pytest.mark.parametrize("setting", ["low", "high"])
+def test_one_bound_for_all_columns_is_refused_with_an_example(setting: str) -> None:
+    """``low=0``, as ``Features`` takes it, says how to write it here."""
+    with pytest.raises(ConfigurationError, match=rf"{setting} must be a mapping .* such as \{{0: 0\}}"):
+        learn(NORMAL, **{setting: 0})
+    named = Frame(age=NORMAL[:, 0])
+    with pytest.raises(ConfigurationError, match=r"such as \{'age': 0\}"):
+        learn(named, **{setting: [0]})
+
+
 # Categories ---------------------------------------------------------------------------------------------------------
 
 

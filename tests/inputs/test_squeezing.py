@@ -179,6 +179,8 @@ def test_shapes_that_cannot_be_are_refused(shape: Any) -> None:
 def test_other_dtypes_are_refused(dtype: Any) -> None:
     """Nobody would know in which one the answer is."""
     for squeeze in (BitDepth(2, low=0, high=1), MedianSmoothing(2)):
+        with pytest.raises(ConfigurationError, match="takes arrays of float32, float64 or uint8"):
+            squeeze([[0.0, 1.0], [1.0, 0.0]])  # type: ignore[arg-type]  # what somebody may have written
         with pytest.raises(ConfigurationError, match="float32, float64 or uint8"):
             squeeze(np.zeros((3, 3), dtype))
 

@@ -340,6 +340,13 @@ def test_what_may_not_leave(answer: Any, says: str) -> None:
         add_noise(Laplace(0.05), key=KEY)(lambda x=1.0: answer)()
 
 
+def test_a_path_to_scores_is_not_taken() -> None:
+    """``truncate_output`` takes paths: the error says that noise does not."""
+    noisy = add_noise(Laplace(0.05), key=KEY, scores="outputs.scores")
+    with pytest.raises(UnsafeOutputError, match="takes no path"):
+        noisy(lambda: {"outputs": {"scores": [0.5, 0.5]}})()
+
+
 @dataclass
 class Bare:
     other: int = 0

@@ -263,6 +263,14 @@ def test_what_fits_into_no_bin_does_not_leave(value: Any) -> None:
         truncate_output(bins=BINS, scores="price")(lambda: {"price": value})()
 
 
+def test_scores_of_other_classes_say_how_many_there_are() -> None:
+    """Too few labels, or what ``predict`` has returned in the place of probabilities, is named in the log."""
+    with pytest.raises(UnsafeOutputError, match="has 3 classes, and 2 labels: return a column for each class"):
+        truncate_output(labels=["a", "b"])(lambda: {"probabilities": [0.2, 0.3, 0.5]})()
+    with pytest.raises(UnsafeOutputError, match="has 1 classes, and a row needs two"):
+        truncate_output(label_only=True)(lambda: {"probabilities": [1.0]})()
+
+
 def test_bins_need_their_field() -> None:
     """An answer without it may hold the number under another name."""
     with pytest.raises(UnsafeOutputError, match="no field 'price'"):

@@ -17,7 +17,7 @@ from mlguard.inputs.learning import learn
 from mlguard.inputs.model_shapes import read_model
 from mlguard.inputs.row_rules import RowRules, Rows
 from mlguard.inputs.row_settings import Categories, Column, Columns, OutOfRange, check_dtype
-from mlguard.inputs.squeezing import Squeeze, squeezes
+from mlguard.inputs.squeezing import MedianSmoothing, Squeeze, squeezes
 
 
 class Features(Guard):
@@ -169,6 +169,11 @@ class Features(Guard):
         )
         self._formats = BodyFormats(formats, self._rules, field)
         self._squeeze = squeezes(squeeze, np.zeros((1, *self._rules.shape), self._rules.dtype), where="Features")
+        if any(isinstance(each, MedianSmoothing) and each.shape is None for each in self._squeeze):
+            raise ConfigurationError(
+                "Features(squeeze=...): give MedianSmoothing the shape=(height, width) of a row, or it takes a batch "
+                "for one image"
+            )
         self.columns = self._rules.columns
         self.names = self._rules.names
         self.shape = self._rules.shape

@@ -9,6 +9,7 @@ from fastapi import Request
 from numpy.typing import NDArray
 
 from mlguard._guard import Control, Guard
+from mlguard._numbers import whole
 from mlguard._order import charge_refused_input, judge_all
 from mlguard._threads import FewThreads
 from mlguard.errors import BodyTooLargeError, ConfigurationError, InvalidInputError, UnsupportedMediaTypeError
@@ -114,8 +115,8 @@ class ImageInput(Guard):
         if mode not in _MODES:
             raise ConfigurationError('ImageInput(mode=...) is "RGB" or "L"')
         self.mode: Literal["RGB", "L"] = mode
-        self._max_pixels = _whole("max_pixels", max_pixels, _MOST_PIXELS)
-        self._max_bytes = _whole("max_bytes", max_bytes, 2**32)
+        self._max_pixels = whole("ImageInput(max_pixels=...)", max_pixels, least=1, most=_MOST_PIXELS)
+        self._max_bytes = whole("ImageInput(max_bytes=...)", max_bytes, least=1, most=2**32)
         self.size = _size(size, self._max_pixels)
         example = np.zeros((*(self.size or (8, 8)), *_MODES[mode]), np.uint8)
         self._squeeze = squeezes(squeeze, example, where="ImageInput")
@@ -170,7 +171,10 @@ class ImageInput(Guard):
             BodyTooLargeError: The file is larger than ``max_bytes`` (413).
             InvalidInputError: A rule is broken (422).
             OverloadedError: Too many images are waiting to be decoded (503).
+            TypeError: No bytes were given: a fault of the endpoint.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError("ImageInput.decode takes the bytes of a file, such as await file.read()")
         if len(data) > self._max_bytes:
             raise self._too_large()
         for image_format in self._formats:
@@ -284,18 +288,12 @@ def _formats(formats: object) -> tuple[Format, ...]:
     return tuple(FORMATS[name] for name in dict.fromkeys(names))
 
 
-def _whole(setting: str, number: object, most: int) -> int:
-    if type(number) is not int or not 1 <= number <= most:
-        raise ConfigurationError(f"ImageInput({setting}=...) is a whole number from 1 to {most}")
-    return number
-
-
 def _size(size: object, max_pixels: int) -> tuple[int, int] | None:
     if size is None:
         return None
-    if not isinstance(size, tuple) or len(size) != 2:
+    if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int and side >= 1 for side in size):
         raise ConfigurationError("ImageInput(size=...) is (height, width) in pixels, or None")
-    height, width = (_whole("size", side, max_pixels) for side in size)
+    height, width = size
     if height * width > max_pixels:
         raise ConfigurationError("ImageInput(size=...) has more pixels than max_pixels; raise max_pixels")
     return height, width

@@ -78,11 +78,14 @@ def _by_column(setting: str, given: object, names: tuple[str, ...] | None, colum
     """What is said about columns, by index. None where a column is only named."""
     if given is None:
         return {}
+    if setting != "categories" and not isinstance(given, Mapping):
+        example = repr(names[0]) if names else "0"
+        raise ConfigurationError(
+            f"{setting} must be a mapping of columns to what is known of them, such as {{{example}: 0}}"
+        )
     indices = column_indices(setting, given, names, columns)
     if isinstance(given, Mapping):
         return dict(zip(indices, given.values(), strict=True))
-    if setting != "categories":
-        raise ConfigurationError(f"{setting} must be a mapping of columns to what is known of them")
     return dict.fromkeys(indices)
 
 

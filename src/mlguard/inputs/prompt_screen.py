@@ -12,6 +12,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard
+from mlguard._numbers import is_number, whole
 from mlguard._order import charge_refused_input, once
 from mlguard.errors import ConfigurationError, InvalidInputError, MLGuardError, UnavailableError
 from mlguard.inputs.prompt_heuristic import PromptHeuristic
@@ -86,11 +87,10 @@ class PromptScreen(Guard):
             raise ConfigurationError(
                 "PromptScreen(text=...) is a dependency that returns the text: a guard or a function"
             )
-        if not _is_number(threshold) or not 0 < threshold <= 1:
+        if not is_number(threshold) or not 0 < threshold <= 1:
             raise ConfigurationError("PromptScreen(threshold=...) is above 0 and at most 1")
-        if type(max_length) is not int or max_length < 1:
-            raise ConfigurationError("PromptScreen(max_length=...) is a whole number of at least 1")
-        if not _is_number(timeout) or not 0 < timeout < math.inf:
+        whole("PromptScreen(max_length=...)", max_length, least=1)
+        if not is_number(timeout) or not 0 < timeout < math.inf:
             raise ConfigurationError("PromptScreen(timeout=...) is a number of seconds above 0")
         if on_error not in {"refuse", "allow"}:
             raise ConfigurationError('PromptScreen(on_error=...) is "refuse" or "allow"')
@@ -171,10 +171,6 @@ class PromptScreen(Guard):
 
 def _refuse(failure: str) -> NoReturn:
     raise UnavailableError(f"prompt screen: the scorer failed with {failure}", retry_after=_ASK_AGAIN)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _signature(text: Callable[..., Any] | None) -> inspect.Signature:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError
 from mlguard.inputs.broken_rules import broken
 from mlguard.inputs.row_settings import (
@@ -28,7 +29,6 @@ from mlguard.inputs.row_settings import (
     check_flag,
     check_missing,
     check_out_of_range,
-    check_positive,
 )
 from mlguard.inputs.tensor_shape import check_shape, flat_bound, flatten
 from mlguard.inputs.whole_numbers import EXACT, as_doubles, place
@@ -92,7 +92,7 @@ class RowRules:
             self.names, self.shape = None, check_shape(shape)
             self.columns = math.prod(self.shape)
             low, high = flat_bound(low, self.shape), flat_bound(high, self.shape)
-        self.max_rows = check_positive("max_rows", max_rows)
+        self.max_rows = whole("max_rows", max_rows, least=1)
         self.dtype = check_dtype(dtype)
         self.missing = check_missing(missing, self.names, self.columns, self.dtype)
         self.categories = check_categories(categories, self.names, self.columns, self.dtype)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError
 
 #: Columns by name or by index, counted from 0.
@@ -40,19 +41,12 @@ class Allowed(NamedTuple):
 def check_columns(columns: object) -> tuple[tuple[str, ...] | None, int]:
     """The names of the columns, if there are any, and their number."""
     if isinstance(columns, int):
-        return None, check_positive("columns", columns)
+        return None, whole("columns", columns, least=1)
     # An iterable, because the names often come as numpy or pandas objects: ``model.feature_names_in_``.
     names = tuple(columns) if isinstance(columns, Iterable) and not isinstance(columns, str) else ()
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
         raise ConfigurationError("columns must be a positive number, or the names of the columns, each one once")
     return tuple(map(str, names)), len(names)
-
-
-def check_positive(setting: str, number: object) -> int:
-    """A whole number of at least 1."""
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ConfigurationError(f"{setting} must be a whole number of at least 1")
-    return number
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:

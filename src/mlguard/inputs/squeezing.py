@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlguard._numbers import is_number, whole
 from mlguard.errors import ConfigurationError
 
 Array = NDArray[Any]
@@ -44,8 +45,7 @@ class BitDepth:
     """
 
     def __init__(self, bits: int, *, low: float, high: float) -> None:
-        if type(bits) is not int or not 1 <= bits <= _MOST_BITS:
-            raise ConfigurationError(f"BitDepth(bits) is a whole number from 1 to {_MOST_BITS}")
+        whole("BitDepth(bits)", bits, least=1, most=_MOST_BITS)
         self.low, self.high = _finite("low", low), _finite("high", high)
         if not _TINIEST <= self.high - self.low <= _WIDEST:
             raise ConfigurationError("BitDepth(low=..., high=...): low must be below high, both as the model has them")
@@ -59,7 +59,7 @@ class BitDepth:
         Raises:
             ConfigurationError: An array of another dtype, or one whose range is not from ``low`` to ``high``.
         """
-        if values.dtype == np.uint8:
+        if getattr(values, "dtype", None) == np.uint8:
             if (self.low, self.high) != (0.0, 255.0):
                 raise ConfigurationError("BitDepth: an array of uint8 is from 0 to 255; set low=0 and high=255")
             octets: NDArray[np.uint8] = self._octets.take(values)
@@ -114,7 +114,7 @@ class MedianSmoothing:
         Raises:
             ConfigurationError: An array of another dtype or shape.
         """
-        if values.dtype != np.uint8:
+        if getattr(values, "dtype", None) != np.uint8:
             _check_dtype("MedianSmoothing", values)
         images = self._images(values)
         medians = np.empty_like(images)
@@ -211,7 +211,7 @@ def _median_of_3(a: Array, b: Array, c: Array, medians: Array) -> None:
 
 
 def _finite(setting: str, number: object) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if not is_number(number) or not math.isfinite(number):
         raise ConfigurationError(f"BitDepth({setting}=...) is a finite number")
     return float(number)
 
@@ -224,5 +224,5 @@ def _shape(shape: object) -> tuple[int, ...]:
 
 
 def _check_dtype(where: str, values: Array) -> None:
-    if values.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
+    if not isinstance(values, np.ndarray) or values.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
         raise ConfigurationError(f"{where} takes arrays of float32, float64 or uint8")

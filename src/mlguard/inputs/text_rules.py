@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError, InvalidInputError
 
 Form = Literal["NFC", "NFKC"]
@@ -100,11 +101,11 @@ class TextRules:
         on_hidden: Literal["refuse", "remove"],
         allowed: Sequence[tuple[str, str]] | None,
     ) -> None:
-        self.max_length = _whole("max_length", max_length, 1)
-        self.min_length = _whole("min_length", min_length, 0)
+        self.max_length = whole("Text(max_length=...)", max_length, least=1)
+        self.min_length = whole("Text(min_length=...)", min_length, least=0)
         if min_length > max_length:
             raise ConfigurationError("Text(min_length=...) must not be above max_length")
-        self._max_bytes = 4 * max_length if max_bytes is None else _whole("max_bytes", max_bytes, 1)
+        self._max_bytes = 4 * max_length if max_bytes is None else whole("Text(max_bytes=...)", max_bytes, least=1)
         self._form = _one_of("form", form, ("NFC", "NFKC"))
         self._normalizes = _one_of("on_other_form", on_other_form, ("normalize", "refuse")) == "normalize"
         self._removes = _one_of("on_hidden", on_hidden, ("refuse", "remove")) == "remove"
@@ -257,12 +258,6 @@ def _first_difference(text: str, normal: str) -> int:
 
 
 # Configuration --------------------------------------------------------------------------------------------------------
-
-
-def _whole(setting: str, number: object, least: int) -> int:
-    if type(number) is not int or number < least:
-        raise ConfigurationError(f"Text({setting}=...) is a whole number of at least {least}")
-    return number
 
 
 def _one_of(setting: str, value: Any, choices: Sequence[str]) -> Any:

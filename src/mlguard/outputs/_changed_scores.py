@@ -48,7 +48,9 @@ def _own_name(model: BaseModel, field: str) -> str:
 
 
 def _missing(field: str) -> UnsafeOutputError:
-    return UnsafeOutputError(f"the answer has no field {field!r}: name its scores in add_noise(scores=...)")
+    return UnsafeOutputError(
+        f"the answer has no field {field!r}: name one of its own in add_noise(scores=...), which takes no path"
+    )
 
 
 def _changed(value: Any, change: Change) -> Any:

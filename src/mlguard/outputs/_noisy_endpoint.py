@@ -10,6 +10,7 @@ from fastapi import BackgroundTasks, Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._canonical import is_foreign
 from mlguard.outputs._changed_scores import change_scores
@@ -181,8 +182,8 @@ class Asked:
             )
         if inputs is not None and (isinstance(inputs, str) or not inputs or set(inputs) - {*self.signature.parameters}):
             raise ConfigurationError('add_noise(inputs=...) lists arguments of the endpoint, as in inputs=["x"]')
-        if decimals is not None and (type(decimals) is not int or not 0 <= decimals <= 15):
-            raise ConfigurationError("add_noise(input_decimals=...) is a whole number from 0 to 15")
+        if decimals is not None:
+            whole("add_noise(input_decimals=...)", decimals, least=0, most=15)
         self._decimals = decimals
         self._names = [
             parameter.name

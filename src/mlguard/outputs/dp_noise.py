@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError
 from mlguard.outputs.rounding import FloatArray
 
@@ -80,7 +81,7 @@ class DPNoise:
 
 
 def _check_number(setting: str, value: object, *, below: float = math.inf) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < below:
+    if not is_number(value) or not 0 < value < below:
         limit = "" if below == math.inf else f", and below {below:g}"
         raise ConfigurationError(f"DPNoise({setting}=...) is a number above 0{limit}")
 

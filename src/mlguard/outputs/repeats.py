@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from mlguard._fastapi import matched_route, response_settings
 from mlguard._guard import Guard, Principal
+from mlguard._numbers import is_number, whole
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, MLGuardError
 from mlguard.outputs._canonical import NotCanonicalError, canonical, framed, is_foreign
@@ -103,9 +104,10 @@ def repeat_cache(
             database. Where only the value shows that, nothing is kept, and the log says so once.
     """
     secret = secret_bytes(key, where="repeat_cache(key=...)")
-    _check_positive("ttl", ttl, float)
-    _check_positive("max_entries", max_entries)
-    _check_positive("max_bytes", max_bytes)
+    if not is_number(ttl) or not 0 < ttl < float("inf"):
+        raise ConfigurationError("repeat_cache(ttl=...) is a number of seconds above 0")
+    whole("repeat_cache(max_entries=...)", max_entries, least=1)
+    whole("repeat_cache(max_bytes=...)", max_bytes, least=1)
     if not callable(model_version) and (not isinstance(model_version, str) or not model_version):
         raise ConfigurationError("repeat_cache(model_version=...) is a text that is not empty, or a function")
     if store is not None and (not isinstance(store, Store) or store.forgets_on_restart):
@@ -135,13 +137,6 @@ def repeat_cache(
         return wrapper
 
     return decorate
-
-
-def _check_positive(setting: str, value: object, kind: type = int) -> None:
-    kinds = (int, float) if kind is float else int
-    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < float("inf"):
-        what = "number of seconds above 0" if kind is float else "whole number of at least 1"
-        raise ConfigurationError(f"repeat_cache({setting}=...) is a {what}")
 
 
 def _checked_policies(endpoint: Callable[..., Any]) -> Policies:

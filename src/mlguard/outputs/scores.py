@@ -161,7 +161,8 @@ class Scores:
         expected = len(self.labels) if self.labels else max(classes, 1)
         # A list of no rows has no second dimension.
         if self.of_classes and scores.shape[0] and (classes != expected or classes < 2):
-            raise UnsafeOutputError(f"{where} has {classes} classes: a row needs two, and as many as there are labels")
+            labels = f"and {len(self.labels)} labels" if self.labels else "and a row needs two"
+            raise UnsafeOutputError(f"{where} has {classes} classes, {labels}: return a column for each class")
         return scores
 
     def select(self, scores: FloatArray, where: str) -> Rows:

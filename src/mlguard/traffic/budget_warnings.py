@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.store import Store, store_key
 from mlguard.traffic._by import describe
@@ -71,7 +72,7 @@ class Alarm:
         on_warning: OnWarning | None,
         is_total: bool = False,
     ) -> None:
-        if not isinstance(warn_at, int | float) or isinstance(warn_at, bool) or not 0 < warn_at <= 1:
+        if not is_number(warn_at) or not 0 < warn_at <= 1:
             raise ConfigurationError("QueryBudget(warn_at=...) is a part of the budget: above 0, at most 1")
         if on_warning is not None and (not callable(on_warning) or isinstance(on_warning, type)):
             raise ConfigurationError("QueryBudget(on_warning=...) is a function that takes a BudgetWarning")

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection, Request
 
 from mlguard import _fastapi
 from mlguard._guard import Control, Guard, RequestMemory
+from mlguard._numbers import is_number, whole
 from mlguard._order import judge_all, once
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, OverloadedError
 from mlguard.store import Store, store_key
@@ -69,8 +70,7 @@ class ConcurrencyLimit(CountingGuard):
         on_store_error: OnStoreError = "refuse",
         local_share: float = 0.1,
     ) -> None:
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_UNITS:
-            raise ConfigurationError("ConcurrencyLimit(limit) is a whole number of places, at least 1")
+        whole("ConcurrencyLimit(limit)", limit, least=1, most=MAX_UNITS)
         _check_seconds("wait", wait, 0, 60)
         _check_seconds("lease", lease, 1, 3_600)
         self._by = By(_everybody if by is None else by, where="ConcurrencyLimit")
@@ -151,5 +151,5 @@ def _at_end(conn: HTTPConnection) -> Callable[[Callable[[], None]], Any]:
 
 
 def _check_seconds(setting: str, value: object, least: float, most: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+    if not is_number(value) or not least <= value <= most:
         raise ConfigurationError(f"ConcurrencyLimit({setting}=...) is a number of seconds from {least} to {most:,}")

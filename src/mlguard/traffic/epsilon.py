@@ -12,6 +12,7 @@ from typing import Any, get_args
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, RequestMemory
+from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError, PrivacyBudgetExceededError, UnavailableError
 from mlguard.store import Store
 from mlguard.traffic._by import MAX_UNITS, By, describe, signature
@@ -231,7 +232,6 @@ def _quota(limit: str) -> Quota:
 
 def _units(epsilon: float, *, where: str) -> int:
     """An epsilon in millionths, rounded up as it is written: 0.1 is 100 000, not one more."""
-    is_number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
-    if not is_number or not 0 < epsilon <= MAX_UNITS // UNITS:
+    if not is_number(epsilon) or not 0 < epsilon <= MAX_UNITS // UNITS:
         raise ConfigurationError(f"{where} is an epsilon: a number above 0")
     return int((Decimal(repr(float(epsilon))) * UNITS).to_integral_value(ROUND_CEILING))

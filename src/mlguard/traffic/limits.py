@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError
 from mlguard.store import Decision, Kind, Window
 
@@ -109,8 +110,7 @@ def limits_of(names: tuple[str, ...], strategy: Kind = "sliding") -> Limits:
 def _check_burst(burst: object, limits: Sequence[str], strategy: Kind, where: str) -> None:
     if strategy != "gcra" or len(limits) != 1:
         raise ConfigurationError(f'{where}(burst=...) goes with strategy="gcra" and one limit')
-    if not isinstance(burst, int) or isinstance(burst, bool) or not 1 <= burst <= _MAX_LIMIT:
-        raise ConfigurationError(f"{where}(burst=...) is a whole number from 1 to {_MAX_LIMIT}")
+    whole(f"{where}(burst=...)", burst, least=1, most=_MAX_LIMIT)
 
 
 def _spell(window: Window) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError, OverloadedError, UnavailableError
 from mlguard.memory_store import MemoryStore
 from mlguard.store import Decision, Lease, Spending, Store, Window
@@ -57,7 +58,7 @@ def counts_of(store: Store, on_store_error: OnStoreError, local_share: float, *,
     """
     if on_store_error not in {"refuse", "allow", "local"}:
         raise ConfigurationError(f'{where}: on_store_error=... is "refuse", "allow" or "local"')
-    if not isinstance(local_share, int | float) or isinstance(local_share, bool) or not 0 < local_share <= 1:
+    if not is_number(local_share) or not 0 < local_share <= 1:
         raise ConfigurationError(f"{where}: local_share=... is a part of the limit: above 0, at most 1")
     if on_store_error == "refuse":
         return store

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard
+from mlguard._numbers import whole
 from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, ProofOfWorkRequiredError, StoreFullError, UnavailableError
@@ -84,8 +85,8 @@ class ProofOfWork(CountingGuard):
             raise ConfigurationError(
                 'ProofOfWork needs at least one limit, such as ProofOfWork("60/minute", secret=...)'
             )
-        _check_number("cost", cost, 1, 10_000)
-        _check_number("ttl", ttl, 10, 3_600)
+        whole("ProofOfWork(cost=...)", cost, least=1, most=10_000)
+        whole("ProofOfWork(ttl=...)", ttl, least=10, most=3_600)
         if tries not in _TRIES or isinstance(tries, bool):
             raise ConfigurationError(f"ProofOfWork(tries=...) is one of {', '.join(map(str, _TRIES))}")
         self._secret = secret_bytes(secret, where="ProofOfWork(secret=...)")
@@ -206,8 +207,3 @@ def _load_altcha() -> Any:
     except ImportError:
         raise ConfigurationError("ProofOfWork needs the package altcha: pip install 'mlguard[altcha]'") from None
     return altcha
-
-
-def _check_number(setting: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigurationError(f"ProofOfWork({setting}=...) is a whole number from {least} to {most}")
