@@ -21,8 +21,8 @@ from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.outputs._endpoint import policies_of, to_json
-from mlguard.outputs.policy import truncate_output
-from mlguard.outputs.presets import PRESETS, OutputPolicy
+from mlguard.outputs.policy import PRESETS, OutputPolicy
+from mlguard.outputs.truncation import truncate_output
 from mlguard.traffic.rate import RateLimit
 
 _DECIMALS = 2

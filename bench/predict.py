@@ -22,7 +22,7 @@ from bench.usual import usual, usual_token
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
-from mlguard.outputs.policy import truncate_output
+from mlguard.outputs.truncation import truncate_output
 from mlguard.traffic.rate import RateLimit
 
 LOW, HIGH = 0.0, 10.0

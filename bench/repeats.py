@@ -23,8 +23,8 @@ from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
-from mlguard.outputs.policy import truncate_output
 from mlguard.outputs.repeats import repeat_cache
+from mlguard.outputs.truncation import truncate_output
 
 _COLUMNS = 30
 _KEY = "repeats-Vb3kQ9xTzLm2Zp8Rt5Yw0Uc4NfHs7Jd"

@@ -54,10 +54,10 @@ from mlguard.memory_store import MemoryStore
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
-from mlguard.outputs.policy import truncate_output
-from mlguard.outputs.presets import OutputPolicy
+from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
+from mlguard.outputs.truncation import truncate_output
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses

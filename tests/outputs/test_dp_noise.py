@@ -232,6 +232,7 @@ def test_settings_that_cannot_work(options: dict[str, Any], says: str) -> None:
         ({"model_version": "1"}, "takes no key"),
         ({"keep_argmax": True}, "exact best class"),
         ({"ledger": "1/ever"}, "is an EpsilonLedger"),
+        ({"ledger": EpsilonLedger("0.999999/ever", store=MemoryStore())}, "less than one answer costs"),
     ],
     ids=str,
 )

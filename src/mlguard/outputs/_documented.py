@@ -6,9 +6,9 @@ from typing import Any
 
 from mlguard.outputs._endpoint import is_stream, policies_of
 from mlguard.outputs._paths import EVERY
-from mlguard.outputs.policy import Truncation
 from mlguard.outputs.scores import Scores
 from mlguard.outputs.streaming import LINES
+from mlguard.outputs.truncation import Truncation
 
 Schema = dict[str, Any]
 

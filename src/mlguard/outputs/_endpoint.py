@@ -33,7 +33,7 @@ from mlguard.outputs.open_inference_answers import id_of, repeatable
 from mlguard.outputs.streaming import EVENTS, LINES, TruncatedStream
 
 if TYPE_CHECKING:
-    from mlguard.outputs.policy import Policies, Truncation
+    from mlguard.outputs.truncation import Policies, Truncation
 
 _MARK = "__mlguard_truncated__"
 _BARE = "__mlguard_bare__"

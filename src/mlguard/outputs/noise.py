@@ -166,6 +166,11 @@ def add_noise(
         raise ConfigurationError("add_noise takes Laplace(scale), Gaussian(scale) or DPNoise(...)")
     if ledger is not None and not isinstance(ledger, EpsilonLedger):
         raise ConfigurationError("add_noise(ledger=...) is an EpsilonLedger")
+    if ledger is not None and isinstance(mechanism, DPNoise) and not ledger.can_pay(mechanism.epsilon):
+        raise ConfigurationError(
+            f"add_noise(ledger=...): its limit is less than one answer costs, an epsilon of {mechanism.epsilon:g}; "
+            "raise the one or lower the other"
+        )
     if not isinstance(model_version, str):
         raise ConfigurationError("add_noise(model_version=...) is a text")
 

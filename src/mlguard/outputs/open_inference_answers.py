@@ -9,7 +9,7 @@ from simdjson import Object, Parser
 from mlguard.errors import ConfigurationError
 from mlguard.outputs._answer import ANSWER, plain
 from mlguard.outputs._paths import EVERY, lookup
-from mlguard.outputs.presets import OutputPolicy
+from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.scores import Rows, Scores
 
 #: Characters of a request's id that are repeated. A UUID has 36.

@@ -1,332 +1,214 @@
-"""Less of the model in each answer: ``truncate_output``."""
+"""What may leave of an answer, as a value that can be named, compared, and kept beside a model: ``OutputPolicy``."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypedDict, Unpack, overload
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlguard._guard import Control, Guard, Principal
 from mlguard.errors import ConfigurationError
-from mlguard.outputs._answer import ANSWER, plain
-from mlguard.outputs._endpoint import wrap_endpoint
-from mlguard.outputs._paths import EVERY, Walk, spell, steps_of
-from mlguard.outputs.digits import Digits
-from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
-from mlguard.outputs.presets import BinsAs, OutputPolicy, policy_of
-from mlguard.outputs.rounding import FloatArray
-from mlguard.outputs.scores import Labels, Scores, label_names
+from mlguard.outputs.digits import AsTheyAre, Decimals, Digits, Significant
 
-P = ParamSpec("P")
+#: Where nothing else is said.
+_DECIMALS = 2
 
-ScoreArray = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
+BinsAs = Literal["midpoint", "edges"]
 
 
-class DigitSettings(TypedDict, total=False):
-    """The settings of an :class:`OutputPolicy` that leave the scores in their place."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPolicy:
+    """How much of a model's output goes out. Frozen, compared by value, and without any state.
 
-    decimals: int | None
-    significant: int | None
-    exact: bool
+    Two things are decided. *Every float in the answer*, wherever it is, keeps ``decimals`` or ``significant`` digits,
+    or all of them (``exact``). And *the scores*, the field that ``truncate_output(scores=...)`` names, may be replaced
+    by less: by ``top_k``, ``label_only``, ``confidence`` or ``bins``, of which one may be chosen.
 
-
-class PolicySettings(DigitSettings, total=False):
-    """The settings of an :class:`OutputPolicy`."""
-
-    top_k: int | None
-    rest: str | None
-    label_only: bool
-    confidence: float | None
-    min_confidence: float | None
-    abstain: str | None
-    bins: Sequence[float] | None
-    bins_as: BinsAs
-
-
-@overload
-def truncate_output(
-    target: None = None,
-    /,
-    *,
-    policy: OutputPolicy | str | None = None,
-    scores: str | Sequence[str] = "probabilities",
-    labels: Labels | None = None,
-    per_scope: Mapping[str, OutputPolicy | str] | None = None,
-    by: Callable[..., Any] | Guard | None = None,
-    answer: OpenInferenceAnswer | None = None,
-    **settings: Unpack[PolicySettings],
-) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
-@overload
-def truncate_output(
-    target: OutputPolicy | str,
-    /,
-    *,
-    scores: str | Sequence[str] = "probabilities",
-    labels: Labels | None = None,
-    per_scope: Mapping[str, OutputPolicy | str] | None = None,
-    by: Callable[..., Any] | Guard | None = None,
-    answer: OpenInferenceAnswer | None = None,
-) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
-@overload
-def truncate_output(
-    target: Callable[P, Any],
-    /,
-    *,
-    policy: OutputPolicy | str | None = None,
-    scores: str | Sequence[str] = "probabilities",
-    labels: Labels | None = None,
-    per_scope: Mapping[str, OutputPolicy | str] | None = None,
-    by: Callable[..., Any] | Guard | None = None,
-    answer: OpenInferenceAnswer | None = None,
-    **settings: Unpack[PolicySettings],
-) -> Callable[P, Any]: ...
-@overload
-def truncate_output(
-    target: ScoreArray, /, *, labels: Labels | None = None, **settings: Unpack[DigitSettings]
-) -> FloatArray: ...
-@overload
-def truncate_output(
-    target: ScoreArray | Sequence[float] | Sequence[Sequence[float]],
-    /,
-    *,
-    policy: OutputPolicy | str | None = None,
-    labels: Labels | None = None,
-    answer: OpenInferenceAnswer | None = None,
-    **settings: Unpack[PolicySettings],
-) -> Any: ...
-def truncate_output(
-    target: Any = None,
-    /,
-    *,
-    policy: OutputPolicy | str | None = None,
-    scores: str | Sequence[str] = "probabilities",
-    labels: Labels | None = None,
-    per_scope: Mapping[str, OutputPolicy | str] | None = None,
-    by: Callable[..., Any] | Guard | None = None,
-    answer: OpenInferenceAnswer | None = None,
-    **settings: Unpack[PolicySettings],
-) -> Any:
-    """Answer with no more of the model's scores than the caller needs.
-
-    Guards against model extraction and membership inference by way of the scores. Probabilities in full precision hand
-    a linear model to anybody with one query more than it has features (Tramèr et al., 2016): measured on a small
-    logistic regression of 30 features, 31 queries gave its weights to 14 digits. With two decimals the same 31 left an
-    error of 17 %, and 310 one of 0.2 %; with one decimal 310 left 3 %, and 3 100 left 2 %. It does **not** stop
-    extraction, it raises the price: queries chosen step by step got the same weights out of one decimal, and out of the
-    label alone (but for their scale), to five digits in about 700, so limit the rows each caller may ask for as well.
-    Against membership inference rounding did nothing; ``label_only`` weakened it, and did not end it.
-
-    Decorates an endpoint, sync or async, **below** the route's own decorator (above it, the route keeps the bare
-    function)::
-
-        @app.post("/predict")
-        @truncate_output("balanced", labels=CLASSES)
-        def predict(x: Annotated[np.ndarray, Depends(features)]):
-            return {"probabilities": model.predict_proba(x)}
-
-    What goes out is an :class:`OutputPolicy`: one of your own, a preset by its name, or its settings as keywords, as in
-    ``truncate_output(decimals=1, top_k=3)``. The presets are ``"balanced"`` (all classes, two decimals), ``"private"``
-    (the best label, and whole numbers) and ``"open"`` (numbers as they are).
-
-    The route's response model, status code, injected headers and background tasks keep working; the model is applied
-    first, to what the endpoint returned, and then the answer is truncated and written as JSON. Under ``harden``,
-    OpenAPI shows the answer as it is sent. Called directly, outside a request, the endpoint returns the truncated plain
-    data.
-
-    A generator, sync or async, is streamed: one line of JSON for each item (``application/x-ndjson``), or one event
-    where the route has ``response_class=EventStream``. Each item is an answer of its own.
-    What fails before the first item is answered as anywhere else; what fails later ends the stream with a problem, as a
-    last line or as an event named ``error``.
-
-    Given scores instead of an endpoint, it returns the truncated scores: ``truncate_output(model.predict_proba(x))``.
-
-    Every float anywhere in the answer is rounded. The other settings, and the rounding that keeps sums and the best
-    class, act on the scores, or on the whole answer where that is a bare list or array. One dimension is the class
-    vector of one row, two are a batch of rows. Copies of the scores under other names are only rounded.
+    NaN and infinities never leave, under any policy.
 
     Args:
-        target: An endpoint, scores, or the policy as in ``@truncate_output("private")``. Left out in
-            ``@truncate_output(decimals=1)``.
-        policy: The policy or the name of a preset, where ``target`` is something else. Instead of ``settings``.
-        scores: The field that holds the scores, as it is in the answer (an alias, where there is one), or a path to it
-            through objects and lists: ``"outputs.0.data"``, or ``"predictions.*.scores"`` for each item of a list. A
-            name with a dot in it is written as a list, ``["my.scores"]``.
-        labels: The name of each class, in the order of the columns; ``model.classes_`` will do. By default a class is
-            called by its index.
-        per_scope: Policies of those who hold a scope, the first one held wins. What is given as the policy itself is
-            for everybody else, and so the strictest of all.
-        by: Who is calling, with ``per_scope``: a guard such as ``APIKeyAuth`` or ``AnyAuth``, or a dependency of your
-            own that returns a ``Principal``, or None for a caller it does not know. It becomes a dependency of the
-            endpoint. Scopes are those that the principal has proved, whatever the request says.
-        answer: Another form of the answer: :class:`OpenInferenceAnswer`.
-        **settings: Of an :class:`OutputPolicy`: ``decimals``, ``significant``, ``exact``, ``top_k``, ``rest``,
-            ``label_only``, ``confidence``, ``min_confidence``, ``abstain``, ``bins``, ``bins_as``.
-
-    Returns:
-        The decorated endpoint, a decorator, or the truncated scores: an array of float64 for an array, a list for a
-        list, and a list (for one row, what stands for that row) where rows are replaced.
+        decimals: Decimals that stay of every float, 0 to 15. 2 where none of the three is given. Rounded scores still
+            add up to what they did, and the best class stays the best; each is less than two units of the last decimal
+            from where it was.
+        significant: Significant digits that stay of every float, 1 to 15, in the place of ``decimals``: for regression.
+            Each number is rounded by itself, so class scores would not add up: not with ``top_k`` and
+            ``min_confidence``.
+        exact: Numbers leave as they are.
+        top_k: Replace each row by its best classes, ``[{"label": ..., "score": ...}, ...]`` in falling order of the
+            score as it leaves (the lower index first).
+        rest: With ``top_k``: the label of one more entry, which has what the scores of all other classes add up to, so
+            that the row adds up. Only for scores of which none is negative.
+        label_only: Replace each row by its best label, without a score.
+        confidence: Replace each row by its best label with this score, whatever the model said:
+            ``[{"label": ..., "score": confidence}]``. For clients that demand a score. 0 to 1.
+        min_confidence: Replace a row whose best score is lower than this, as it leaves, by ``abstain``. Above 0 and up
+            to 1, and only for scores from 0 to 1. It is there so that nobody acts on a guess, and is itself a score of
+            one bit: with a label alone, it helped membership inference.
+        abstain: What stands for a row that is not sure enough: text, or None for null.
+        bins: Edges, in rising order, two or more: replace each number of the scores by the bin that it falls into, for
+            regression. An edge belongs to the bin above it, the last one to the last bin; a number outside counts into
+            the nearest bin.
+        bins_as: What stands for a bin: its ``"midpoint"``, or its ``"edges"`` as ``[low, high]``.
 
     Raises:
-        ConfigurationError: A setting that cannot work.
-        UnsafeOutputError: On answering. The answer holds NaN or an infinity, has no such scores although the policy
-            needs them, has another number of classes than ``labels``, cannot be written as JSON, is the model itself,
-            or is a ready ``Response``, which cannot be truncated (500).
-        ResponseValidationError: On answering. The answer does not fit the route's response model (500).
-    """
-    if isinstance(target, str | OutputPolicy):
-        if policy is not None:
-            raise ConfigurationError("truncate_output was given two policies: choose one of them")
-        target, policy = None, target
-    if policy is not None and settings:
-        raise ConfigurationError(f"truncate_output: {', '.join(settings)} and a policy exclude each other")
-    default = policy_of(policy, "the policy") if policy is not None else OutputPolicy(**settings)
-    make = functools.partial(
-        _truncation, steps=steps_of(scores), labels=label_names(labels), answer=answer, varies=per_scope is not None
-    )
-    policies = Policies(make(default), _per_scope(per_scope, default, make), by)
-    if target is None:
-        return functools.partial(wrap_endpoint, policies=policies)
-    if callable(target):
-        return wrap_endpoint(target, policies=policies)
-    if per_scope is not None or by is not None:
-        raise ConfigurationError("per_scope and by are for an endpoint: nobody is calling where scores are given")
-    return policies.default.release(target)
-
-
-# What may leave ------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Truncation:
-    """One policy on the answers of one endpoint.
-
-    Attributes:
-        scores: What leaves of the scores.
-        steps: Where they are.
-        answer: The form of the answer, if it is not the endpoint's own.
-        varies: Whether other callers see more or less.
+        ConfigurationError: A setting that cannot work, or two that exclude each other.
     """
 
-    scores: Scores
-    steps: tuple[str, ...]
-    answer: OpenInferenceAnswer | None
-    varies: bool
+    decimals: int | None = None
+    significant: int | None = None
+    exact: bool = False
+    top_k: int | None = None
+    rest: str | None = None
+    label_only: bool = False
+    confidence: float | None = None
+    min_confidence: float | None = None
+    abstain: str | None = "abstain"
+    bins: Sequence[float] | None = None
+    bins_as: BinsAs = "midpoint"
+
+    def __post_init__(self) -> None:
+        """Check every setting, and put the default decimals in."""
+        self._check_digits()
+        self._check_classes()
+        self._check_confidence()
+        if self.bins is not None:
+            object.__setattr__(self, "bins", _edges(self.bins))
+        if self.bins_as not in {"midpoint", "edges"}:
+            raise ConfigurationError('bins_as must be "midpoint" or "edges"')
+        if self.bins is None and self.bins_as != "midpoint":
+            raise ConfigurationError("bins_as says how bins are shown: give the bins too")
+
+    def _check_digits(self) -> None:
+        if type(self.exact) is not bool:
+            raise ConfigurationError("exact must be True or False")
+        given = [self.decimals is not None, self.significant is not None, self.exact]
+        if sum(given) > 1:
+            raise ConfigurationError("decimals, significant and exact exclude each other: choose one of them")
+        if not any(given):
+            object.__setattr__(self, "decimals", _DECIMALS)
+        if self.decimals is not None and (type(self.decimals) is not int or not 0 <= self.decimals <= 15):
+            raise ConfigurationError("decimals must be an integer from 0 to 15")
+        if self.significant is not None and (type(self.significant) is not int or not 1 <= self.significant <= 15):
+            raise ConfigurationError("significant must be an integer from 1 to 15, or None")
+        if self.significant is not None and (self.top_k is not None or self.min_confidence is not None):
+            raise ConfigurationError("significant digits are for regression: for scores of classes, use decimals")
+
+    def _check_classes(self) -> None:
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise ConfigurationError("top_k must be a positive integer, or None for every class")
+        if type(self.label_only) is not bool:
+            raise ConfigurationError("label_only must be True or False")
+        if self.label_only and self.top_k is not None:
+            raise ConfigurationError("label_only sends no scores and top_k sends some: choose one of them")
+        if self.rest is not None and (type(self.rest) is not str or not self.rest):
+            raise ConfigurationError("rest must be a label for the classes that top_k leaves out, or None")
+        if self.rest is not None and self.top_k is None:
+            raise ConfigurationError("rest stands for the classes that top_k leaves out: give top_k too")
+        chosen = [self.top_k is not None, self.label_only, self.confidence is not None, self.bins is not None]
+        if sum(chosen) > 1:
+            raise ConfigurationError("top_k, label_only, confidence and bins exclude each other: choose one of them")
+
+    def _check_confidence(self) -> None:
+        if self.confidence is not None and (type(self.confidence) not in {int, float} or not 0 <= self.confidence <= 1):
+            raise ConfigurationError("confidence must be a number from 0 to 1, or None")
+        if self.min_confidence is not None and (
+            type(self.min_confidence) not in {int, float} or not 0 < self.min_confidence <= 1
+        ):
+            raise ConfigurationError("min_confidence must be a number above 0 and up to 1, or None")
+        for name in ("confidence", "min_confidence"):  # equal policies have equal fingerprints, 1 or 1.0
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if self.min_confidence is not None and self.bins is not None:
+            raise ConfigurationError("min_confidence is for scores of classes and bins are for regression: choose one")
+        if self.abstain is not None and (type(self.abstain) is not str or not self.abstain):
+            raise ConfigurationError("abstain must be text, or None for null")
+        if self.rest is not None and self.min_confidence is not None and self.rest == self.abstain:
+            raise ConfigurationError("rest and abstain must differ, or a caller cannot tell them apart")
+
+    @classmethod
+    def named(cls, name: str) -> "OutputPolicy":
+        """A preset.
+
+        Args:
+            name: ``"balanced"``: all classes with two decimals. ``"private"``: the best label, and every other float as
+                a whole number. ``"open"``: numbers as they are, for callers who may have the model anyway.
+
+        Raises:
+            ConfigurationError: There is none of that name.
+        """
+        if name not in PRESETS:
+            raise ConfigurationError(f"no such preset; there are {', '.join(map(repr, PRESETS))}")
+        return PRESETS[name]
 
     @property
     def digits(self) -> Digits:
-        """How many digits stay of a number where a response model turns it into text."""
-        return self.scores.digits
-
-    def release(self, answer: Any, request_id: str | None = None, *, for_json: bool = False) -> Any:
-        """What may leave of an answer, as plain data and arrays that can be written as JSON.
-
-        Args:
-            answer: What the endpoint returned, after the response model.
-            request_id: What the request calls itself, if the protocol has the answer repeat that.
-            for_json: Whether it is to be written as JSON at once, and so may hold pieces that are.
-
-        Raises:
-            UnsafeOutputError: It may not leave at all (500).
-        """
-        if self.answer is not None:
-            return self.answer.of(answer, self.steps, self.scores, request_id)
-        if type(answer) is not dict:
-            answer = plain(answer, self.digits)
-        release = functools.partial(self.scores.release, for_json=for_json)
-        if len(self.steps) == 1 and self.steps[0] != EVERY and not isinstance(answer, dict):
-            return release(answer, ANSWER)
-        return Walk(self.steps, self.digits, release, needed=self.scores.needed).through(answer)
-
-    def fingerprint(self) -> str:
-        """Everything that decides what leaves, as one line of text."""
-        return f"{self.scores.policy.fingerprint()} {spell(self.steps)!r} {self.scores.labels!r} {self.answer!r}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Policies:
-    """Who sees how much of an endpoint's answers.
-
-    Args:
-        default: For everybody who holds none of the scopes.
-        per_scope: For those who hold one, in the order in which they are asked for.
-        by: The dependency that says who is calling.
-
-    Raises:
-        ConfigurationError: Scopes without anybody to hold them, or the other way round.
-    """
-
-    default: Truncation
-    per_scope: tuple[tuple[str, Truncation], ...] = ()
-    by: Callable[..., Any] | Guard | None = None
-
-    def __post_init__(self) -> None:
-        """Check that scopes come with somebody to hold them."""
-        if bool(self.per_scope) != (self.by is not None):
-            raise ConfigurationError("per_scope and by go together: the scopes are those that by=caller has proved")
-        if isinstance(self.by, type) and issubclass(self.by, Guard):
-            raise ConfigurationError(f"by={self.by.__name__} is the class: give it the guard that you made of it")
-        if isinstance(self.by, Guard) and self.by.control is not Control.AUTHENTICATION:
-            raise ConfigurationError(f"by: {type(self.by).__name__} does not say who is calling")
-        if self.by is not None and not callable(self.by):
-            raise ConfigurationError("by must be a guard such as APIKeyAuth, or a dependency that returns a Principal")
-
-    def of(self, principal: Any) -> Truncation:
-        """What a caller may see. Anything but a principal, which only a guard makes, holds no scope."""
-        rank = self.rank(principal)
-        return self.per_scope[rank - 1][1] if rank else self.default
-
-    def rank(self, principal: Any) -> int:
-        """Which of ``all`` that is."""
-        if isinstance(principal, Principal):
-            for rank, (scope, _) in enumerate(self.per_scope, 1):
-                if scope in principal.scopes:
-                    return rank
-        return 0
+        """What is left of a float."""
+        if self.exact:
+            return AsTheyAre()
+        return Significant(self.significant) if self.significant is not None else Decimals(self.decimals or 0)
 
     @property
-    def all(self) -> tuple[Truncation, ...]:
-        """Each of them, the strictest first."""
-        return (self.default, *(truncation for _, truncation in self.per_scope))
+    def replaces_rows(self) -> bool:
+        """Whether something else than the scores takes their place."""
+        return self.needs_classes or self.bins is not None
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the scores must be those of classes."""
+        return (
+            self.label_only or self.top_k is not None or self.confidence is not None or self.min_confidence is not None
+        )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The texts that stand in the place of a label, and so can be none."""
+        abstain = self.abstain if self.min_confidence is not None else None
+        return tuple(word for word in (self.rest, abstain) if word is not None)
+
+    @property
+    def openness(self) -> int:
+        """0: no score leaves, 1: less than all of each score, 2: scores as they are."""
+        if self.label_only or self.confidence is not None:
+            return 0
+        return 2 if self.exact and self.bins is None else 1
 
     def fingerprint(self) -> str:
-        """All policies as one line of text, the same in every process: a key for what depends on them."""
-        scopes = [f"{scope!r}: {truncation.fingerprint()}" for scope, truncation in self.per_scope]
-        return " | ".join([self.default.fingerprint(), *scopes])
+        """All settings in one line of text, the same in every process and release: a key for what depends on them."""
+        settings = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return f"OutputPolicy/1({', '.join(f'{name}={value!r}' for name, value in settings)})"
 
 
-def _truncation(
-    policy: OutputPolicy,
-    *,
-    steps: tuple[str, ...],
-    labels: tuple[str | int, ...] | None,
-    answer: OpenInferenceAnswer | None,
-    varies: bool,
-) -> Truncation:
-    if answer is not None:
-        answer.check(policy, steps)
-    return Truncation(Scores(policy, labels, required=answer is not None), steps, answer, varies)
+def _edges(bins: Any) -> tuple[float, ...]:
+    edges = [*bins] if isinstance(bins, Sequence) and not isinstance(bins, str | bytes) else []
+    right = all(type(edge) in {int, float} and math.isfinite(edge) for edge in edges)
+    if not right or len(edges) < 2 or any(low >= high for low, high in itertools.pairwise(edges)):
+        raise ConfigurationError("bins must be two or more edges, finite numbers in rising order, such as [0, 10, 100]")
+    return tuple(map(float, edges))
 
 
-def _per_scope(
-    per_scope: Mapping[str, OutputPolicy | str] | None,
-    default: OutputPolicy,
-    make: Callable[[OutputPolicy], Truncation],
-) -> tuple[tuple[str, Truncation], ...]:
-    if per_scope is None:
-        return ()
-    if not isinstance(per_scope, Mapping) or not per_scope:
-        raise ConfigurationError('per_scope must say which policy a scope has, as in {"trusted": "open"}')
-    found = []
-    for scope, policy in per_scope.items():
-        if not isinstance(scope, str) or not scope or any(character.isspace() for character in scope):
-            raise ConfigurationError("per_scope: a scope is text without spaces")
-        more = policy_of(policy, f"per_scope[{scope!r}]")
-        if more.openness < default.openness:
-            raise ConfigurationError(
-                f"per_scope[{scope!r}] shows less than the policy itself, which is for everybody who holds no scope: "
-                "give the strictest policy first"
-            )
-        found.append((scope, make(more)))
-    return tuple(found)
+#: Policies by what they are for.
+PRESETS: Mapping[str, OutputPolicy] = MappingProxyType(
+    {
+        # What most clients can work with: all classes, two decimals.
+        "balanced": OutputPolicy(decimals=2),
+        # The best label and nothing else: every other float is a whole number.
+        "private": OutputPolicy(label_only=True, decimals=0),
+        # For callers who may have the model anyway: numbers as they are.
+        "open": OutputPolicy(exact=True),
+    }
+)
+
+
+def policy_of(policy: OutputPolicy | str, where: str) -> OutputPolicy:
+    """A policy, or the preset of that name.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(policy, OutputPolicy):
+        return policy
+    if not isinstance(policy, str) or policy not in PRESETS:
+        raise ConfigurationError(
+            f"{where} must be an OutputPolicy or one of the presets {', '.join(map(repr, PRESETS))}"
+        )
+    return OutputPolicy.named(policy)

@@ -33,7 +33,7 @@ from mlguard.outputs._endpoint import (
     settings_of,
 )
 from mlguard.outputs._kept_answers import AnswersInProcess, AnswersInStore, Kept, KeptAnswers
-from mlguard.outputs.policy import Policies
+from mlguard.outputs.truncation import Policies
 from mlguard.store import Store
 from mlguard.traffic._by import By
 from mlguard.traffic.reservations import apart

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlguard.errors import ConfigurationError, UnsafeOutputError
 from mlguard.outputs._answer import as_float64, finite, round_answer
 from mlguard.outputs.digits import Digits, Significant
-from mlguard.outputs.presets import BinsAs, OutputPolicy
+from mlguard.outputs.policy import BinsAs, OutputPolicy
 from mlguard.outputs.rounding import FEW, FloatArray
 
 Labels = Sequence[str] | Sequence[int] | NDArray[Any]

@@ -120,6 +120,10 @@ class EpsilonLedger(CountingGuard):
         """The account of who is calling, which is charged nothing yet."""
         return Account(self, conn, self._by.caller(conn, who))
 
+    def can_pay(self, epsilon: float) -> bool:
+        """Whether the limit is enough for one answer of this epsilon."""
+        return bool(_units(epsilon, where="EpsilonLedger") <= self.quota.limit)
+
     async def status_of(self, caller: Any) -> EpsilonStatus:
         """What is left to a caller, for endpoints of the operator.
 
