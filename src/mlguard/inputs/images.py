@@ -269,7 +269,10 @@ def _opaque(image: Any) -> Any:
 def _load_pillow(formats: Iterable[Format]) -> tuple[Any, Any]:
     try:
         # An extra. The plugins are imported now, and not while the first image waits.
-        from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, features  # noqa: F401, PLC0415
+        import PIL.JpegImagePlugin  # noqa: PLC0415  # as above
+        import PIL.PngImagePlugin  # noqa: PLC0415  # as above
+        import PIL.WebPImagePlugin  # noqa: F401, PLC0415  # as above; nothing calls them by name
+        from PIL import Image, ImageFile, features  # noqa: PLC0415  # as above
     except ImportError:
         raise ConfigurationError("ImageInput needs the package Pillow: pip install 'mlguard[images]'") from None
     needed = {"PNG": "zlib", "JPEG": "jpg", "WEBP": "webp"}

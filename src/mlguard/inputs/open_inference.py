@@ -251,7 +251,8 @@ def _fast_call(document: Object) -> InferenceCall | None:
 def _fast_tensor(found: object) -> _Tensor | None:
     if not isinstance(found, Object) or not has_members(found, _TENSOR, _PARAMETERS):
         return None
-    if "parameters" in found and (not _is_plain(found["parameters"]) or _BINARY in found["parameters"]):  # type: ignore[operator]
+    parameters: Any = found.get("parameters")
+    if "parameters" in found and (not _is_plain(parameters) or _BINARY in parameters):
         return None
     name, datatype, shape, data = found["name"], found["datatype"], found["shape"], found["data"]
     if not isinstance(name, str) or not isinstance(datatype, str):

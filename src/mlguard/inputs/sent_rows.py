@@ -52,7 +52,7 @@ class SentRows(NamedTuple):
         if self.column_sent is None:
             return judge(self.rows)  # type: ignore[arg-type]  # each takes its kind
         try:
-            return judge(self.rows)  # type: ignore[arg-type]
+            return judge(self.rows)  # type: ignore[arg-type]  # as above
         except InvalidInputError as refused:
             refusal = _as_sent(refused, self.column_sent)
         raise refusal

@@ -247,7 +247,7 @@ def wrap_noisy(
     if ledger is not None:
         annotation = Annotated[Any, Depends(ledger)]
         parameters.append(inspect.Parameter(_ACCOUNT, inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
-    wrapper.__signature__ = asked.signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapper.__signature__ = asked.signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # FastAPI
     wrapper.__name__ = getattr(endpoint, "__name__", type(endpoint).__name__)  # names the route
     mark_bare(endpoint, "add_noise")
     add_settings(wrapper, policy)

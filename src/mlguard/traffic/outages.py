@@ -171,17 +171,17 @@ class _Everybody:
 
     is_bounded = False
 
-    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:  # noqa: ARG002
+    async def hit(self, bucket: str, caller: bytes, windows: Sequence[Window], cost: int) -> Decision:  # noqa: ARG002  # see above
         left = tuple([window.limit for window in windows])
         return Decision(True, 0.0, left, (0.0,) * len(windows), _Elsewhere())
 
     async def settle(self, bucket: str, caller: bytes, windows: Sequence[Window], units: int, *, at: float) -> None:
         pass
 
-    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:  # noqa: ARG002
+    async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:  # noqa: ARG002  # see above
         return Spending(admitted=True, used=_UsedElsewhere())
 
-    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:  # noqa: ARG002
+    async def take_lease(self, key: bytes, holder: bytes, *, limit: int, ttl: float) -> Lease:  # noqa: ARG002  # see above
         return Lease(held=True, retry_after=0.0)
 
     async def end_lease(self, key: bytes, holder: bytes) -> None:
