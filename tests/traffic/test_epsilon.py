@@ -319,12 +319,12 @@ def test_the_list_of_ledgers_is_written_when_it_can_be() -> None:
     service = Service("1/ever", store=store)
     store.swap = _away  # type: ignore[method-assign]
     assert service.statuses("") == [200]
-    assert not service.ledger._is_registered
+    assert not service.ledger._registration.is_done
     store.swap = _broken  # type: ignore[method-assign]
     assert service.statuses("") == [500]
     del store.swap
     assert service.statuses("", "") == [200, 429]
-    assert service.ledger._is_registered
+    assert service.ledger._registration.is_done
 
 
 async def _away(*_: Any, **__: Any) -> bool:

@@ -2,9 +2,9 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Awaitable, Callable, Mapping, Sized
 from contextlib import suppress
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -12,6 +12,8 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Control, Guard, Principal, RequestMemory, principal_of
 from mlguard.errors import ConfigurationError
 from mlguard.traffic.addresses import ClientAddress, client_address
+
+T = TypeVar("T")
 
 MAX_UNITS = 2**53 - 1  # what every store counts exactly
 
@@ -163,6 +165,24 @@ def checked_units(value: Any, *, where: str) -> int:
 def describe(caller: Any) -> str:
     """Who, for the log. Only a principal: a function may name callers by something that is not the log's business."""
     return f" by {caller.method} principal {caller.id!r}" if isinstance(caller, Principal) else ""
+
+
+class OfCaller(Generic[T]):
+    """A dependency that returns something about who is calling.
+
+    Args:
+        by: Who that is.
+        ask: What is asked, of a caller.
+    """
+
+    def __init__(self, by: By, ask: Callable[[Any], Awaitable[T]]) -> None:
+        self._by = by
+        self._ask = ask
+        self.__signature__ = signature(by)
+
+    async def __call__(self, conn: HTTPConnection, who: Any = None) -> T:
+        """What is asked, of who is calling."""
+        return await self._ask(self._by.caller(conn, who))
 
 
 def signature(*parts: By | Cost) -> inspect.Signature:

@@ -14,10 +14,10 @@ from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import await_turn, once
 from mlguard.errors import BudgetExceededError, ConfigurationError, MLGuardError, UnavailableError
 from mlguard.store import Store
-from mlguard.traffic._by import By, Cost, checked_units, describe, signature
+from mlguard.traffic._by import By, Cost, OfCaller, checked_units, describe, signature
 from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic.budget_warnings import Alarm, OnWarning
-from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Charge, Ledger, register
+from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Charge, Ledger, Registration
 from mlguard.traffic.outages import OnStoreError
 from mlguard.traffic.periods import Period, Quota
 from mlguard.traffic.reservations import Reservation, apart
@@ -107,8 +107,9 @@ class QueryBudget(CountingGuard):
             self._accounts.append((self._total_ledger, alarm(self._total_ledger, is_total=True)))
         self.turn = own_quota.seconds
         self._clock = clock
-        self._is_registered = not self.suspends  # nobody can look into this process's memory
-        self.status = _Status(self, self._by)
+        quotas = {"caller": str(own_quota)} | ({} if total_quota is None else {"total": str(total_quota)})
+        self._registration = Registration(self.store, self.name, quotas)
+        self.status = OfCaller(self._by, self.status_of)
         self.__signature__ = signature(self._by, self._cost)
 
     async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
@@ -187,8 +188,8 @@ class QueryBudget(CountingGuard):
         Returns:
             Both charges, the caller's first.
         """
-        if not self._is_registered:
-            await self._register()
+        if not self._registration.is_done:
+            await self._registration.make()
         now = self._clock()
         charge = await self._ledger.charge(self._counts, self._by.identity(caller), units, now)
         if not charge.spending.admitted:
@@ -231,17 +232,6 @@ class QueryBudget(CountingGuard):
         for charge, (ledger, alarm) in zip(charges, self._accounts, strict=True):
             used = await ledger.settle(self._counts, charge, more, now)
             await alarm.note(charge, used, more, caller)
-
-    async def _register(self) -> None:
-        own, total = self.quota
-        quotas = {"caller": str(own)} | ({} if total is None else {"total": str(total)})
-        self._is_registered = True  # first: what is asked meanwhile need not do it too
-        try:
-            await register(self.store, self.name, quotas)
-        except BaseException as error:
-            self._is_registered = False
-            if not isinstance(error, UnavailableError):  # the operator can wait, the request cannot
-                raise
 
     def _policy(self, charge: Charge) -> str:
         quota = self._ledger.quota
@@ -289,15 +279,3 @@ def _quotas(limit: str, total: str | None) -> tuple[Quota, Quota | None]:
 
 def _seconds_left(period: Period, now: float) -> int:
     return max(1, math.ceil(period.ends.timestamp() - now))
-
-
-class _Status:
-    """A dependency that says what is left to who is calling."""
-
-    def __init__(self, budget: QueryBudget, by: By) -> None:
-        self._budget = budget
-        self._by = by
-        self.__signature__ = signature(by)
-
-    async def __call__(self, conn: HTTPConnection, who: Any = None) -> BudgetStatus:
-        return await self._budget.status_of(self._by.caller(conn, who))

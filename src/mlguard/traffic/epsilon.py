@@ -13,11 +13,11 @@ from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._numbers import is_number
-from mlguard.errors import ConfigurationError, PrivacyBudgetExceededError, UnavailableError
+from mlguard.errors import ConfigurationError, PrivacyBudgetExceededError
 from mlguard.store import Store
-from mlguard.traffic._by import MAX_UNITS, By, describe, signature
+from mlguard.traffic._by import MAX_UNITS, By, OfCaller, describe, signature
 from mlguard.traffic._counting import CountingGuard
-from mlguard.traffic.ledger import BudgetStatus, Ledger, register
+from mlguard.traffic.ledger import BudgetStatus, Ledger, Registration
 from mlguard.traffic.periods import Quota, Unit
 
 #: Stores count whole numbers: an epsilon of 1 is a million units.
@@ -112,8 +112,8 @@ class EpsilonLedger(CountingGuard):
         # No budget of queries has such a name by chance.
         self._ledger = Ledger(f"epsilon {self.name}{self._own}", quota)
         self._clock = clock
-        self._is_registered = not self.suspends  # nobody can look into this process's memory
-        self.status = _Status(self, self._by)
+        self._registration = Registration(self.store, self._ledger.name, {"caller": str(quota)})
+        self.status = OfCaller(self._by, self.status_of)
         self.__signature__ = signature(self._by)
 
     async def __call__(self, conn: HTTPConnection, who: Any = None) -> "Account":
@@ -156,8 +156,8 @@ class EpsilonLedger(CountingGuard):
         Raises:
             PrivacyBudgetExceededError: There is too little left (429).
         """
-        if not self._is_registered:
-            await self._register()
+        if not self._registration.is_done:
+            await self._registration.make()
         units = min(MAX_UNITS, _units(epsilon, where="EpsilonLedger") * answers)
         charge = await self._ledger.charge(self.store, self._by.identity(caller), units, self._clock())
         left = max(0, self.quota.limit - charge.spending.used)
@@ -176,15 +176,6 @@ class EpsilonLedger(CountingGuard):
     def _spelt(self, status: BudgetStatus) -> EpsilonStatus:
         resets_at = None if self.quota.unit == "ever" else status.resets_at
         return EpsilonStatus(status.limit / UNITS, status.used / UNITS, status.remaining / UNITS, resets_at)
-
-    async def _register(self) -> None:
-        self._is_registered = True  # first: what is asked meanwhile need not do it too
-        try:
-            await register(self.store, self._ledger.name, {"caller": str(self.quota)})
-        except BaseException as error:
-            self._is_registered = False
-            if not isinstance(error, UnavailableError):  # the operator can wait, and so the charge will tell
-                raise
 
 
 class Account:
@@ -208,18 +199,6 @@ class Account:
             PrivacyBudgetExceededError: There is too little left (429).
         """
         await self._ledger.charge(self._conn, self._caller, epsilon, answers)
-
-
-class _Status:
-    """A dependency that says what is left to who is calling."""
-
-    def __init__(self, ledger: EpsilonLedger, by: By) -> None:
-        self._ledger = ledger
-        self._by = by
-        self.__signature__ = signature(by)
-
-    async def __call__(self, conn: HTTPConnection, who: Any = None) -> EpsilonStatus:
-        return await self._ledger.status_of(self._by.caller(conn, who))
 
 
 def _quota(limit: str) -> Quota:

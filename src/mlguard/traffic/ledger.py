@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlguard.errors import ConfigurationError
+from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.store import Spending, Store, store_key
 from mlguard.traffic.outages import Counts, give_back
 from mlguard.traffic.periods import Calendar, Period, Quota
@@ -134,6 +134,33 @@ def _describe(preposition: str, identity: tuple[str, ...]) -> str:
     if identity == EVERYBODY:
         return f" {preposition} all callers together"
     return f" {preposition} {identity[1]} principal {identity[3]!r}" if identity[0] == "principal" else ""
+
+
+class Registration:
+    """Has the operator's tools know of a budget, once a process.
+
+    Args:
+        store: Where it is counted.
+        budget: Its name.
+        quotas: ``caller`` and, if there is one, ``total``: as they are written.
+
+    Attributes:
+        is_done: Whether they do, or need not.
+    """
+
+    def __init__(self, store: Store, budget: str, quotas: Mapping[str, str]) -> None:
+        self._store, self._budget, self._quotas = store, budget, quotas
+        self.is_done = not store.suspends  # nobody can look into this process's memory
+
+    async def make(self) -> None:
+        """Register it. While the store does not answer, that is left to the next request, and refuses none."""
+        self.is_done = True  # first: what is asked meanwhile need not do it too
+        try:
+            await register(self._store, self._budget, self._quotas)
+        except BaseException as error:
+            self.is_done = False
+            if not isinstance(error, UnavailableError):  # the operator can wait; what is counted next will tell
+                raise
 
 
 async def register(store: Store, budget: str, quotas: Mapping[str, str]) -> None:
