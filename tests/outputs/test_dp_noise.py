@@ -18,7 +18,6 @@ from mlguard import (
     EpsilonLedger,
     Features,
     MemoryStore,
-    UnsafeOutputError,
     add_noise,
     harden,
     repeat_cache,
@@ -166,17 +165,10 @@ def test_a_failure_stays_charged() -> None:
     assert service.ask().status == 429
 
 
-def test_without_a_ledger() -> None:
-    """It may be left out, and by hand the endpoint works as in an app."""
-    noise = DPNoise(epsilon=1.0, sensitivity=2.0)
+def test_by_hand_there_is_nobody_to_charge() -> None:
+    """So the model is not asked."""
 
-    @add_noise(noise)
-    def predict(x: float) -> Any:
-        return [[0.5, 0.5]] * int(x)
-
-    assert len(asyncio.run(predict(2.0))) == 2
-
-    @add_noise(noise, ledger=EpsilonLedger("1/ever", store=MemoryStore()))
+    @add_noise(DPNoise(epsilon=1.0, sensitivity=2.0), ledger=EpsilonLedger("1/ever", store=MemoryStore()))
     def charged(x: float) -> Any:
         raise AssertionError("it was asked")
 
@@ -193,11 +185,18 @@ def test_rows_longer_than_the_sensitivity_says_do_not_leave() -> None:
             given.append(scores)
             return scores
 
-    noise = add_noise(Spy(epsilon=1.0, sensitivity=2.0))
-    for row in ([0.5, 0.6], [-0.1, 1.1]):
-        with pytest.raises(UnsafeOutputError, match="no vector of probabilities"):
-            asyncio.run(noise(lambda row=row: row)())
-    asyncio.run(noise(lambda: [0.5, 0.5005])())
+    answers = iter([[0.5, 0.6], [-0.1, 1.1], [0.5, 0.5005]])
+    app = FastAPI()
+    harden(app)
+
+    @app.get("/")
+    @truncate_output(decimals=6)
+    @add_noise(Spy(epsilon=1.0, sensitivity=2.0), ledger=EpsilonLedger("3/ever", store=MemoryStore()))
+    def predict() -> Any:
+        return {"probabilities": next(answers)}
+
+    assert [call(app, "/", method="GET").status for _ in range(3)] == [500, 500, 200]
+    assert len(given) == 1
     assert given[0].sum() == pytest.approx(1.0, abs=1e-15)
 
 
@@ -232,6 +231,7 @@ def test_settings_that_cannot_work(options: dict[str, Any], says: str) -> None:
         ({"model_version": "1"}, "takes no key"),
         ({"keep_argmax": True}, "exact best class"),
         ({"ledger": "1/ever"}, "is an EpsilonLedger"),
+        ({}, "answers are counted"),
         ({"ledger": EpsilonLedger("0.999999/ever", store=MemoryStore())}, "less than one answer costs"),
     ],
     ids=str,

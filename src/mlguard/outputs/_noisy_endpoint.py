@@ -240,7 +240,7 @@ def wrap_noisy(
         policy: The settings of all of it.
     """
     if isinstance(noise, DPNoise):
-        wrapper = _wrap_charged(endpoint, noise, scores, asked, ledger)
+        wrapper = _wrap_charged(endpoint, noise, scores, asked)
     else:
         wrapper = _wrap(endpoint, noise, scores, asked)
     parameters = [*asked.signature.parameters.values()]
@@ -273,7 +273,7 @@ def _wrap(endpoint: Callable[..., Any], noise: Noise, scores: NoisyScores, asked
 
 
 def _wrap_charged(
-    endpoint: Callable[..., Any], noise: DPNoise, scores: NoisyScores, asked: Asked, ledger: EpsilonLedger | None
+    endpoint: Callable[..., Any], noise: DPNoise, scores: NoisyScores, asked: Asked
 ) -> Callable[..., Any]:
     """The same with fresh noise, which takes its time, so that it is drawn in a thread; and with the charge for it."""
     is_async = inspect.iscoroutinefunction(function_of(endpoint))
@@ -284,12 +284,10 @@ def _wrap_charged(
         kwargs = asked.prepare(args, kwargs)
         arguments = asked.of(kwargs)
         rows = rows_asked(arguments)
-        if account is not None:
-            await account.spend(noise.epsilon, answers=rows)
-        elif ledger is not None:
+        if account is None:
             raise ConfigurationError("the endpoint was called by hand, and its ledger has nobody to charge")
+        await account.spend(noise.epsilon, answers=rows)
         answer = await (endpoint(**kwargs) if is_async else run_in_threadpool(endpoint, **kwargs))
-        most = None if ledger is None else rows
-        return await run_in_threadpool(scores.release, answer, noise, arguments, most=most)
+        return await run_in_threadpool(scores.release, answer, noise, arguments, most=rows)
 
     return wrapper

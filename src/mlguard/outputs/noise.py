@@ -141,7 +141,8 @@ def add_noise(
             model too, so that inputs which are that near have one answer. Who knows of it moves inputs by more than
             that, and averages all the same. None: nothing is rounded.
         model_version: Another text, other noise: what two models say to one input cannot be compared exactly.
-        ledger: Charged before the endpoint is asked, for each row of its arguments. Only with :class:`DPNoise`.
+        ledger: Charged before the endpoint is asked, for each row of its arguments. For :class:`DPNoise`, and only for
+            it: answers that nobody counts are private no longer.
 
     Returns:
         A decorator.
@@ -158,19 +159,13 @@ def add_noise(
     secret = b""
     if isinstance(mechanism, DPNoise):
         _check_fresh(key, input_decimals, model_version, keep_argmax=keep_argmax)
+        _check_ledger(ledger, mechanism)
     elif isinstance(mechanism, Laplace | Gaussian):
         secret = secret_bytes(key, where="add_noise(key=...)")
         if ledger is not None:
             raise ConfigurationError("add_noise(ledger=...) counts epsilon, which only DPNoise has")
     else:
         raise ConfigurationError("add_noise takes Laplace(scale), Gaussian(scale) or DPNoise(...)")
-    if ledger is not None and not isinstance(ledger, EpsilonLedger):
-        raise ConfigurationError("add_noise(ledger=...) is an EpsilonLedger")
-    if ledger is not None and isinstance(mechanism, DPNoise) and not ledger.can_pay(mechanism.epsilon):
-        raise ConfigurationError(
-            f"add_noise(ledger=...): its limit is less than one answer costs, an epsilon of {mechanism.epsilon:g}; "
-            "raise the one or lower the other"
-        )
     if not isinstance(model_version, str):
         raise ConfigurationError("add_noise(model_version=...) is a text")
 
@@ -198,6 +193,18 @@ def _check_fresh(key: object, input_decimals: object, model_version: object, *, 
         )
     if keep_argmax:
         raise ConfigurationError("add_noise(keep_argmax=True) tells the exact best class, which DPNoise is to hide")
+
+
+def _check_ledger(ledger: object, mechanism: DPNoise) -> None:
+    if not isinstance(ledger, EpsilonLedger):
+        raise ConfigurationError(
+            "add_noise(ledger=...) is an EpsilonLedger: DPNoise keeps its promise only as long as answers are counted"
+        )
+    if not ledger.can_pay(mechanism.epsilon):
+        raise ConfigurationError(
+            f"add_noise(ledger=...): its limit is less than one answer costs, an epsilon of {mechanism.epsilon:g}; "
+            "raise the one or lower the other"
+        )
 
 
 class KeyedNoise:
