@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # Nothing of the caller's environment may change what is tested.
 unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE MLGUARD_STORE_URL
 
-.PHONY: demo serve test lint examples bench bench-short attacks attacks-short fuzz lock clean
+.PHONY: demo serve test test-oldest test-newest lint examples bench bench-short attacks attacks-short fuzz lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.demo
@@ -23,10 +23,16 @@ serve: $(VENV)/ready
 
 test: lint $(VENV)/ready $(OLDEST)/ready
 	$(BIN)/coverage erase
-	$(OLDEST)/bin/coverage run --parallel-mode -m pytest -q
-	$(BIN)/coverage run --parallel-mode -m pytest -q
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-oldest test-newest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# At the same time, on two cores; what each has to say comes when it is done.
+test-oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/coverage run --parallel-mode -m pytest -q
+
+test-newest: $(VENV)/ready
+	$(BIN)/coverage run --parallel-mode -m pytest -q
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
