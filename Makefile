@@ -23,13 +23,13 @@ serve: $(VENV)/ready
 
 test: lint $(VENV)/ready $(OLDEST)/ready
 	$(BIN)/coverage erase
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-oldest test-newest
+	$(MAKE) --no-print-directory --jobs=2 test-oldest test-newest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# At the same time, on two cores; what each has to say comes when it is done.
+# At the same time, on two cores. This one says what it has to say when it is done.
 test-oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/coverage run --parallel-mode -m pytest -q
+	@said=$$($(OLDEST)/bin/coverage run --parallel-mode -m pytest -q 2>&1); code=$$?; echo "$$said"; exit $$code
 
 test-newest: $(VENV)/ready
 	$(BIN)/coverage run --parallel-mode -m pytest -q
