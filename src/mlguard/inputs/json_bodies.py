@@ -116,7 +116,7 @@ class JSONBodies:
         Where values may be missing, simdjson reads a number in the place of each null. If as many numbers as there were
         nulls are that number, none of them was sent, and no null stood anywhere else.
         """
-        if body.startswith(_BYTE_ORDER_MARK) or self._last.rules.takes_texts:
+        if body.startswith(_BYTE_ORDER_MARK) or self._last.rules.text_columns:
             return None
         nulls = body.count(b"null") if self._reads_nulls else 0
         if nulls:
