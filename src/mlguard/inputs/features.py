@@ -79,7 +79,7 @@ class Features(Guard):
     ``names``       a column's name is missing, unknown or there twice, or names are not expected
     ``index``       an index that has not one entry for each row
     ``shape``       a stated shape is not that of rows, or not that of the data
-    ``datatype``    a tensor or file of something else than numbers, or a number that its datatype cannot hold
+    ``datatype``    a tensor or file of a datatype that is not read, or a number or text that it cannot hold
     ``binary``      data of Open Inference's binary extension
     ``npy``         the body is not a ``.npy`` file
     ``length``      a file's data is shorter or longer than its header says
