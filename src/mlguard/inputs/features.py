@@ -109,7 +109,8 @@ class Features(Guard):
         dtype: ``numpy.float64``, ``numpy.float32``, or a signed or unsigned integer of 8 to 64 bits. Bounds are checked
             before a value is rounded to ``float32``.
         missing: Columns in which a value may be missing, by name or by index, or True for all: null becomes NaN there,
-            and NaN passes in formats that have it. Everywhere else both are refused. Not with an integer dtype.
+            and NaN passes in formats that have it, or whose clients write it (Open Inference, MLflow). Everywhere else
+            both are refused. Not with an integer dtype.
         categories: What a categorical column takes, by name or by index, with no regard to bounds. Numbers stay as they
             are. Texts become their index in the order given, as scikit-learn's
             ``OrdinalEncoder(categories=[...])`` numbers them; they must agree in every code point, and the column takes

@@ -64,6 +64,7 @@ class OpenInferenceRows:
     def __init__(self, rules: RowRules, *, only_objects: bool) -> None:
         self.rules = rules
         self.reads_nulls = False  # there are texts beside the values
+        self.reads_nan = bool(rules.missing)  # as Triton's client writes it
         self._only_objects = only_objects
         self._texts = bool(rules.text_columns)
         self._datatypes = DATATYPES | _TEXTS if self._texts else DATATYPES
