@@ -169,7 +169,9 @@ class Features(Guard):
             publish_bounds=publish_bounds,
         )
         self._formats = BodyFormats(formats, self._rules, field)
-        self._squeeze = squeezes(squeeze, np.zeros((1, *self._rules.shape), self._rules.dtype), where="Features")
+        several = min(2, self._rules.max_rows)  # one row alone would not show what drops others
+        example = np.zeros((several, *self._rules.shape), self._rules.dtype)
+        self._squeeze = squeezes(squeeze, example, where="Features")
         if any(isinstance(each, MedianSmoothing) and each.shape is None for each in self._squeeze):
             raise ConfigurationError(
                 "Features(squeeze=...): give MedianSmoothing the shape=(height, width) of a row, or it takes a batch "
