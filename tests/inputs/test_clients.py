@@ -24,6 +24,9 @@ NAMES = ["age", "weight", "height"]
 ROWS = np.array([[30.0, 70.5, 180.0], [40.0, 80.0, 175.0]])
 
 
+PEOPLE = pd.DataFrame({"age": [30.0, np.nan, 40.0], "sex": ["f", "m", None], "weight": [70.5, 80.0, 90.0]})
+
+
 @pytest.fixture(scope="module")
 def place() -> Iterator[tuple[str, int]]:
     """Where a service listens that answers with the sum of each row, to either client as it expects."""
@@ -43,6 +46,23 @@ def place() -> Iterator[tuple[str, int]]:
         names = call.outputs or ("sum",)
         outputs = [{"name": name, "datatype": "FP64", "shape": [len(data)], "data": data} for name in names]
         return {"model_name": "people", "id": call.id, "outputs": outputs}
+
+    people = Features(
+        columns=["age", "sex", "weight"],
+        low=0,
+        high=300,
+        max_rows=10,
+        missing=["age", "sex"],
+        categories={"sex": ["f", "m"]},
+        formats=["open-inference", "mlflow"],
+    )
+
+    @app.post("/people/invocations")
+    @app.post("/v2/models/tables/infer")
+    def read(x: Annotated[Any, Depends(people)]) -> Any:
+        data = np.where(np.isnan(x), -1, x).ravel().tolist()
+        outputs = [{"name": "read", "datatype": "FP64", "shape": [len(data)], "data": data}]
+        return {"predictions": data, "model_name": "tables", "outputs": outputs}
 
     with serving(app) as url:
         host, _, port = url.removeprefix("http://").partition(":")
@@ -104,6 +124,27 @@ def test_tritons_client_is_served(place: tuple[str, int], sent: Any) -> None:
         assert result.get_response()["id"] == "7f"
         result = client.infer("people", tensors(False, **sent))
         np.testing.assert_array_equal(result.as_numpy("sum"), ROWS.sum(axis=1))
+
+
+READ = [30, 0, 70.5, -1, 1, 80, 40, -1, 90]
+
+
+def test_mlflows_client_sends_texts_and_what_is_missing(place: tuple[str, int]) -> None:
+    """A data frame as it is: texts become their index, and NaN, as MLflow writes it, is a missing value."""
+    client = scoring.ScoringServerClient(place[0], f"{place[1]}/people")
+    assert client.invoke(PEOPLE)["predictions"] == READ
+    with pytest.raises(Exception, match=r"error code 422.*finite.*row.*2.*column.*2"):
+        client.invoke(PEOPLE.assign(weight=[1, 2, np.nan]))
+
+
+def test_tritons_client_sends_texts_and_what_is_missing(place: tuple[str, int]) -> None:
+    """The same columns as tensors: texts are BYTES, which cannot be missing, and NaN is NaN."""
+    sex = triton.InferInput("sex", [3], "BYTES")
+    sex.set_data_from_numpy(np.array(["f", "m", "f"], dtype=object), binary_data=False)
+    numbers = tensors(False, age=PEOPLE["age"].to_numpy(), weight=PEOPLE["weight"].to_numpy())
+    with triton.InferenceServerClient(f"{place[0]}:{place[1]}") as client:
+        result = client.infer("tables", [sex, *numbers]).as_numpy("read")
+    np.testing.assert_array_equal(result, [*READ[:7], 0, 90])
 
 
 def test_tritons_binary_tensors_are_refused(place: tuple[str, int]) -> None:

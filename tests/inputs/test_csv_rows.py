@@ -70,6 +70,14 @@ def test_integers_stay_exact() -> None:
     assert sent.rows == [[2**53 + 1, 2**64 - 1, -(2**63)]]
 
 
+@pytest.mark.parametrize("zeros", [399, 400, 5_000])
+def test_leading_zeros_are_none_of_the_digits_that_count(zeros: int) -> None:
+    """However many zeros a number begins with, its value is what stands after them."""
+    for sign, value in (("", 12.0), ("+", 12.0), ("-", -12.0)):
+        body = table("x", f"{sign}{'0' * zeros}12", "0" * zeros)
+        assert agreed(reader(1), body) == outcome(lambda value=value: np.array([[value], [0.0]]))  # type: ignore[misc]
+
+
 def test_empty_cells_are_missing_and_words_are_words() -> None:
     """What a cell without a number means is for the rules to say."""
     sent = CSVRows(reader().rules).sent(table("x,y,z", ',"",red'))

@@ -385,3 +385,10 @@ def test_what_does_not_squeeze_such_rows_is_no_setting() -> None:
     for wrong in ([BitDepth(1, low=0, high=1)], [lambda rows: rows[0]], ["bits"]):
         with pytest.raises(ConfigurationError):
             Features(columns=2, low=0, high=1, max_rows=2, dtype=np.int32, squeeze=wrong)  # type: ignore[arg-type]
+
+
+def test_a_squeeze_must_keep_every_row() -> None:
+    """What returns the first row alone fits a batch of one, and no other."""
+    with pytest.raises(ConfigurationError, match="same shape"):
+        Features(columns=2, low=0, high=1, max_rows=2, squeeze=[lambda rows: rows[:1]])
+    Features(columns=2, low=0, high=1, max_rows=1, squeeze=[lambda rows: rows[:1]])

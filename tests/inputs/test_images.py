@@ -159,6 +159,12 @@ def test_colors_beyond_the_palette_are_black() -> None:
     assert decode(data).tolist() == [[[1, 2, 3], [0, 0, 0], [0, 0, 0]]]
 
 
+@pytest.mark.parametrize("length", [0, 1, 4, 8])
+def test_a_palette_is_made_of_colors(length: int) -> None:
+    """Browsers show no image whose palette has none, or a part of one, and Pillow does."""
+    assert rule(png(header(1, 1, 8, 3), chunk(b"PLTE", bytes(length)), pixels(b"\0"), END)) == "damaged"
+
+
 def test_uploads_of_forms_go_through_the_same_rules() -> None:
     """An endpoint may hand over bytes from anywhere; the name and type that a form says do not matter."""
     app = FastAPI()

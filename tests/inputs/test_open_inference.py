@@ -237,6 +237,57 @@ def test_columns_by_name_must_be_those_of_the_service(tensors: list[Any], rule: 
     assert not any(name in told for name in ("secret_income", "age'", "'b'"))
 
 
+MIXED = tensor([3, 4], [2], "INT8", name="count")
+
+
+def mixed(**settings: Any) -> Reading:
+    rules = RowRules(
+        columns=["count", "sort"],
+        low=0,
+        high=9,
+        max_rows=4,
+        dtype="float64",
+        categories={"sort": ["a", "1"]},
+        **settings,
+    )
+    return Reading(JSONBodies({"open-inference": OpenInferenceRows(rules, only_objects=False)}), rules)
+
+
+def test_texts_are_bytes() -> None:
+    """Where a column takes texts, its tensor is one of BYTES, as Triton's client sends them; null may be missing."""
+    sent = request(tensor(["1", "a"], [2, 1], "BYTES", name="sort"), MIXED)
+    assert mixed().read(sent).tolist() == [[3, 1], [4, 0]]
+    for read, are_told in ((mixed(), True), (reader(), False)):
+        assert ("BYTES" in str(OpenInferenceRows(read.rules, only_objects=False).schema())) is are_told
+    missing = request(tensor([None, "a"], [2], "BYTES", name="sort"), MIXED)
+    np.testing.assert_array_equal(mixed(missing=["sort"]).read(missing), [[3, np.nan], [4, 0]])
+
+
+@pytest.mark.parametrize(
+    ("column", "rule"),
+    [
+        (tensor(["a", "b"], [2], "BYTES", name="sort"), ("category", 1, 0)),
+        (tensor(["a", 1], [2], "BYTES", name="sort"), ("datatype", 1, 0)),
+        (tensor(["a", 1.5], [2], "BYTES", name="sort"), ("datatype", 1, 0)),
+        (tensor(["a", True], [2], "BYTES", name="sort"), ("category", 1, 0)),
+        (tensor(["a", None], [2], "BYTES", name="sort"), ("category", 1, 0)),
+        (tensor(["a", ["a"]], [2], "BYTES", name="sort"), ("nested", 1, 0)),
+        (tensor(["a", "a"], [2], "FP64", name="sort"), ("datatype", 0, 0)),
+        (tensor([1, "a"], [2], "INT8", name="sort"), ("datatype", 1, 0)),
+        (tensor([0, 0], [2], "INT8", name="sort"), ("category", 0, 0)),
+    ],
+)
+def test_texts_and_numbers_are_what_their_datatype_says(column: Any, rule: tuple[Any, ...]) -> None:
+    """A number is no text, and a text no number, whatever the tensor says."""
+    assert refused(mixed(), request(column, MIXED)) == rule
+
+
+def test_numbers_are_no_texts() -> None:
+    """A number in quotes is none, also in a tensor of BYTES."""
+    texts = tensor(["3"], [1], "BYTES", name="count")
+    assert refused(mixed(), request(texts, tensor(["a"], [1], "BYTES", name="sort"))) == ("number", 0, 0)
+
+
 # Any request --------------------------------------------------------------------------------------------------------
 
 floats = st.one_of(

@@ -271,6 +271,20 @@ def test_time_grows_with_the_text_and_no_faster(text: str) -> None:
     assert steps_of_short <= 60 * len(short)
 
 
+@pytest.mark.parametrize("marks", ["\u0301", "\u0301\u0327", "\u0f73", "\uff9e", "\u0344\u0316"])
+@pytest.mark.parametrize("way", ["plain", "escaped", "encoded"])
+def test_few_marks_in_a_row_are_normalised(marks: str, way: str) -> None:
+    """Sorting marks takes time by their square (in C, where no step is counted), so most of a long run are left out."""
+    text = f"good morning a{marks * 500}b"
+    if way == "escaped":
+        text = "".join(f"\\u{ord(c):04x}" for c in text)
+    if way == "encoded":
+        text = b64encode(text.encode()).decode()
+    views = [view for found, view in _prompt_disguises.views_of(text) if found == way.replace("plain", "")]
+    assert len(views) == 1
+    assert re.fullmatch("good morning [a\xe1\xe4].{0,60}b", views[0])
+
+
 PATTERNS = [
     (module.__name__.rpartition(".")[2], name, pattern)
     for module in (_bare_text, _prompt_disguises, _prompt_structure, _prompt_words, prompt_heuristic)

@@ -93,6 +93,26 @@ def test_what_is_missing_and_what_is_a_text(content_type: str, body: bytes) -> N
     np.testing.assert_array_equal(rows_of(guard, body, content_type), [[np.nan, 1, 3]])
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b'{"features": [["1", 3], ["02", 4], ["1e1", 5]]}'),
+        ("text/csv", b'count,grade\n3,1\n4,"02"\n5,1e1\n'),
+    ],
+)
+def test_texts_may_look_like_numbers(content_type: str, body: bytes) -> None:
+    """Where a column takes texts, "1" and "02" are two of them, also where nothing tells texts from numbers."""
+    guard = Features(
+        columns=["grade", "count"],
+        low=0,
+        high=9,
+        max_rows=4,
+        categories={"grade": ["1", "02", "1e1"]},
+        formats=["json", "csv"],
+    )
+    np.testing.assert_array_equal(rows_of(guard, body, content_type), [[0, 3], [1, 4], [2, 5]])
+
+
 def test_formats_and_shape_are_saved(tmp_path: Any) -> None:
     """A guard that was loaded reads what the saved one did."""
     guard = Features(shape=(2, 2), low=0, high=[[1, 2], [3, 4]], max_rows=4, formats=["npy", "json"])

@@ -163,6 +163,7 @@ def _check_chunk(kind: bytes, chunk: bytes, seen: set[bytes], last: bytes) -> No
         or not kind.isalpha()
         or (kind == b"IHDR") != (not seen)
         or (kind not in _PNG_KEPT and not kind[0] & _ANCILLARY)
+        or (kind == b"PLTE" and (len(chunk) == 12 or len(chunk) % 3))  # bytes around the colours, of three each
         # Of two, one decoder would take the first, another the last. Pixels stand together, and palettes before them.
         or (kind in _PNG_ONCE and not seen.isdisjoint({kind, b"IDAT"}))
         or (kind == b"IDAT" and kind in seen and last != kind)

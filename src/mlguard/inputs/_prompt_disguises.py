@@ -31,7 +31,7 @@ def views_of(text: str) -> Iterator[tuple[str, str]]:
         yield "invisible", "".join(chr(ord(tag) - 0xE0000) for tag in tags)
     unescaped = _unescape(_unescape(plain))
     if unescaped != plain:
-        yield "escaped", unescaped
+        yield "escaped", bare(unescaped)
     for hidden in _decoded(unescaped, _LAYERS):
         yield "encoded", bare(hidden)
 

@@ -49,7 +49,7 @@ class CSVRows:
         brackets that is JSON, and its only arrays are the lines. What JSON does not call a number, such as ``.5``, is
         for the exact path.
         """
-        if self.rules.takes_texts:
+        if self.rules.text_columns:
             return None
         header, _, rest = body.partition(b"\n")
         header = header.removesuffix(b"\r")
@@ -80,14 +80,15 @@ class CSVRows:
         """
         cells = _cells(_text(body))
         order = self._order([*self._line(cells, "names")])
+        texts = {column if order is None else order[column] for column in self.rules.text_columns}
         rows: list[list[float | str | None]] = []
         for first in cells:
             if len(rows) == self.rules.max_rows:
                 raise broken("rows")
-            line = self._line(itertools.chain([first], cells), "columns", len(rows))
-            rows.append([*map(_value, line)])
-            if len(rows[-1]) != self.rules.columns:
-                raise broken("columns", len(rows) - 1)
+            line = [*self._line(itertools.chain([first], cells), "columns", len(rows))]
+            if len(line) != self.rules.columns:
+                raise broken("columns", len(rows))
+            rows.append([_value(cell, is_text=place in texts) for place, cell in enumerate(line)])
         if not rows:
             raise broken("empty")
         return ordered_lists(rows, order, self.rules)
@@ -140,9 +141,13 @@ def _cells(text: str) -> Iterator[tuple[str, bool]]:
             return
 
 
-def _value(cell: str) -> float | str | None:
+def _value(cell: str, *, is_text: bool) -> float | str | None:
+    """What a cell holds: where the column takes texts, 1 is one too."""
     if not cell:
         return None
+    if is_text:
+        return cell
     if _INTEGER.fullmatch(cell):
-        return int(cell[:EXACT_DIGITS])
+        number = int(cell.lstrip("+-0")[:EXACT_DIGITS] or 0)  # any number of zeros may stand before the first digit
+        return -number if cell.startswith("-") else number
     return float(cell) if _NUMBER.fullmatch(cell) else cell

@@ -79,7 +79,7 @@ class Features(Guard):
     ``names``       a column's name is missing, unknown or there twice, or names are not expected
     ``index``       an index that has not one entry for each row
     ``shape``       a stated shape is not that of rows, or not that of the data
-    ``datatype``    a tensor or file of something else than numbers, or a number that its datatype cannot hold
+    ``datatype``    a tensor or file of a datatype that is not read, or a number or text that it cannot hold
     ``binary``      data of Open Inference's binary extension
     ``npy``         the body is not a ``.npy`` file
     ``length``      a file's data is shorter or longer than its header says
@@ -109,7 +109,8 @@ class Features(Guard):
         dtype: ``numpy.float64``, ``numpy.float32``, or a signed or unsigned integer of 8 to 64 bits. Bounds are checked
             before a value is rounded to ``float32``.
         missing: Columns in which a value may be missing, by name or by index, or True for all: null becomes NaN there,
-            and NaN passes in formats that have it. Everywhere else both are refused. Not with an integer dtype.
+            and NaN passes in formats that have it, or whose clients write it (Open Inference, MLflow). Everywhere else
+            both are refused. Not with an integer dtype.
         categories: What a categorical column takes, by name or by index, with no regard to bounds. Numbers stay as they
             are. Texts become their index in the order given, as scikit-learn's
             ``OrdinalEncoder(categories=[...])`` numbers them; they must agree in every code point, and the column takes
@@ -168,7 +169,9 @@ class Features(Guard):
             publish_bounds=publish_bounds,
         )
         self._formats = BodyFormats(formats, self._rules, field)
-        self._squeeze = squeezes(squeeze, np.zeros((1, *self._rules.shape), self._rules.dtype), where="Features")
+        several = min(2, self._rules.max_rows)  # one row alone would not show what drops others
+        example = np.zeros((several, *self._rules.shape), self._rules.dtype)
+        self._squeeze = squeezes(squeeze, example, where="Features")
         if any(isinstance(each, MedianSmoothing) and each.shape is None for each in self._squeeze):
             raise ConfigurationError(
                 "Features(squeeze=...): give MedianSmoothing the shape=(height, width) of a row, or it takes a batch "

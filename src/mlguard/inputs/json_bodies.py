@@ -51,6 +51,7 @@ class JSONFormat(Protocol):
 
     rules: RowRules
     reads_nulls: bool  # whether the fast path takes documents with a number in the place of each null
+    reads_nan: bool  # whether its clients write NaN, which is not JSON, for a value that is missing
 
     def claims(self, document: Mapping[str, Any]) -> bool:
         """Whether a document means to be of this form, right or wrong. It is a dictionary, or simdjson's object."""
@@ -116,7 +117,7 @@ class JSONBodies:
         Where values may be missing, simdjson reads a number in the place of each null. If as many numbers as there were
         nulls are that number, none of them was sent, and no null stood anywhere else.
         """
-        if body.startswith(_BYTE_ORDER_MARK) or self._last.rules.takes_texts:
+        if body.startswith(_BYTE_ORDER_MARK) or self._last.rules.text_columns:
             return None
         nulls = body.count(b"null") if self._reads_nulls else 0
         if nulls:
@@ -141,7 +142,10 @@ class JSONBodies:
         document = strict_json(body)
         if not isinstance(document, dict):
             raise broken("object")
-        return self._form_of(document).exact(document)
+        form = self._form_of(document)
+        if form.reads_nan and b"NaN" in body:
+            document = strict_json(body, reads_nan=True)
+        return form.exact(document)
 
     def _form_of(self, document: Mapping[str, Any]) -> JSONFormat:
         for form in self._choices:
@@ -247,11 +251,17 @@ def row_in(found: Array, rules: RowRules) -> NDArray[Any] | None:
 # The exact path -----------------------------------------------------------------------------------------------------
 
 
-def strict_json(body: bytes) -> Any:
-    """JSON as RFC 8259 has it, but for NaN and Infinity: they are read, to be refused with their place."""
+def strict_json(body: bytes, *, reads_nan: bool = False) -> Any:
+    """JSON as RFC 8259 has it, but for NaN and Infinity: they are read, to be refused with their place.
+
+    Args:
+        body: The document.
+        reads_nan: Whether NaN may pass for a value that is missing. If not, it is read as an infinity.
+    """
+    decoder = _DECODER_WITH_NAN if reads_nan else _DECODER
     try:
         text = body.decode("utf-8").strip(" \t\r\n")
-        document, end = _DECODER.raw_decode(text)
+        document, end = decoder.raw_decode(text)
     except RecursionError:
         rule = "depth"
     except ValueError:
@@ -275,12 +285,13 @@ def _integer(digits: str) -> int:
     return int(digits[:EXACT_DIGITS])
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_members,
-    parse_int=_integer,
-    # Infinity even for NaN, which is not JSON, and must not pass for a value that is missing.
-    parse_constant=lambda _: math.inf,
-)
+def _decoder(constants: Mapping[str, float]) -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=constants.__getitem__)
+
+
+_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}
+_DECODER = _decoder({**_INFINITIES, "NaN": math.inf})
+_DECODER_WITH_NAN = _decoder({**_INFINITIES, "NaN": math.nan})
 
 
 def require_members(document: dict[str, Any], needed: frozenset[str], optional: frozenset[str] = frozenset()) -> None:

@@ -30,6 +30,7 @@ class JSONRows:
         self._members = frozenset({field})
         # A null in a name that is wrong must not make it the right one.
         self.reads_nulls = bool(rules.missing) and NULL.decode() not in field
+        self.reads_nan = False
         self._per_row = arrays_per_row(rules.shape)
 
     def claims(self, document: Mapping[str, Any]) -> bool:

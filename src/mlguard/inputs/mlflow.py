@@ -43,6 +43,7 @@ class MLflowRows:
     def __init__(self, rules: RowRules) -> None:
         self.rules = rules
         self.reads_nulls = False  # there are texts beside the values
+        self.reads_nan = bool(rules.missing)  # as MLflow's client writes it
 
     def claims(self, document: Mapping[str, Any]) -> bool:
         """Whatever has one of the four members."""

@@ -3,8 +3,8 @@
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 
 One tensor with all columns, of any name, or one tensor for each column, matched by name. The numbers are what their
-datatype says: 0.1 in FP32 is the nearest single. Tensors of the binary data extension are refused. Parameters are not
-looked at, and neither is which outputs are wanted: that is for whoever answers.
+datatype says: 0.1 in FP32 is the nearest single. Texts are BYTES. Tensors of the binary data extension are refused.
+Parameters are not looked at, and neither is which outputs are wanted: that is for whoever answers.
 """
 
 import math
@@ -22,12 +22,21 @@ from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.sent_rows import InferenceCall, SentRows
 from mlguard.inputs.tensor_shape import arrays_per_row, flatten, is_nested, nest
 
-#: FP16 cannot be said in JSON, BOOL and BYTES are no numbers.
+#: FP16 cannot be said in JSON, and BOOL is no number.
 DATATYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype(np.float64),
     "FP32": np.dtype(np.float32),
     **{f"INT{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
+}
+#: What is read beside them where columns take texts.
+_TEXTS = {"BYTES": np.dtype(object)}
+#: What a datatype cannot hold, by its kind.
+_UNFIT: dict[str, frozenset[type]] = {
+    "f": frozenset({str}),
+    "i": frozenset({str, float}),
+    "u": frozenset({str, float}),
+    "O": frozenset({int, float}),
 }
 #: The header with which clients announce binary data.
 BINARY_HEADER = b"inference-header-content-length"
@@ -55,7 +64,10 @@ class OpenInferenceRows:
     def __init__(self, rules: RowRules, *, only_objects: bool) -> None:
         self.rules = rules
         self.reads_nulls = False  # there are texts beside the values
+        self.reads_nan = bool(rules.missing)  # as Triton's client writes it
         self._only_objects = only_objects
+        self._texts = bool(rules.text_columns)
+        self._datatypes = DATATYPES | _TEXTS if self._texts else DATATYPES
 
     def claims(self, document: Mapping[str, Any]) -> bool:
         """Whatever has inputs that are tensors, or may be meant to be."""
@@ -135,7 +147,7 @@ class OpenInferenceRows:
             raise broken("array")
         if not inputs:
             raise broken("empty")
-        tensors = [*map(_exact_tensor, inputs)]
+        tensors = [_exact_tensor(found, self._datatypes) for found in inputs]
         return (self._exact_rows(tensors) or self._exact_columns(tensors))._replace(call=call)
 
     def _exact_rows(self, tensors: list[_Tensor]) -> SentRows | None:
@@ -145,7 +157,7 @@ class OpenInferenceRows:
         if not self._is_rows(tensor):
             raise broken("shape")
         self._check_count(tensor.shape[0])
-        cells = _exact_cells(tensor, self.rules.columns)
+        cells = _exact_cells(tensor, self.rules.columns, texts=self._texts)
         values = _as_array(cells, tensor.datatype)
         if values is None:
             return SentRows(nest(cells, self.rules.shape))
@@ -161,7 +173,7 @@ class OpenInferenceRows:
         if count is None:
             raise broken("shape")
         self._check_count(count)
-        columns = [_exact_cells(tensor, 1, column) for column, tensor in enumerate(tensors)]
+        columns = [_exact_cells(tensor, 1, column, texts=self._texts) for column, tensor in enumerate(tensors)]
         arrays = [_as_array(cells, tensor.datatype) for cells, tensor in zip(columns, tensors, strict=True)]
         numbers = [array for array in arrays if array is not None]
         if len(numbers) == len(arrays):
@@ -182,7 +194,7 @@ class OpenInferenceRows:
             "properties": {
                 "name": {"type": "string"},
                 "shape": {"type": "array", "items": size, "minItems": 1, "maxItems": len(self.rules.shape) + 1},
-                "datatype": {"enum": [*DATATYPES]},
+                "datatype": {"enum": [*self._datatypes]},
                 "data": {"type": "array"},
                 "parameters": {"type": "object"},
             },
@@ -304,7 +316,7 @@ def _check_parameters(found: dict[str, Any]) -> None:
         raise broken("field")
 
 
-def _exact_tensor(found: object) -> _Tensor:
+def _exact_tensor(found: object, datatypes: Mapping[str, np.dtype[Any]]) -> _Tensor:
     if not isinstance(found, dict):
         raise broken("field")
     _check_parameters(found)
@@ -314,33 +326,34 @@ def _exact_tensor(found: object) -> _Tensor:
     name, shape, datatype, data = (found[member] for member in ("name", "shape", "datatype", "data"))
     if not isinstance(name, str) or not isinstance(datatype, str):
         raise broken("field")
-    if datatype not in DATATYPES:
+    if datatype not in datatypes:
         raise broken("datatype")
     if not isinstance(shape, list) or not isinstance(data, list):
         raise broken("array")
     if not shape or not all(type(size) is int and size >= 0 for size in shape):
         raise broken("shape")
-    return _Tensor(name, shape, DATATYPES[datatype], data)
+    return _Tensor(name, shape, datatypes[datatype], data)
 
 
-def _exact_cells(tensor: _Tensor, columns: int, column: int = 0) -> list[Any]:
-    """The data of a tensor, flat. Whatever is no number is left for the rules to judge.
+def _exact_cells(tensor: _Tensor, columns: int, column: int = 0, *, texts: bool) -> list[Any]:
+    """The data of a tensor, flat. Whatever is neither a number nor a text is left for the rules to judge.
 
     Args:
         tensor: Of a shape that is known to be no larger than the rules allow.
         columns: How many values of a row it has.
         column: Which value of a row its first one is.
+        texts: Whether columns take texts. If not, those are for the rules too.
     """
     data: Any = tensor.data
     if data and isinstance(data[0], list):
         data = flatten(data, tensor.shape)
     if isinstance(data, str) or len(data) != math.prod(tensor.shape):
         raise broken("shape")
-    if tensor.datatype.kind != "f":
-        limits = np.iinfo(tensor.datatype)
-        for index, cell in enumerate(data):
-            if type(cell) is float or (type(cell) is int and not limits.min <= cell <= limits.max):
-                raise broken("datatype", index // columns, column + index % columns)
+    unfit = _UNFIT[tensor.datatype.kind] if texts else _UNFIT[tensor.datatype.kind] - {str}
+    limits = np.iinfo(tensor.datatype) if tensor.datatype.kind in "iu" else None
+    for index, cell in enumerate(data if unfit else ()):
+        if type(cell) in unfit or (limits and type(cell) is int and not limits.min <= cell <= limits.max):
+            raise broken("datatype", index // columns, column + index % columns)
     return list(data)
 
 

@@ -8,7 +8,7 @@ Python. It names the rule that is broken, and judges what does not fit into an a
 """
 
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Collection, Sequence, Sized
 from typing import Any, NoReturn
 
 import numpy as np
@@ -122,9 +122,9 @@ class RowRules:
         return lows, highs
 
     @property
-    def takes_texts(self) -> bool:
-        """Whether a column takes texts, so that an array of numbers cannot hold its values."""
-        return bool(self._codes)
+    def text_columns(self) -> Collection[int]:
+        """The columns that take texts, so that an array of numbers cannot hold their values."""
+        return self._codes.keys()
 
     # Arrays ---------------------------------------------------------------------------------------------------------
 
