@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request, Response, Security, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request, Response, Security
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
@@ -949,11 +949,11 @@ def takes(annotation: Any) -> Any:
 
 @pytest.mark.parametrize(
     "annotation",
-    [Request, HTTPConnection, WebSocket, Response, BackgroundTasks, Opaque, list[Opaque], Annotated[Opaque, Depends()]],
+    [Request, HTTPConnection, Response, BackgroundTasks, Opaque, list[Opaque], Annotated[Opaque, Depends()]],
     ids=str,
 )
 def test_questions_that_can_never_be_told(annotation: Any) -> None:
-    """An annotation that shows it stops the start-up, also that of a WebSocket."""
+    """An annotation that shows it stops the start-up."""
     with pytest.raises(ConfigurationError, match="by the argument 'what'"):
         keeps()(truncate_output(takes(annotation)))
     assert keeps()(truncate_output(takes(Annotated[list[float], Query()])))

@@ -169,7 +169,8 @@ def truncate_output(
         list, and a list (for one row, what stands for that row) where rows are replaced.
 
     Raises:
-        ConfigurationError: A setting that cannot work.
+        ConfigurationError: A setting that cannot work, or an endpoint that takes a ``WebSocket``: what it sends over
+            that passes no decorator.
         UnsafeOutputError: On answering. The answer holds NaN or an infinity, has no such scores although the policy
             needs them, has another number of classes than ``labels``, cannot be written as JSON, is the model itself,
             or is a ready ``Response``, which cannot be truncated (500).
