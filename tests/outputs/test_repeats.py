@@ -840,6 +840,15 @@ def test_without_its_store_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelno for record in lines] == [logging.ERROR]
 
 
+def test_a_store_without_room_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It answers still, keeps nothing more, and does not fill the log with a line for each question."""
+    with redis_server("--maxmemory", "1", "--maxmemory-policy", "noeviction") as server:
+        service = Service(store=RedisStore(server.url, timeout=30))
+        assert [service.run_of() for _ in range(3)] == [1, 2, 3]
+    lines = [record for record in caplog.records if "repeat_cache goes on" in record.getMessage()]
+    assert [record.levelno for record in lines] == [logging.ERROR]
+
+
 class Forgetful(RedisStore):
     """One that has forgotten in the meantime what another process has kept first."""
 

@@ -188,8 +188,8 @@ def signature_of(endpoint: Callable[..., Any]) -> inspect.Signature:
         ) from error
     if any(_is_subclass(parameter.annotation, WebSocket) for parameter in signature.parameters.values()):
         raise ConfigurationError(
-            "the endpoint takes a WebSocket, and what it sends over that passes no decorator: send what truncate_output "
-            "makes of the scores, as in truncate_output(scores, decimals=2)"
+            "the endpoint takes a WebSocket, and what it sends over that passes no decorator: send what is left of the "
+            "scores, truncate_output(scores, decimals=2)"
         )
     return signature
 
