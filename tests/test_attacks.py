@@ -293,6 +293,18 @@ def test_every_table_is_on_a_page() -> None:
     assert {name for page in PAGES for name in named(page.read_text("utf-8"))} == set(TABLES)
 
 
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in {"summary", "budgets", "training", "cost"}])
+def test_no_guard_is_shown_without_what_it_costs(name: str) -> None:
+    """Accuracy, calibration and time stand beside what each guard does to an attack."""
+    lines = [[*map(str.strip, line.split("|")[1:-1])] for line in TABLES[name](read).splitlines() if "|" in line]
+    columns = lines if name == "solving" else [*zip(*lines, strict=True)]  # there, guards are side by side
+    worth = {head: [value for value in values if value not in {"", "---"}] for head, *values in columns}
+    assert worth["accuracy"][0].endswith(" %")
+    assert all(re.fullmatch(r"0\.\d\d|no scores", value) for value in worth["ECE"])
+    assert all(re.fullmatch(r"\d+ µs", value) for value in worth["a request"])
+    assert len(worth["accuracy"]) == len(worth["ECE"]) == len(worth["a request"]) > 2
+
+
 @pytest.mark.parametrize("name", CHARTS)
 def test_figures_show_what_was_found(name: str) -> None:
     """A figure is drawn from the CSV files, has a title and a description, and stands on a page."""

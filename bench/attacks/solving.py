@@ -36,6 +36,8 @@ TABLES = {
     "averaging": Columns("62 inputs, asked 500 times each", ("guard", "jitter"), ("queries", "error"), "median"),
 }
 
+SOLVED = (ALL_DIGITS, THREE_DECIMALS, TWO_DECIMALS, ONE_DECIMAL, LIGHT_NOISE, HEAVY_NOISE)
+
 _QUERIES = (31, 62, 310, 3_100)
 _HALVINGS = (10, 20, 30, 40, 50)  # as many as a double has bits, or so
 _AVERAGED = (  # and how far the repeats lie from each other
@@ -45,6 +47,8 @@ _AVERAGED = (  # and how far the repeats lie from each other
     (ROUNDED_NOISE, 1e-6),
     (ROUNDED_NOISE, 1e-2),
 )
+
+DEFENCES = tuple(dict.fromkeys([*SOLVED, LABEL_ONLY, *(defence for defence, _ in _AVERAGED)]))
 
 Test = Callable[[Rows], NDArray[np.bool_]]
 
@@ -61,7 +65,7 @@ def run(seed: int, *, quick: bool) -> dict[str, Measures]:
         return Victim(task.model, defence, columns=columns, low=-10.0, high=10.0, seed=seed)
 
     solved: Measures = {}
-    for defence in (ALL_DIGITS, THREE_DECIMALS, TWO_DECIMALS, ONE_DECIMAL, LIGHT_NOISE, HEAVY_NOISE):
+    for defence in SOLVED:
         view = View.of(defence)
         for queries in _QUERIES[: 2 if quick else None]:
             with victim(defence) as asked:

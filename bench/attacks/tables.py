@@ -18,6 +18,9 @@ PAGES = (
     ROOT / "README.md",
 )
 
+TUMOURS = "tumours, logistic regression"  # as ``models.tumours`` calls it
+
+_WORTH = ("accuracy", "ECE", "a request")
 _MARKED = re.compile(r"(<!-- attacks: ([\w-]+) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
 
 Row = dict[str, str]
@@ -53,13 +56,18 @@ def _solving(read: Read) -> str:
         [_thousands(queries), *(_small(_only(rows, guard=guard, queries=queries)["error"]) for guard in guards)]
         for queries in _values(rows, "queries")
     ]
+    worth = zip(*(_use(read, TUMOURS, guard) for guard in guards), strict=True)
+    lines += [[name, *cells] for name, cells in zip(_WORTH, worth, strict=True)]
     return _markdown(["queries", *guards], lines, _spread(rows, "error"))
 
 
 def _halving(read: Read) -> str:
     rows = read("halving")
-    lines = [[row["guard"], _thousands(row["queries"]), _small(row["error"])] for row in rows]
-    return _markdown(["answer", "queries", "error"], lines, _spread(rows, "error"))
+    lines = [
+        [row["guard"], _thousands(row["queries"]), _small(row["error"]), *_use(read, TUMOURS, row["guard"])]
+        for row in rows
+    ]
+    return _markdown(["answer", "queries", "error", *_WORTH], lines, _spread(rows, "error"))
 
 
 def _averaging(read: Read) -> str:
@@ -67,12 +75,12 @@ def _averaging(read: Read) -> str:
     lines = []
     for row in rows:
         how = f"changed by up to {row['jitter'].replace('e-0', 'e-')}" if float(row["jitter"]) else "unchanged"
-        lines.append([row["guard"], how, _small(row["error"])])
-    return _markdown(["noise", "asked again", "error"], lines, _spread(rows, "error"))
+        lines.append([row["guard"], how, _small(row["error"]), *_use(read, TUMOURS, row["guard"])])
+    return _markdown(["noise", "asked again", "error", *_WORTH], lines, _spread(rows, "error"))
 
 
 def _copying(read: Read) -> str:
-    rows, use = read("copying"), read("usefulness")
+    rows = read("copying")
     columns = [("ordinary", "100"), ("ordinary", "1000"), ("made up", "1000")]
     lines = []
     for guard in _values(rows, "guard"):
@@ -80,10 +88,10 @@ def _copying(read: Read) -> str:
             _percent(_only(rows, model="network", guard=guard, inputs=inputs, budget=budget)["agreement"], 1)
             for inputs, budget in columns
         ]
-        lines.append([guard, *cells, *_use(use, "network", guard)])
+        lines.append([guard, *cells, *_use(read, "network", guard)])
     head = [f"{_thousands(budget)} {inputs}" for inputs, budget in columns]
     return _markdown(
-        ["answer", *head, "accuracy", "ECE"],
+        ["answer", *head, *_WORTH],
         lines,
         _points([row for row in rows if row["model"] == "network"], "agreement"),
     )
@@ -105,7 +113,7 @@ def _budgets(read: Read) -> str:
 
 
 def _membership(read: Read) -> str:
-    rows, use = read("membership"), read("usefulness")
+    rows = read("membership")
     model = "forest, overfit"
     attacks = ["threshold", "LiRA", "LiRA on averages", "jittered labels"]
     lines = []
@@ -113,26 +121,24 @@ def _membership(read: Read) -> str:
         cells = [_auc(rows, model, attack, guard) for attack in attacks]
         if guard != LABEL_IF_SURE.name:  # the others all tell the same labels, and this attack needs no more
             cells[3] = _auc(rows, model, attacks[3], "label only")
-        lines.append([guard, *cells, *_use(use, model, guard)])
-    return _markdown(
-        ["answer", *attacks, "accuracy", "ECE"], lines, _auc_errors([r for r in rows if r["model"] == model])
-    )
+        lines.append([guard, *cells, *_use(read, model, guard)])
+    return _markdown(["answer", *attacks, *_WORTH], lines, _auc_errors([r for r in rows if r["model"] == model]))
 
 
 def _training(read: Read) -> str:
-    rows, use = read("membership"), read("usefulness")
+    rows = read("membership")
     columns = [("LiRA", guard) for guard in ("all digits", "one decimal", "label only")]
     columns.append(("jittered labels", "label only"))
     lines = []
     for model in _values(rows, "model"):
         cells = [_auc(rows, model, attack, guard) for attack, guard in columns]
-        lines.append([model, *cells, *_use(use, model, "all digits")])
+        lines.append([model, *cells, *_use(read, model, "all digits")[:2]])  # how long models take is not measured
     head = [f"{attack}, {guard}" for attack, guard in columns[:3]]
-    return _markdown(["model", *head, columns[3][0], "accuracy", "ECE"], lines, _auc_errors(rows))
+    return _markdown(["model", *head, columns[3][0], *_WORTH[:2]], lines, _auc_errors(rows))
 
 
 def _evasion(read: Read, guards: Sequence[str] = ()) -> str:
-    rows, use = read("evasion"), read("usefulness")
+    rows = read("evasion")
     if guards:
         rows = [row for row in rows if row["guard"] in guards]
     attacks = _values(rows, "attack")
@@ -147,23 +153,23 @@ def _evasion(read: Read, guards: Sequence[str] = ()) -> str:
                 if distance != "inf"
                 else f"{_percent(row['within 1'])} (none)"
             )
-        lines.append([guard, *cells, *_use(use, "network", guard)])
-    return _markdown(["guard", *attacks, "accuracy", "ECE"], lines, _points(rows, "within 1"))
+        lines.append([guard, *cells, *_use(read, "network", guard)])
+    return _markdown(["guard", *attacks, *_WORTH], lines, _points(rows, "within 1"))
 
 
 def _attributes(read: Read) -> str:
-    rows, use = read("attributes"), read("usefulness")
+    rows = read("attributes")
     lines = []
     for row in rows:
         if row["guard"] == BASELINE:
-            name, worth = row["guard"], ["", ""]
+            name, worth = row["guard"], [""] * len(_WORTH)
         else:
             name = row["guard"] if row["asked"] == "1" else f"{row['guard']}, averaged over {row['asked']}"
-            worth = _use(use, "patients, forest", row["guard"])
+            worth = _use(read, "patients, forest", row["guard"])
         lines.append([name, f"{float(row['members']):.3f}", f"{float(row['others']):.3f}", *worth])
     error = max(float(row[f"{who} se"]) for row in rows for who in ("members", "others"))
     note = f"Means over {rows[0]['runs']} runs; the largest standard error is {error:.3f}."
-    return _markdown(["answer", "members", "others", "accuracy", "ECE"], lines, note)
+    return _markdown(["answer", "members", "others", *_WORTH], lines, note)
 
 
 def _cost(read: Read) -> str:
@@ -250,9 +256,11 @@ def _best_auc(rows: Rows, model: str, guard: str) -> float:
     )
 
 
-def _use(rows: Rows, model: str, guard: str) -> list[str]:
-    row = _only(rows, model=model, guard=guard)
-    return [_percent(row["accuracy"], 1), f"{float(row['ece']):.2f}" if row["ece"] else "no scores"]
+def _use(read: Read, model: str, guard: str) -> list[str]:
+    """What is left of the answers' worth, and the time of a request of one row."""
+    row, took = _only(read("usefulness"), model=model, guard=guard), _only(read("cost"), guard=guard)["one row"]
+    ece = f"{float(row['ece']):.2f}" if row["ece"] else "no scores"
+    return [_percent(row["accuracy"], 1), ece, f"{took} µs"]
 
 
 def _auc(rows: Rows, model: str, attack: str, guard: str) -> str:

@@ -8,8 +8,8 @@ import orjson
 from numpy.typing import NDArray
 
 from bench.asgi import Post
-from bench.attacks import attributes, copying, evasion, membership
-from bench.attacks.models import MEMBERSHIP_MODELS, Data, customers, digits, patients
+from bench.attacks import attributes, copying, evasion, membership, solving
+from bench.attacks.models import MEMBERSHIP_MODELS, Data, customers, digits, patients, tumours
 from bench.attacks.results import Columns, Measures
 from bench.attacks.victim import Defence, Rows, Victim, guarded
 from bench.timing import take_turns
@@ -40,6 +40,9 @@ def run(seed: int, *, quick: bool) -> dict[str, Measures]:
     secret = patients(seed)
     for defence in attributes.DEFENCES:
         note(secret.name, secret.model, secret.pool, defence)
+    task = tumours(seed)
+    for defence in solving.DEFENCES:
+        note(task.name, task.model, task.unseen, defence)
     return {"usefulness": found}
 
 
@@ -83,7 +86,7 @@ def cost(*, quick: bool) -> list[list[str]]:
 
     Not the same from run to run, unlike everything else here.
     """
-    defences = dict.fromkeys([*copying.DEFENCES, *evasion.DEFENCES, *membership.DEFENCES])
+    defences = dict.fromkeys([*copying.DEFENCES, *evasion.DEFENCES, *membership.DEFENCES, *solving.DEFENCES])
     x = np.random.default_rng(3).uniform(0.0, 1.0, (1_000, 64))
     cells: dict[str, list[str]] = {defence.name: [defence.name] for defence in defences}
     for rows, calls in ((1, 40), (1_000, 2)):

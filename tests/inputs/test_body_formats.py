@@ -16,7 +16,6 @@ from mlguard import hardening
 from mlguard._guard import RequestMemory
 from mlguard.errors import ConfigurationError, InvalidInputError
 from mlguard.inputs.features import Features
-from mlguard.inputs.sent_rows import InferenceCall
 from tests.inputs.reading import outcome, rows_of
 
 ALL = ("json", "open-inference", "mlflow", "npy", "csv")
@@ -51,7 +50,7 @@ def app_with(guard: Features) -> FastAPI:
     @app.post("/predict")
     def predict(request: Request, x: Annotated[Any, Depends(guard)]) -> Any:
         call = RequestMemory.of(request.scope).inference_call
-        return {"rows": x.tolist(), "call": call and [call.id, call.outputs], "ready": bool(x.flags.carray)}
+        return {"rows": x.tolist(), "call": call and call.id, "ready": bool(x.flags.carray)}
 
     return app
 
@@ -214,13 +213,12 @@ def test_binary_data_is_refused_by_name() -> None:
 
 
 def test_the_call_is_there_for_whoever_answers() -> None:
-    """The id and the outputs of an Open Inference request are in the request's memory, and of no other."""
+    """The id of an Open Inference request is in the request's memory, and that of no other."""
     guard = Features(columns=3, formats=ALL, **RULES)
     body = json.dumps({"id": "7f", "inputs": [TENSOR], "outputs": [{"name": "label"}]}).encode()
-    assert post(guard, body, "application/json").json()["call"] == ["7f", ["label"]]
-    assert post(guard, BODIES["open-inference"][0][1], "application/json").json()["call"] == ["", []]
+    assert post(guard, body, "application/json").json()["call"] == "7f"
+    assert post(guard, BODIES["open-inference"][0][1], "application/json").json()["call"] == ""
     assert post(guard, BODIES["json"][0][1], "application/json").json()["call"] is None
-    assert InferenceCall() == InferenceCall("", ())
 
 
 # OpenAPI ------------------------------------------------------------------------------------------------------------

@@ -117,13 +117,13 @@ def test_integers_hold_what_their_datatype_holds(datatype: str) -> None:
 
 
 def test_the_call_is_kept_for_the_answer() -> None:
-    """Whoever answers finds the request's id and the outputs that are wanted."""
+    """Whoever answers finds the request's id."""
     outputs = [{"name": "label", "parameters": {"binary_data": False}}, {"name": "score"}]
     body = request(tensor(FLAT, [2, 3]), id="7f", outputs=outputs, parameters={"binary_data_output": True})
     read = reader()
     assert read.fast(body) is not None
     for sent in (read.reader.sent(body), read.reader.exact(body)):
-        assert sent.call == InferenceCall("7f", ("label", "score"))
+        assert sent.call == InferenceCall("7f")
     assert read.reader.sent(request(tensor(FLAT, [2, 3]))).call == InferenceCall()
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response, WebSocket
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -608,7 +608,7 @@ def test_settings_that_cannot_work(options: dict[str, Any], says: str) -> None:
 
 
 def test_where_it_stands() -> None:
-    """Next to the function, once, and not on a stream."""
+    """Next to the function, once, and neither on a stream nor on a WebSocket."""
     noise = add_noise(Laplace(1), key=KEY)
 
     def stream(x: int) -> Any:
@@ -626,6 +626,11 @@ def test_where_it_stands() -> None:
     for streaming in (stream, astream):
         with pytest.raises(ConfigurationError, match="no generator"):
             noise(streaming)
+
+    async def socket(x: int, socket: WebSocket) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="WebSocket"):
+        add_noise(Laplace(1), key=KEY, inputs=["x"])(socket)
 
 
 def test_arguments_by_which_no_input_is_told() -> None:

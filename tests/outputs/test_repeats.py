@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request, Response, Security, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Query, Request, Response, Security
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
@@ -840,6 +840,15 @@ def test_without_its_store_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelno for record in lines] == [logging.ERROR]
 
 
+def test_a_store_without_room_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It answers still, keeps nothing more, and does not fill the log with a line for each question."""
+    with redis_server("--maxmemory", "1", "--maxmemory-policy", "noeviction") as server:
+        service = Service(store=RedisStore(server.url, timeout=30))
+        assert [service.run_of() for _ in range(3)] == [1, 2, 3]
+    lines = [record for record in caplog.records if "repeat_cache goes on" in record.getMessage()]
+    assert [record.levelno for record in lines] == [logging.ERROR]
+
+
 class Forgetful(RedisStore):
     """One that has forgotten in the meantime what another process has kept first."""
 
@@ -949,11 +958,11 @@ def takes(annotation: Any) -> Any:
 
 @pytest.mark.parametrize(
     "annotation",
-    [Request, HTTPConnection, WebSocket, Response, BackgroundTasks, Opaque, list[Opaque], Annotated[Opaque, Depends()]],
+    [Request, HTTPConnection, Response, BackgroundTasks, Opaque, list[Opaque], Annotated[Opaque, Depends()]],
     ids=str,
 )
 def test_questions_that_can_never_be_told(annotation: Any) -> None:
-    """An annotation that shows it stops the start-up, also that of a WebSocket."""
+    """An annotation that shows it stops the start-up."""
     with pytest.raises(ConfigurationError, match="by the argument 'what'"):
         keeps()(truncate_output(takes(annotation)))
     assert keeps()(truncate_output(takes(Annotated[list[float], Query()])))

@@ -282,6 +282,9 @@ KEYS_ONLY = APIKeyAuth(APIKeys([KEYS["alice"][0]]))
         ({"policy": "open", "per_scope": {"trusted": "private"}, "by": KEYS_ONLY}, "strictest policy first"),
         ({"policy": "open", "per_scope": {"trusted": "balanced"}, "by": KEYS_ONLY}, "strictest policy first"),
         ({"policy": "balanced", "per_scope": {"trusted": "private"}, "by": KEYS_ONLY}, "strictest policy first"),
+        ({"decimals": 3, "per_scope": {"t": OutputPolicy(decimals=1)}, "by": KEYS_ONLY}, "strictest policy first"),
+        ({"decimals": 1, "per_scope": {"t": OutputPolicy(decimals=1, top_k=2)}, "by": KEYS_ONLY}, "strictest policy"),
+        ({"significant": 3, "per_scope": {"t": OutputPolicy(significant=2)}, "by": KEYS_ONLY}, "strictest policy"),
     ],
     ids=repr,
 )
@@ -289,6 +292,28 @@ def test_a_setting_that_cannot_work_is_refused_at_once(options: dict[str, Any], 
     """Scopes that nobody can hold, callers without scopes, and policies the wrong way round."""
     with pytest.raises(ConfigurationError, match=names):
         truncate_output(**options)
+
+
+@pytest.mark.parametrize(
+    ("everybody", "trusted"),
+    [
+        (OutputPolicy(decimals=1, top_k=2), OutputPolicy(decimals=1)),
+        (OutputPolicy(decimals=1), OutputPolicy(decimals=3, top_k=2)),
+        (OutputPolicy(decimals=3), OutputPolicy(significant=2)),
+        (OutputPolicy(decimals=3, min_confidence=0.5), OutputPolicy(decimals=1)),
+        (OutputPolicy(bins=[0, 1, 2]), OutputPolicy(decimals=1)),
+        (OutputPolicy(decimals=1), OutputPolicy(decimals=1)),
+        (OutputPolicy(label_only=True), OutputPolicy(label_only=True, min_confidence=0.9, decimals=0)),
+    ],
+)
+def test_policies_that_show_more_or_something_else_are_taken(everybody: OutputPolicy, trusted: OutputPolicy) -> None:
+    """Only one that plainly shows less is a mistake."""
+
+    def predict() -> Any: ...
+
+    policies = policies_of(truncate_output(predict, policy=everybody, per_scope={"trusted": trusted}, by=KEYS_ONLY))
+    assert policies is not None
+    assert [truncation.scores.policy for truncation in policies.all] == [everybody, trusted]
 
 
 def test_scores_alone_have_no_caller() -> None:

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 import numpy as np
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -856,6 +856,18 @@ def test_two_policies_on_one_endpoint_are_refused_at_once() -> None:
     """Stacked decorators would refuse every answer, so they are an error of configuration."""
     with pytest.raises(ConfigurationError, match="already"):
         truncate_output(label_only=True)(truncate_output(Sync()))
+
+
+def test_a_websocket_is_refused_at_once() -> None:
+    """What is sent over it passes no decorator: the scores would leave as they are, and nobody would notice."""
+    app = FastAPI()
+
+    async def predict(x: str, socket: Annotated[WebSocket, "as FastAPI gives it"]) -> None:
+        await socket.accept()
+        await socket.send_json({"probabilities": [0.123456, 0.876544]})
+
+    with pytest.raises(ConfigurationError, match="WebSocket"):
+        app.websocket("/")(truncate_output(predict))
 
 
 def test_a_head_request_sees_the_same_headers() -> None:

@@ -242,7 +242,6 @@ def _is_plain(found: object) -> bool:
 
 def _fast_call(document: Object) -> InferenceCall | None:
     identity = document.get("id", "")
-    outputs: list[Any] = []
     if not isinstance(identity, str):
         return None
     if "parameters" in document and not _is_plain(document["parameters"]):
@@ -256,8 +255,9 @@ def _fast_call(document: Object) -> InferenceCall | None:
                 return None
             if "parameters" in output and not _is_plain(output["parameters"]):
                 return None
-            outputs.append(output["name"])
-    return InferenceCall(identity, tuple(outputs)) if all(type(name) is str for name in outputs) else None
+            if type(output["name"]) is not str:
+                return None
+    return InferenceCall(identity)
 
 
 def _fast_tensor(found: object) -> _Tensor | None:
@@ -308,7 +308,7 @@ def _exact_call(document: dict[str, Any]) -> InferenceCall:
         _check_parameters(output)
         if not isinstance(output["name"], str):
             raise broken("field")
-    return InferenceCall(identity, tuple(output["name"] for output in outputs))
+    return InferenceCall(identity)
 
 
 def _check_parameters(found: dict[str, Any]) -> None:

@@ -21,11 +21,9 @@ class InferenceCall:
 
     Attributes:
         id: The request's own id, which the answer has to repeat. Empty: it has none.
-        outputs: The names of the outputs that are wanted. Empty: all.
     """
 
     id: str = ""
-    outputs: tuple[str, ...] = ()
 
 
 class SentRows(NamedTuple):

@@ -17,6 +17,7 @@ from fastapi import Depends
 from fastapi.utils import is_body_allowed_for_status_code
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from mlguard._fastapi import (
     EVENT_TYPES,
@@ -175,16 +176,22 @@ def signature_of(endpoint: Callable[..., Any]) -> inspect.Signature:
     """The endpoint's signature, in which no annotation is a text.
 
     Raises:
-        ConfigurationError: One cannot be read.
+        ConfigurationError: One cannot be read, or it takes a WebSocket.
     """
     try:
         # Text annotations mean something only in the endpoint's own module, where FastAPI would not look.
-        return inspect.signature(endpoint, eval_str=True)
+        signature = inspect.signature(endpoint, eval_str=True)
     except NameError as error:
         raise ConfigurationError(
             f"an annotation of the endpoint names {error.name!r}, which its module does not have at run time: import it"
             " outside of TYPE_CHECKING, and define it outside of functions"
         ) from error
+    if any(_is_subclass(parameter.annotation, WebSocket) for parameter in signature.parameters.values()):
+        raise ConfigurationError(
+            "the endpoint takes a WebSocket, and what it sends over that passes no decorator: send what is left of the "
+            "scores, truncate_output(scores, decimals=2)"
+        )
+    return signature
 
 
 def _extend(

@@ -130,7 +130,6 @@ class AnswersInStore:
         except UnavailableError as error:
             self._note_failure(error)
             return None
-        self._is_away = False
         if record is None:
             return None
         media_type, _, body = record.partition(b"\n")
@@ -140,10 +139,12 @@ class AnswersInStore:
         """Keep an answer, if there is none yet."""
         record = answer.media_type.encode() + b"\n" + answer.body
         try:
-            if await self._store.swap(question, None, record, self._ttl):
-                return answer
+            is_kept = await self._store.swap(question, None, record, self._ttl)
         except UnavailableError as error:
             self._note_failure(error)
+            return answer
+        self._is_away = False  # here alone: one without room lets itself be read
+        if is_kept:
             return answer
         return await self.get(question) or answer  # None where it has expired since
 

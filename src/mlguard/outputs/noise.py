@@ -148,8 +148,9 @@ def add_noise(
         A decorator.
 
     Raises:
-        ConfigurationError: An option that cannot work; ``truncate_output`` or a generator below; an argument of the
-            endpoint from which one input cannot be told from another, such as a ``Request``, while ``inputs`` is None.
+        ConfigurationError: An option that cannot work; ``truncate_output`` or a generator below; an endpoint that takes
+            a ``WebSocket``, whose messages pass no decorator; an argument from which one input cannot be told from
+            another, such as a ``Request``, while ``inputs`` is None.
         UnsafeOutputError: On answering. There are no such scores, they are not finite, or not probabilities although
             ``renormalise`` says so; it cannot be told which input a row of them belongs to; or there are more rows than
             the ledger was charged for (500).

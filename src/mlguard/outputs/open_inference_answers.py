@@ -22,7 +22,8 @@ class OpenInferenceAnswer:
 
     The endpoint goes on to return its scores, and the policy decides what is in the tensors. All else that it returns
     stays inside: there is no ``model_version``, no ``parameters``, no feature's name. The request's ``id`` is repeated,
-    if it is printable ASCII of at most 128 characters.
+    if it is printable ASCII of at most 128 characters. All tensors are sent, whatever the request's ``outputs`` names:
+    clients find theirs by its name.
 
     ==================================  ================================================================
     policy                              tensors

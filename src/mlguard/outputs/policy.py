@@ -172,6 +172,17 @@ class OutputPolicy:
             return 0
         return 2 if self.exact and self.bins is None else 1
 
+    def shows_less_than(self, other: "OutputPolicy") -> bool:
+        """Whether it plainly does: no score, fewer digits or fewer classes, and nothing that tells more."""
+        if self.openness != other.openness:
+            return self.openness < other.openness
+        if (self.bins, self.min_confidence) != (other.bins, other.min_confidence):
+            return False  # nobody could say
+        classes = self.top_k or math.inf, other.top_k or math.inf
+        settings = (self.decimals, other.decimals), (self.significant, other.significant), classes
+        pairs = [(mine, others) for mine, others in settings if mine is not None and others is not None]
+        return all(mine <= others for mine, others in pairs) and any(mine < others for mine, others in pairs)
+
     def fingerprint(self) -> str:
         """All settings in one line of text, the same in every process and release: a key for what depends on them."""
         settings = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))

@@ -89,10 +89,11 @@ def repeat_cache(
         by: Who is calling, as for ``RateLimit``: a guard, or a function or dependency that names the caller. None is
             the client address.
         ttl: Seconds for which an answer is kept.
-        max_entries: How many answers this process keeps. Beyond it, the one unused for longest is forgotten.
-        max_bytes: How large they are together, in bytes. One that is larger is not kept.
+        max_entries: How many answers this process keeps of each endpoint. Beyond it, the one unused for longest is
+            forgotten.
+        max_bytes: How large those of an endpoint are together, in bytes. One that is larger is not kept.
         store: Where several processes keep their answers together: a ``RedisStore``. They are kept there as they are
-            sent, under digests. None keeps them in each process. ``max_entries`` and ``max_bytes`` hold there only.
+            sent, under digests. None keeps them in each process. ``max_entries`` and ``max_bytes`` do not hold there.
         clock: Seconds, never going backwards. For answers in this process.
 
     Returns:
