@@ -46,7 +46,7 @@ def _guards(features: Any) -> list[Any]:
     ]
 
 
-def _seeds() -> list[bytes]:
+def seeds() -> list[bytes]:
     """One body of each form, for the fuzzer to begin with."""
     file = io.BytesIO()
     np.save(file, np.array(_ROWS))
@@ -158,18 +158,24 @@ def _on_others() -> Callable[[bytes], None]:
     return try_one
 
 
-def main() -> None:
-    """Fuzz until something is found, or as long as the options say."""
-    atheris = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["mlguard.inputs", "json"]):
-        try_rows, try_others = _on_rows(), _on_others()
+def target() -> Callable[[bytes], None]:
+    """What takes any bytes, and raises if a reader did what it must not."""
+    try_rows, try_others = _on_rows(), _on_others()
 
     def try_one(data: bytes) -> None:
         if len(data) >= 2:
             (try_rows if data[0] % _KINDS < _GUARDS else try_others)(data)
 
+    return try_one
+
+
+def main() -> None:
+    """Fuzz until something is found, or as long as the options say."""
+    atheris = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["mlguard.inputs", "json"]):
+        try_one = target()
     with tempfile.TemporaryDirectory() as folder:
-        for number, seed in enumerate(_seeds()):
+        for number, seed in enumerate(seeds()):
             Path(folder, f"seed-{number}").write_bytes(seed)
             try_one(seed)
         atheris.Setup([*sys.argv, folder], try_one)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlguard import ConfigurationError, OutputPolicy, truncate_output
@@ -60,6 +61,13 @@ def test_changing_the_list_of_bins_later_changes_nothing() -> None:
     policy = OutputPolicy(bins=bins)
     bins[0] = -1
     assert policy.bins == (0.0, 1.0, 2.0)
+
+
+def test_bins_may_be_an_array() -> None:
+    """As ``numpy.quantile`` gives them."""
+    assert OutputPolicy(bins=np.quantile([0.0, 4.0], [0, 0.5, 1])).bins == (0.0, 2.0, 4.0)
+    with pytest.raises(ConfigurationError, match="rising order"):
+        OutputPolicy(bins=np.zeros((2, 2)))
 
 
 def test_fingerprints_tell_policies_apart_and_are_stable() -> None:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlguard.errors import ConfigurationError
 from mlguard.outputs.digits import AsTheyAre, Decimals, Digits, Significant
 
@@ -63,7 +66,7 @@ class OutputPolicy:
     confidence: float | None = None
     min_confidence: float | None = None
     abstain: str | None = "abstain"
-    bins: Sequence[float] | None = None
+    bins: Sequence[float] | NDArray[np.floating[Any]] | None = None
     bins_as: BinsAs = "midpoint"
 
     def __post_init__(self) -> None:
@@ -190,6 +193,8 @@ class OutputPolicy:
 
 
 def _edges(bins: Any) -> tuple[float, ...]:
+    if isinstance(bins, np.ndarray):
+        bins = bins.tolist()
     edges = [*bins] if isinstance(bins, Sequence) and not isinstance(bins, str | bytes) else []
     right = all(type(edge) in {int, float} and math.isfinite(edge) for edge in edges)
     if not right or len(edges) < 2 or any(low >= high for low, high in itertools.pairwise(edges)):
