@@ -22,7 +22,8 @@ from mlguard.artifacts._statement import Statement, make_statement, read_stateme
 from mlguard.errors import ConfigurationError, ModelSignatureError
 from mlguard.monitoring.events import record_event
 
-_MAX_FILES = 100_000
+#: Files and folders that a model may have, unless it is told otherwise.
+MAX_FILES = 100_000
 _MOST_FILES = 10_000_000
 _NAMED = 3  # files that a refusal names; the rest is a number
 
@@ -57,7 +58,7 @@ def verify_model(
     signature: str | os.PathLike[str] | None = None,
     name: str | None = None,
     ignore: Iterable[str] = (),
-    max_files: int = _MAX_FILES,
+    max_files: int = MAX_FILES,
 ) -> VerifiedModel:
     """Verify that a model is what somebody has signed, to the last file.
 
@@ -109,7 +110,7 @@ def sign_model(
     name: str | None = None,
     ignore: Iterable[str] = (),
     password: str | bytes | None = None,
-    max_files: int = _MAX_FILES,
+    max_files: int = MAX_FILES,
 ) -> VerifiedModel:
     """Sign a model, so that ``verify_model`` and ``model_signing verify key`` can tell it from every other.
 
@@ -196,7 +197,8 @@ def _compare(model: _Model, statement: Statement) -> None:
     ):
         if paths:
             some = ", ".join(map(shown, sorted(paths)[:_NAMED]))
-            raise ModelSignatureError(f"{len(paths)} files are {what}: {some}{', ...' if len(paths) > _NAMED else ''}")
+            more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+            raise ModelSignatureError(f"{what}: {some}{more}")
 
     def check(path: str, digest: str) -> None:
         if digest != signed[path]:
