@@ -1,11 +1,12 @@
 """The files of a model on disk: listed without opening one, then hashed, then listed again.
 
-A link, a device, a pipe or a socket is found when the folder is listed, so none is ever opened. No path from a signature
-is opened either. What is opened must be the very file that was listed (device, inode, size and times), and must still be
-it when everything was read: a path that leads elsewhere by then is refused, and so is a file that somebody writes to.
+A link, a device, a pipe or a socket is found when the folder is listed, so none is ever opened. No path from a
+signature is opened either. What is opened must be the very file that was listed (device, inode, size and times), and
+must still be it when everything was read: a path that leads elsewhere by then is refused, and so is a file that
+somebody writes to.
 
-Whoever has mapped a file into memory can write to it unseen. What was hashed is in the result, to compare what is loaded
-with.
+A write that had begun before a file was listed, and one through a map of it in memory, can go unseen. Even then a model
+is verified only if the bytes that were read are the ones that were signed.
 """
 
 import contextlib
