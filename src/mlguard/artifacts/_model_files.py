@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 from mlguard.artifacts._paths import is_portable, shown
 from mlguard.artifacts._statement import ITSELF
@@ -37,14 +38,10 @@ _FOLDER = os.O_RDONLY | _SAFELY | getattr(os, "O_DIRECTORY", 0)
 _HAS_DESCRIPTORS = os.scandir in os.supports_fd and os.open in os.supports_dir_fd  # not on Windows
 
 
-class _Identity(NamedTuple):
-    """Tells one state of one file from every other. No program can set the time of the last change to the inode."""
-
-    device: int
-    inode: int
-    size: int
-    written: int
-    changed: int
+#: Tells one state of one file from every other: no program can set the last time, of the last change to the inode.
+_identity = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+_Identity: TypeAlias = tuple[int, int, int, int, int]
+_SIZE, _CHANGED = 2, 4
 
 
 class ModelFiles:
@@ -65,7 +62,7 @@ class ModelFiles:
         self._skip = skip
         self._max_files = max_files
         with _reading():
-            self._identities = dict(self._listed())
+            self._identities = self._first_list()
 
     @property
     def paths(self) -> set[str]:
@@ -90,7 +87,7 @@ class ModelFiles:
             check(path, digest)
             digests[path] = digest
 
-        large = [path for path, identity in self._identities.items() if identity.size >= _LARGE]
+        large = [path for path, identity in self._identities.items() if identity[_SIZE] >= _LARGE]
         self._settle()
         with _reading():
             if len(large) > 1:
@@ -102,10 +99,22 @@ class ModelFiles:
             self._check_unchanged()
         return digests
 
+    def _first_list(self) -> dict[str, _Identity]:
+        identities = {}
+        room = largest_signature(self._max_files)
+        for path, identity in self._listed():
+            if path != ITSELF and not is_portable(path):
+                raise ModelSignatureError(f"{shown(path)} is no portable name: too long, or no plain UTF-8")
+            room -= len(path)
+            if room < 0:
+                raise ModelSignatureError("the model has more and longer names than a signature may list: max_files")
+            identities[path] = identity
+        return identities
+
     def _settle(self) -> None:
         """Wait until a write to a file that was written just now would show: the file system's clock ticks coarsely."""
         now = time.time_ns()
-        if any(0 <= now - identity.changed < _TICK for identity in self._identities.values()):
+        if any(0 <= now - identity[_CHANGED] < _TICK for identity in self._identities.values()):
             time.sleep(_TICK / 1e9)
 
     def _check_unchanged(self) -> None:
@@ -138,8 +147,6 @@ class ModelFiles:
                     continue
                 if next(budget, None) is None:
                     raise ModelSignatureError(f"the model has more than {self._max_files} files and folders: max_files")
-                if not is_portable(path):
-                    raise ModelSignatureError(f"{shown(path)} is no portable name: too long, or no plain UTF-8")
                 status = entry.stat(follow_symlinks=False) if _HAS_DESCRIPTORS else os.lstat(entry.path)
                 if stat.S_ISREG(status.st_mode):
                     yield path, _identity(status)
@@ -155,22 +162,27 @@ class ModelFiles:
     def _digest(self, path: str, listed: _Identity, stop: threading.Event) -> str:
         """Hash one file. Whether it was written to meanwhile is seen when everything is listed again."""
         hasher = hashlib.sha256()
-        size = 0
+        size, whole = 0, listed[_SIZE]
         descriptor = os.open(f"{self._root}/{path}" if path != ITSELF else self._root, os.O_RDONLY | _SAFELY)
         try:
             if _identity(os.fstat(descriptor)) != listed:
                 raise ModelSignatureError(f"{shown(path)} was replaced or changed while the model was read")
             # One byte more than there should be is enough: a file that grows as it is read would never end.
-            while (chunk := os.read(descriptor, min(_CHUNK, listed.size + 1 - size))) and not stop.is_set():
+            while (chunk := os.read(descriptor, min(_CHUNK, whole + 1 - size))) and not stop.is_set():
                 hasher.update(chunk)
                 size += len(chunk)
-                if size >= listed.size:
+                if size >= whole:
                     break
         finally:
             os.close(descriptor)
-        if size != listed.size:
+        if size != whole:
             raise ModelSignatureError(f"{shown(path)} was changed while it was read")
         return hasher.hexdigest()
+
+
+def largest_signature(max_files: int) -> int:
+    """Bytes that the signature of so many files may have, and characters that all their paths may have."""
+    return (1 << 20) + 512 * max_files
 
 
 def read_small_file(path: Path, most: int) -> bytes:
@@ -188,10 +200,6 @@ def read_small_file(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ModelSignatureError(f"the signature is larger than {most} bytes")
     return content
-
-
-def _identity(status: os.stat_result) -> _Identity:
-    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextlib.contextmanager

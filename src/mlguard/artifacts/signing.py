@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from mlguard._files import replace_file
 from mlguard._numbers import whole
 from mlguard.artifacts._bundle import open_bundle, write_bundle
-from mlguard.artifacts._model_files import ModelFiles, read_small_file
+from mlguard.artifacts._model_files import ModelFiles, largest_signature, read_small_file
 from mlguard.artifacts._paths import ignored_paths, is_portable, shown
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey, key_id, private_key, public_keys
 from mlguard.artifacts._statement import Statement, make_statement, read_statement, write_statement
@@ -155,8 +155,7 @@ class _Model:
     def __init__(self, path: object, signature: object, ignore: object, max_files: object) -> None:
         self.path = _path("path", path)
         self.max_files = whole("max_files", max_files, least=1, most=_MOST_FILES)
-        #: Bytes: as a signature of so many files has.
-        self.max_signature = (1 << 20) + 512 * self.max_files
+        self.max_signature = largest_signature(self.max_files)
         if not os.path.lexists(self.path):
             raise ConfigurationError("path: there is no such file or folder")
         is_folder = self.path.is_dir()
