@@ -16,7 +16,7 @@ from mlguard._files import replace_file
 from mlguard._numbers import whole
 from mlguard.artifacts._bundle import open_bundle, write_bundle
 from mlguard.artifacts._model_files import ModelFiles, largest_signature, read_small_file
-from mlguard.artifacts._paths import ignored_paths, is_portable, shown
+from mlguard.artifacts._paths import ignored_paths, is_name, shown
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey, key_id, private_key, public_keys
 from mlguard.artifacts._statement import Statement, make_statement, read_statement, write_statement
 from mlguard.errors import ConfigurationError, ModelSignatureError
@@ -213,6 +213,6 @@ def _path(where: str, path: object) -> Path:
 
 
 def _name(where: str, name: object) -> str:
-    if not isinstance(name, str) or not is_portable(name) or "/" in name:
+    if not is_name(name):
         raise ConfigurationError(f"{where} gives the model no name that can be signed: one part of a path, as in iris")
     return name
