@@ -70,7 +70,7 @@ $(OLDEST)/ready: requirements/oldest.txt pyproject.toml
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
-	cd requirements && for set in "dev.in newest.txt" "oldest.in oldest.txt"; do set -- $$set; \
+	cd requirements && for set in "newest.in newest.txt" "oldest.in oldest.txt"; do set -- $$set; \
 	  ../.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --custom-compile-command "make lock" --output-file $$2 ../pyproject.toml $$1; done
 	rm -r .venv-lock

@@ -46,7 +46,10 @@ def test_the_tree_is_as_drawn() -> None:
     drawn = {name: int(status) for name, status in re.findall(r"── (\w+Error)\s+(\d{3})", errors.__doc__ or "")}
     assert drawn == {kind.__name__: kind.status for kind in TREE if kind is not MLGuardError}
     public = {name for name, each in vars(errors).items() if inspect.isclass(each) and name.endswith("Error")}
-    assert public == {*drawn, "MLGuardError", "ConfigurationError", "UnsafeOutputError"}
+    beside = {name for name in public if f"    {name} (" in (errors.__doc__ or "")}
+    refused_models = set(re.findall(r"── (Model\w+Error) ", errors.__doc__ or ""))
+    assert refused_models == {kind.__name__ for kind in errors.ModelRefusedError.__subclasses__()}
+    assert public == {*drawn, *beside, *refused_models}
 
 
 @pytest.mark.parametrize("kind", [MLGuardError, *REFUSALS])

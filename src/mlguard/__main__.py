@@ -1,7 +1,7 @@
 """``mlguard``, or ``python -m mlguard``.
 
-Exit codes of every command: 0, done or yes. 1, no: there is no such key, or it is not live. 2, used wrongly. 3, a file
-or the environment cannot be used.
+Exit codes of every command: 0, done or yes. 1, no: there is no such key, it is not live, or a model is refused. 2, used
+wrongly. 3, a file or the environment cannot be used.
 """
 
 import argparse
@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from mlguard import commands
-from mlguard.errors import ConfigurationError
+from mlguard.errors import ConfigurationError, ModelRefusedError
 
+NO = 1
 UNUSABLE = 3
 
 
@@ -39,14 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("there are more arguments than the command takes; keys are read from standard input")
     try:
         code: int = options.run(options)
+    except ModelRefusedError as error:
+        problem, code = str(error), NO
     except ConfigurationError as error:
-        problem = str(error)
+        problem, code = str(error), UNUSABLE
     except OSError as error:
-        problem = f"{error.filename or 'output'}: {error.strerror or type(error).__name__}"
+        problem, code = f"{error.filename or 'output'}: {error.strerror or type(error).__name__}", UNUSABLE
     else:
         return code
     sys.stderr.write(f"mlguard: {problem}\n")
-    return UNUSABLE
+    return code
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ loudly, so they are not answers::
         └── StoreFullError       503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     UnsafeOutputError (ValueError)     the endpoint returned something that may not leave (NaN, a ready Response)
+    ModelRefusedError (Exception)      a model file that may not be used; nothing of it was run
+    ├── ModelSignatureError            not as it was signed, or not signed with this key
+    ├── ModelContentError              a format that may not be loaded, or content that could run code
+    └── ModelDecryptionError           another key, name or version, cut short, or altered
 """
 
 from collections.abc import Mapping
@@ -232,3 +236,19 @@ class ConfigurationError(ValueError):
 
 class UnsafeOutputError(ValueError):
     """The endpoint returned something that may not leave the service: the caller gets a scrubbed 500."""
+
+
+class ModelRefusedError(Exception):
+    """A model file that may not be used. Nothing of it was run. For the operator: the text may name files."""
+
+
+class ModelSignatureError(ModelRefusedError):
+    """The model is not as it was signed (files extra, missing, linked, altered), or not signed with this key."""
+
+
+class ModelContentError(ModelRefusedError):
+    """The model's format may not be loaded, or its content could run code that nobody has allowed."""
+
+
+class ModelDecryptionError(ModelRefusedError):
+    """The file cannot be decrypted: another key, another name or version, cut short, or altered."""
