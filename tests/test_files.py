@@ -12,6 +12,11 @@ from mlguard._files import making_directory, open_regular, replace_file, replaci
 from mlguard.errors import ConfigurationError
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -44,7 +49,7 @@ def test_a_file_is_replaced_whole(however: str, tmp_path: Path) -> None:
     path.chmod(0o604)
     replace_file(path, b"two", new_mode=0o640)
     assert (path.read_bytes(), mode(path)) == (b"two", 0o604)
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), SystemExit()])
@@ -52,12 +57,12 @@ def test_after_a_failure_all_is_as_it_was(however: str, fault: BaseException, tm
     """Whatever ends the writing, Ctrl-C too, the old file stays and the new one is gone."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(type(fault)), replacing(path, new_mode=0o600) as file:
+    with pytest.raises(type(fault)), replacing(path, new_mode=0o600) as file:  # noqa: PT012
         file.write(b"half")
         file.flush()
         raise fault
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_what_is_being_written_has_no_name(tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ def test_what_is_being_written_has_no_name(tmp_path: Path) -> None:
     with replacing(tmp_path / "file", new_mode=0o600) as file:
         file.write(b"half")
         file.flush()
-        assert os.listdir(tmp_path) == []
+        assert names(tmp_path) == []
 
 
 def test_without_nameless_files_nobody_else_can_read_what_is_written(
@@ -81,10 +86,10 @@ def test_without_nameless_files_nobody_else_can_read_what_is_written(
 def test_a_file_that_cannot_take_its_place_is_gone(however: str, tmp_path: Path) -> None:
     """A directory has come where the file should go: the error says so, and no temporary file stays."""
     path = tmp_path / "file"
-    with pytest.raises(IsADirectoryError), replacing(path, new_mode=0o600) as file:
+    with pytest.raises(IsADirectoryError), replacing(path, new_mode=0o600) as file:  # noqa: PT012
         file.write(b"whole")
         path.mkdir()
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_folder_that_is_not_there_is_an_error(however: str, tmp_path: Path) -> None:
@@ -101,27 +106,27 @@ def test_a_directory_appears_whole(tmp_path: Path) -> None:
         assert not path.exists()
         assert mode(folder) == 0o700
     assert (path / "file").read_bytes() == b"1"
-    assert os.listdir(tmp_path) == ["folder"]
+    assert names(tmp_path) == ["folder"]
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
 def test_a_directory_that_failed_is_gone(fault: BaseException, tmp_path: Path) -> None:
     """Nothing of it stays, whatever ended the work."""
-    with pytest.raises(type(fault)), making_directory(tmp_path / "folder") as folder:
+    with pytest.raises(type(fault)), making_directory(tmp_path / "folder") as folder:  # noqa: PT012
         (folder / "file").write_bytes(b"1")
         raise fault
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_directory_replaces_none_that_holds_something(tmp_path: Path) -> None:
     """Somebody made one meanwhile: theirs stays."""
     path = tmp_path / "folder"
-    with pytest.raises(OSError, match="not empty"), making_directory(path) as folder:
+    with pytest.raises(OSError, match="not empty"), making_directory(path) as folder:  # noqa: PT012
         (folder / "file").write_bytes(b"mine")
         path.mkdir()
         (path / "file").write_bytes(b"theirs")
     assert (path / "file").read_bytes() == b"theirs"
-    assert os.listdir(tmp_path) == ["folder"]
+    assert names(tmp_path) == ["folder"]
 
 
 NO_FILES: dict[str, Callable[[Path], object]] = {

@@ -48,6 +48,11 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def header_of(content: bytes) -> tuple[Header, bytes]:
     """A header, and what is behind it."""
     file = io.BytesIO(content)
@@ -58,7 +63,7 @@ def refused(folder: Path, content: bytes, key: Any = KEY, **asked: Any) -> str:
     """What is wrong with a file: every way of reading it says the same, and leaves nothing."""
     source, target = folder / "attacked.enc", folder / "target"
     source.write_bytes(content)
-    before = sorted(os.listdir(folder))
+    before = names(folder)
     identity = IRIS | asked
     with pytest.raises(ModelDecryptionError) as read:
         read_encrypted_model(source, key, **identity)
@@ -66,7 +71,7 @@ def refused(folder: Path, content: bytes, key: Any = KEY, **asked: Any) -> str:
         decrypt_model(source, target, key, **identity)
     with pytest.raises(ModelDecryptionError) as lent, decrypted_model(source, key, **identity, folder=folder):
         raise AssertionError("it was lent")
-    assert sorted(os.listdir(folder)) == before
+    assert names(folder) == before
     assert str(read.value) == str(decrypted.value) == str(lent.value)
     return str(read.value)
 
@@ -89,7 +94,7 @@ def test_a_model_comes_back_as_it_was(size: int, tmp_path: Path) -> None:
     with decrypted_model(sealed, KEY, **IRIS, folder=tmp_path) as path:
         assert (path.name, path.read_bytes()) == ("iris.skops", MODEL[:size])
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert sorted(os.listdir(tmp_path)) == ["copy", "iris.skops", "iris.skops.enc"]
+    assert names(tmp_path) == ["copy", "iris.skops", "iris.skops.enc"]
 
 
 def test_plaintext_is_for_its_owner_and_ciphertext_for_all(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_a_name_is_a_printable_text(name: Any, tmp_path: Path) -> None:
     """Anything else is a mistake of whoever calls, and nothing is written."""
     with pytest.raises(ConfigurationError, match="name of a model"):
         encrypt_model(MODEL, tmp_path / "file", KEY, name=name, version=1)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("version", ["", True, None, 1.5, -1, 2**64])
@@ -374,7 +379,7 @@ FAULTS = [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryErr
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 @pytest.mark.parametrize("opener", ["replacing", "open_regular"])
 @pytest.mark.parametrize("work", [encrypt_model, decrypt_model], ids=["encrypt", "decrypt"])
-def test_a_failure_half_way_is_told_as_what_it_is(
+def test_a_failure_half_way_is_told_as_what_it_is(  # noqa: PLR0917
     work: Any, opener: str, fault: BaseException, sealed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk, an unreadable one and Ctrl-C look like no attack, and leave what was there."""
@@ -393,7 +398,7 @@ def test_a_failure_half_way_is_told_as_what_it_is(
         work(source, target, KEY, **IRIS)
     assert raised.value is fault
     assert target.read_bytes() == b"before"
-    assert sorted(os.listdir(tmp_path)) == ["source", "target"]
+    assert names(tmp_path) == ["source", "target"]
 
 
 def test_an_interrupt_within_tink_is_one(sealed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +416,7 @@ def test_an_interrupt_within_tink_is_one(sealed: bytes, tmp_path: Path, monkeypa
     monkeypatch.setattr(_file_object_adapter.FileObjectAdapter, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         encrypt_model(MODEL, tmp_path / "other", KEY, **IRIS)
-    assert os.listdir(tmp_path) == ["sealed"]
+    assert names(tmp_path) == ["sealed"]
 
 
 def test_half_a_model_never_gets_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,16 +499,16 @@ def test_an_interrupted_process_leaves_nothing(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         _, error = child.communicate()
     assert error.rstrip().endswith(b"KeyboardInterrupt")
-    assert os.listdir(tmp_path) == ["sealed"]
+    assert names(tmp_path) == ["sealed"]
 
 
 def test_a_lent_model_is_gone_after_the_block(sealed: bytes, tmp_path: Path) -> None:
     """However the block ends."""
     (tmp_path / "a.enc").write_bytes(sealed)
-    with pytest.raises(ZeroDivisionError), decrypted_model(tmp_path / "a.enc", KEY, **IRIS, folder=tmp_path) as path:
+    with pytest.raises(ZeroDivisionError), decrypted_model(tmp_path / "a.enc", KEY, **IRIS, folder=tmp_path) as path:  # noqa: PT012
         assert path.read_bytes() == MODEL
         raise ZeroDivisionError
-    assert os.listdir(tmp_path) == ["a.enc"]
+    assert names(tmp_path) == ["a.enc"]
     (tmp_path / ".enc").write_bytes(sealed)
     with decrypted_model(tmp_path / ".enc", KEY, **IRIS, folder=tmp_path) as path:
         assert path.name == "model"
@@ -516,7 +521,7 @@ def test_only_files_are_replaced(place: str, sealed: bytes, tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("elsewhere")
     os.mkfifo(tmp_path / "pipe")
-    before = sorted(os.listdir(tmp_path))
+    before = names(tmp_path)
     for work in (
         lambda target: decrypt_model(tmp_path / "a.enc", target, KEY, **IRIS),
         lambda target: encrypt_model(MODEL, target, KEY, **IRIS),
@@ -524,7 +529,7 @@ def test_only_files_are_replaced(place: str, sealed: bytes, tmp_path: Path) -> N
     ):
         with pytest.raises(ConfigurationError, match="no regular file"):
             work(tmp_path / place)
-    assert sorted(os.listdir(tmp_path)) == before
+    assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("source", ["/dev/zero", "pipe"])
@@ -535,7 +540,7 @@ def test_a_source_without_an_end_is_refused(source: str, tmp_path: Path) -> None
         encrypt_model(tmp_path / source, tmp_path / "target", KEY, **IRIS)
     with pytest.raises(ConfigurationError, match="no regular file"):
         read_encrypted_model(tmp_path / source, KEY, **IRIS)
-    assert os.listdir(tmp_path) == ["pipe"]
+    assert names(tmp_path) == ["pipe"]
 
 
 def test_without_tink_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,13 +551,73 @@ def test_without_tink_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "tink", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'mlguard\[tink\]'"):
         encrypt_model(MODEL, tmp_path / "target", KEY, **IRIS)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_importing_mlguard_imports_no_tink() -> None:
     """Only who encrypts waits for it."""
     code = "import mlguard, mlguard.artifacts.encryption, sys; print('tink' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code]) == b"False\n"
+
+
+# Directories ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model that is a directory."""
+    folder = tmp_path / "model"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "weights" / "one").write_bytes(MODEL)
+    return folder
+
+
+def test_a_directory_is_one_encrypted_file(folder: Path, tmp_path: Path) -> None:
+    """It comes back whole, with mode 0700, in both ways to read it."""
+    encrypt_model(folder, tmp_path / "model.enc", KEY, **IRIS)
+    decrypt_model(tmp_path / "model.enc", tmp_path / "copy", KEY, **IRIS)
+    assert names(tmp_path) == ["copy", "model", "model.enc"]
+    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700
+    with decrypted_model(tmp_path / "model.enc", KEY, **IRIS) as path:
+        assert path.name == "model"
+        for copy in (path, tmp_path / "copy"):
+            assert names(copy) == ["config.json", "weights"]
+            assert (copy / "weights" / "one").read_bytes() == MODEL
+
+
+def test_an_altered_directory_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    """The last byte is wrong: none of the files that came before it stays."""
+    encrypt_model(folder, tmp_path / "model.enc", KEY, **IRIS)
+    content = (tmp_path / "model.enc").read_bytes()
+    (tmp_path / "model.enc").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ModelDecryptionError, match="altered"):
+        decrypt_model(tmp_path / "model.enc", tmp_path / "copy", KEY, **IRIS)
+    with (
+        pytest.raises(ModelDecryptionError, match="altered"),
+        decrypted_model(tmp_path / "model.enc", KEY, **IRIS, folder=tmp_path),
+    ):
+        raise AssertionError("it was lent")
+    assert names(tmp_path) == ["model", "model.enc"]
+
+
+def test_a_directory_takes_no_other_ones_place(folder: Path, tmp_path: Path) -> None:
+    """Neither that of a file nor that of a directory; and it is no bytes."""
+    encrypt_model(folder, tmp_path / "model.enc", KEY, **IRIS)
+    (tmp_path / "file").write_bytes(b"mine")
+    for target in ("file", "model"):
+        with pytest.raises(ConfigurationError, match="is there already"):
+            decrypt_model(tmp_path / "model.enc", tmp_path / target, KEY, **IRIS)
+    with pytest.raises(ConfigurationError, match="is a directory"):
+        read_encrypted_model(tmp_path / "model.enc", KEY, **IRIS)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_a_directory_is_not_encrypted_into_itself(folder: Path) -> None:
+    """It would hold its own old ciphertext the next time."""
+    with pytest.raises(ConfigurationError, match="put it elsewhere"):
+        encrypt_model(folder, folder / "weights" / "model.enc", KEY, **IRIS)
+    assert names(folder / "weights") == ["one"]
 
 
 # Rotation ------------------------------------------------------------------------------------------------------------
@@ -583,7 +648,7 @@ def test_what_cannot_be_unwrapped_is_not_rewrapped(sealed: bytes, tmp_path: Path
         with pytest.raises(ModelDecryptionError):
             rewrap_model(path, keys)
         assert path.read_bytes() == content
-    assert os.listdir(tmp_path) == ["iris.enc"]
+    assert names(tmp_path) == ["iris.enc"]
 
 
 def test_readers_never_see_half_a_rotation(sealed: bytes, tmp_path: Path) -> None:
@@ -612,7 +677,7 @@ def test_readers_never_see_half_a_rotation(sealed: bytes, tmp_path: Path) -> Non
         for thread in threads:
             thread.join()
     assert faults == []
-    assert os.listdir(tmp_path) == ["iris.enc"]
+    assert names(tmp_path) == ["iris.enc"]
 
 
 # What is told --------------------------------------------------------------------------------------------------------

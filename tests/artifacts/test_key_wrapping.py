@@ -72,7 +72,7 @@ def test_the_id_is_the_thumbprint_of_the_standard() -> None:
     ],
 )
 def test_what_is_no_key_is_refused_and_not_repeated(secret: Any) -> None:
-    """A password, a key that is cut, text where bytes should be, a pattern: the error says what to do, and quotes nothing."""
+    """A password, a key that is cut, text where bytes should be, a pattern: the error quotes nothing of it."""
     with pytest.raises(ConfigurationError) as refusal:
         ModelKey(secret)
     told = "".join(traceback.format_exception(refusal.value))
@@ -112,7 +112,8 @@ def test_the_first_of_several_keys_writes() -> None:
     """Their order is kept, whatever form each has."""
     other = secrets.token_bytes(32)
     ids = [ModelKey(other).id, ModelKey(RAW).id]
-    for source in ([other, TEXT], (ModelKey(other), SecretStr(TEXT)), lambda: [other, RAW]):
+    sources: list[Any] = [[other, TEXT], (ModelKey(other), SecretStr(TEXT)), lambda: [other, RAW]]
+    for source in sources:
         assert [key.id for key in model_keys(source)] == ids
 
 
