@@ -13,6 +13,7 @@ from bench import (
     answer,
     auth,
     callers,
+    encryption,
     exactness,
     formats,
     hostile,
@@ -53,6 +54,7 @@ _BENCHES = {
     "callers": callers.measure,
     "prompts": prompts.measure,
     "squeezing": squeezing.measure,
+    "encryption": encryption.measure,
 }
 
 
