@@ -84,8 +84,10 @@ async def measure(*, short: bool) -> Table:
         timing = await take_turns(contenders, rounds=1 if short else 5, calls=1)
         encrypt_model(plain, sealed, key, name="m", version=1)
         notes = [
-            f"rewrap_model, {size / 1e9:g} GB: {spell_seconds(timing.of('rewrap'))}, "
-            f"{timing.ratio('rewrap', 'copy'):.2f} times the time of a copy.",
+            (
+                f"rewrap_model, {size / 1e9:g} GB: {spell_seconds(timing.of('rewrap'))}, "
+                f"{timing.ratio('rewrap', 'copy'):.2f} times the time of a copy."
+            ),
             _memory(f"encrypt {size / 1e9:g} GB", _ENCRYPT, plain, key),
             _memory(f"decrypt {size / 1e9:g} GB", _DECRYPT, sealed, key),
         ]

@@ -121,3 +121,11 @@ def test_a_key_on_the_command_line_is_not_taken(run: Run, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["model", "encrypt", "model", "model.enc", *IRIS, key])
     assert key not in capsys.readouterr().err
+
+
+def test_without_any_key_the_error_says_where_it_goes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable, and the options."""
+    monkeypatch.delenv("MLGUARD_MODEL_KEY")
+    code, said = run("encrypt", "model", "model.enc", *IRIS)
+    assert code == 3
+    assert "MLGUARD_MODEL_KEY" in said

@@ -15,8 +15,8 @@ from mlguard.artifacts.encryption import decrypt_model, encrypt_model, rewrap_mo
 from mlguard.artifacts.fernet_files import read_fernet_model
 from mlguard.artifacts.key_wrapping import KEY_BYTES, ModelKey
 from mlguard.errors import ConfigurationError
+from mlguard.settings import load_settings
 
-_VARIABLE = "MLGUARD_MODEL_KEY"
 _LONGEST_KEY = 4_096  # bytes read of what should be a key
 
 
@@ -46,7 +46,7 @@ def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParse
             dest="keys",
             type=partial(_place, option),
             metavar=what,
-            help=f"a key in base64; repeatable (default: the variable {_VARIABLE})",
+            help="a key in base64; repeatable (default: MLGUARD_MODEL_KEY)",
         )
     return parser
 
@@ -82,7 +82,12 @@ def _rewrap(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> list[ModelKey]:
-    return [_key(kind, place) for kind, place in options.keys or [("env", _VARIABLE)]]
+    if options.keys:
+        return [_key(kind, place) for kind, place in options.keys]
+    key = load_settings().model_key
+    if not key.get_secret_value():
+        raise ConfigurationError("which key? Set MLGUARD_MODEL_KEY, or give --key-env or --key-file")
+    return [ModelKey(key)]
 
 
 def _key(kind: str, place: str) -> ModelKey:
