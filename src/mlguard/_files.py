@@ -34,7 +34,8 @@ def replacing(path: Path, *, new_mode: int) -> Iterator[BinaryIO]:
     """A file to write and read, which takes the place of another when the block ends without an exception.
 
     Until then nobody else can read it. After an exception it is gone. A process that is killed leaves nothing either on
-    Linux, where the file has no name before it is whole; elsewhere it leaves ``.NAME.….tmp``, with mode 0600.
+    Linux, where the file has no name before it is whole. Elsewhere, and between the two steps in which a whole file is
+    named and put in its place, it leaves ``.NAME.….tmp``.
 
     Args:
         path: As for :func:`replace_file`.
@@ -84,7 +85,8 @@ def making_directory(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        _sync_folder(temporary)
+        for folder, _, _ in os.walk(temporary):
+            _sync_folder(Path(folder))
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

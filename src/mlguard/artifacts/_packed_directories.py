@@ -11,6 +11,7 @@ from mlguard._files import open_regular
 from mlguard.errors import ConfigurationError, ModelDecryptionError
 
 _BLOCK = 1024 * 1024  # bytes
+_DEEPEST = 64  # levels; what removes a directory again goes down by recursion
 
 
 def pack(folder: Path, writer: Any) -> None:
@@ -21,13 +22,16 @@ def pack(folder: Path, writer: Any) -> None:
         writer: Has ``write``.
 
     Raises:
-        ConfigurationError: In it is something that is neither a file nor a directory, such as a link.
+        ConfigurationError: In it is something that is neither a file nor a directory, such as a link; or it has more
+            than 64 levels.
         OSError: A file cannot be read, or has become shorter meanwhile.
     """
     with tarfile.open(fileobj=writer, mode="w|", bufsize=_BLOCK, copybufsize=_BLOCK) as tar:  # type: ignore[call-overload]
         for path, is_folder in _walk(folder):
-            name = path.relative_to(folder).as_posix()
-            entry = tarfile.TarInfo(name)
+            name = path.relative_to(folder)
+            if len(name.parts) > _DEEPEST:
+                raise ConfigurationError(f"{str(path)!r} is more than {_DEEPEST} levels deep, and is not encrypted")
+            entry = tarfile.TarInfo(name.as_posix())
             if is_folder:
                 entry.type = tarfile.DIRTYPE
                 tar.addfile(entry)
@@ -79,7 +83,7 @@ def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:
     if entry.type not in {tarfile.REGTYPE, tarfile.DIRTYPE} or entry.issparse():
         raise tarfile.ReadError("neither a file nor a directory")
     name = Path(entry.name)
-    if name.anchor or ".." in name.parts or not name.parts:
+    if name.anchor or ".." in name.parts or not 0 < len(name.parts) <= _DEEPEST:
         raise tarfile.ReadError("not inside")
     path = folder / name
     if entry.isdir():
