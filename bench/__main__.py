@@ -13,6 +13,7 @@ from bench import (
     answer,
     auth,
     callers,
+    encryption,
     exactness,
     formats,
     hostile,
@@ -55,6 +56,7 @@ _BENCHES = {
     "prompts": prompts.measure,
     "squeezing": squeezing.measure,
     "signing": signing.measure,
+    "encryption": encryption.measure,
 }
 
 

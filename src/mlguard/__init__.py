@@ -6,6 +6,15 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
 from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
+from mlguard.artifacts.encryption import (
+    decrypt_model,
+    decrypted_model,
+    encrypt_model,
+    read_encrypted_model,
+    rewrap_model,
+)
+from mlguard.artifacts.fernet_files import read_fernet_model
+from mlguard.artifacts.key_wrapping import ModelKey
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
@@ -120,6 +129,7 @@ __all__ = [
     "MemoryStore",
     "ModelContentError",
     "ModelDecryptionError",
+    "ModelKey",
     "ModelRefusedError",
     "ModelSignatureError",
     "NotAuthenticatedError",
@@ -163,12 +173,18 @@ __all__ = [
     "VerifiedModel",
     "Window",
     "add_noise",
+    "decrypt_model",
+    "decrypted_model",
+    "encrypt_model",
     "harden",
     "principal_of",
+    "read_encrypted_model",
+    "read_fernet_model",
     "repeat_cache",
     "request_id",
     "require_api_key",
     "sign_model",
+    "rewrap_model",
     "sign_request",
     "store_from_url",
     "token_router",

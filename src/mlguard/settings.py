@@ -16,6 +16,7 @@ class Settings(BaseSettings):
         api_keys_file: ``MLGUARD_API_KEYS_FILE``: the file that ``APIKeys.from_file()`` and ``mlguard keys`` use.
         store_url: ``MLGUARD_STORE_URL``: where guards count and remember that were not given a store, ``memory://`` by
             default.
+        model_key: ``MLGUARD_MODEL_KEY``: the key with which ``mlguard model`` encrypts and decrypts.
     """
 
     model_config = SettingsConfigDict(env_prefix="MLGUARD_", extra="ignore")
@@ -23,6 +24,7 @@ class Settings(BaseSettings):
     env: Literal["production", "development"] = "production"
     api_keys_file: str = ""
     store_url: SecretStr = SecretStr("memory://")  # it may hold a password
+    model_key: SecretStr = SecretStr("")
 
 
 def load_settings() -> Settings:
