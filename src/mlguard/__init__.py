@@ -5,6 +5,7 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
+from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
@@ -159,6 +160,7 @@ __all__ = [
     "User",
     "UserDirectory",
     "Users",
+    "VerifiedModel",
     "Window",
     "add_noise",
     "harden",
@@ -166,9 +168,11 @@ __all__ = [
     "repeat_cache",
     "request_id",
     "require_api_key",
+    "sign_model",
     "sign_request",
     "store_from_url",
     "token_router",
     "truncate_output",
+    "verify_model",
     "verify_signature",
 ]
