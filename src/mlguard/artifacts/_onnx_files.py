@@ -14,8 +14,8 @@ def load_onnx(content: bytes) -> Any:
     """
     try:
         import onnx  # noqa: PLC0415  # an extra
-        from google.protobuf.message import DecodeError, Message  # noqa: PLC0415
-        from google.protobuf.unknown_fields import UnknownFieldSet  # noqa: PLC0415
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
+        from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError("the model is of ONNX: pip install 'mlguard[onnx]'") from None
 
@@ -24,7 +24,7 @@ def load_onnx(content: bytes) -> Any:
         model.ParseFromString(content)
     except DecodeError:
         raise ModelContentError("the ONNX file is broken") from None
-    waiting: list[Message] = [model]
+    waiting: list[Any] = [model]
     while waiting:
         message = waiting.pop()
         if len(UnknownFieldSet(message)):

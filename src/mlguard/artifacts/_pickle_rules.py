@@ -3,7 +3,7 @@
 import _compat_pickle
 from typing import Any
 
-from mlguard.artifacts._symbols import Global, Made, Misuse, Name
+from mlguard.artifacts._symbols import Global, Made, MisuseError, Name
 
 _OBJECT = ("builtins", "object")
 _NEWEST = {
@@ -15,23 +15,29 @@ _NEWEST = {
 class Rule:
     """An estimator's: it is made without arguments, and gets a dict of attributes.
 
+    Args:
+        name: The global.
+
     Attributes:
         must_be_built: Whether one that never gets its state would crash who uses it.
     """
 
     must_be_built = False
 
-    def call(self, what: Global, args: tuple[Any, ...]) -> Any:
-        """REDUCE: call it. Returns what stands for the result."""
-        raise Misuse("it is called")
+    def __init__(self, name: Name) -> None:
+        self.name = name
 
-    def new(self, what: Global, args: tuple[Any, ...]) -> Any:
+    def call(self, _args: tuple[Any, ...], /) -> Any:
+        """REDUCE: call it. Returns what stands for the result."""
+        raise MisuseError("it is called")
+
+    def new(self, args: tuple[Any, ...], /) -> Any:
         """NEWOBJ: make an instance, past its ``__init__``."""
         if args:
-            raise Misuse("it is made with arguments")
-        return Made(what.name)
+            raise MisuseError("it is made with arguments")
+        return Made(self.name)
 
-    def build(self, made: Made, state: Any) -> None:
+    def build(self, _made: Made, state: Any, /) -> None:
         """BUILD: give it its attributes."""
         attributes(state)
 
@@ -39,40 +45,41 @@ class Rule:
 class Value(Rule):
     """A class that is only named, as an argument or an attribute."""
 
-    def new(self, what: Global, args: tuple[Any, ...]) -> Any:
+    def new(self, _args: tuple[Any, ...], /) -> Any:
         """Never."""
-        raise Misuse("it is made")
+        raise MisuseError("it is made")
 
-    def build(self, made: Made, state: Any) -> None:
+    def build(self, _made: Made, _state: Any, /) -> None:
         """Never."""
-        raise Misuse("it gets a state")
+        raise MisuseError("it gets a state")
 
 
 class Reconstructor(Value):
     """``copyreg._reconstructor(cls, object, None)``, by which protocols 0 and 1 make an instance."""
 
-    def __init__(self, rules: dict[Name, Rule]) -> None:
+    def __init__(self, name: Name, rules: dict[Name, Rule]) -> None:
+        super().__init__(name)
         self._rules = rules
 
-    def call(self, what: Global, args: tuple[Any, ...]) -> Any:
+    def call(self, args: tuple[Any, ...], /) -> Any:
         """Make the instance."""
         if not (len(args) == 3 and isinstance(args[0], Global) and is_global(args[1], _OBJECT) and args[2] is None):
-            raise Misuse("it makes something other than a plain instance")
+            raise MisuseError("it makes something other than a plain instance")
         rule = self._rules.get(args[0].name)
-        return Made(args[0].name) if rule is None else rule.new(args[0], ())
+        return Made(args[0].name) if rule is None else rule.new(())
 
 
 def attributes(state: Any) -> dict[str, Any]:
     """The state, if it is a dict of attributes that an object may have in its file.
 
     Raises:
-        Misuse: It is something else: a pair could set attributes on a class.
+        MisuseError: It is something else: a pair could set attributes on a class.
     """
     if type(state) is not dict:
-        raise Misuse("its state is no dict")
+        raise MisuseError("its state is no dict")
     for name in state:
         if type(name) is not str or name.startswith("__"):
-            raise Misuse("an attribute is named like one of Python's own")
+            raise MisuseError("an attribute is named like one of Python's own")
     return state
 
 

@@ -1,5 +1,6 @@
 """One reading of a file into memory that nobody else can write to: what is verified is what is loaded."""
 
+import contextlib
 import hashlib
 import io
 import mmap
@@ -16,20 +17,14 @@ class PrivateCopy:
 
     Args:
         content: Its bytes.
-
-    Attributes:
-        sha256: The digest of these very bytes, in hexadecimal. Taken when it is first asked for.
     """
 
     def __init__(self, content: "bytes | mmap.mmap") -> None:
         self._content = content
-        self._sha256 = ""
 
-    @property
     def sha256(self) -> str:
-        if not self._sha256:
-            self._sha256 = hashlib.sha256(self._content).hexdigest()
-        return self._sha256
+        """The digest of these very bytes, in hexadecimal."""
+        return hashlib.sha256(self._content).hexdigest()
 
     @property
     def view(self) -> memoryview:
@@ -63,7 +58,7 @@ def read_once(path: str | os.PathLike[str], *, max_size: int) -> PrivateCopy:
         OSError: It cannot be read.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:  # noqa: PTH123  # flags
+    with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise ModelContentError("not a file")
@@ -88,13 +83,10 @@ def _memory(size: int) -> mmap.mmap:
         return mmap.mmap(-1, size)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # pragma: no branch  # Linux
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # pragma: no cover  # a kernel without them
-            pass
     return memory
 
 
 def _marks(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
-

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
-from mlguard.artifacts._symbols import Array, Global, Made, Misuse, Name
+from mlguard.artifacts._symbols import Array, Made, MisuseError, Name
 
 _LEAF = -1
 _TREE: Name = ("sklearn.tree._tree", "Tree")
@@ -23,26 +23,26 @@ class _Tree(Value):
 
     must_be_built = True
 
-    def call(self, what: Global, args: tuple[Any, ...]) -> Made:
+    def call(self, args: tuple[Any, ...], /) -> Made:
         """Make it."""
         if len(args) != 3 or not is_count(args[0], least=1) or not is_count(args[2], least=1):
-            raise Misuse("called as scikit-learn never calls it")
+            raise MisuseError("called as scikit-learn never calls it")
         classes = _integers(args[1])
         if classes.shape != (args[2],) or classes.min() < 1:
-            raise Misuse("another number of outputs than of classes")
-        return Made(what.name, args)
+            raise MisuseError("another number of outputs than of classes")
+        return Made(self.name, args)
 
-    def build(self, made: Made, state: Any) -> None:
+    def build(self, made: Made, state: Any, /) -> None:
         """Give it its nodes."""
         members = attributes(state)
         nodes = members.get("nodes")
         if set(members) != _STATE or not isinstance(nodes, Array) or not isinstance(members["values"], Array):
-            raise Misuse("a state that scikit-learn never writes")
+            raise MisuseError("a state that scikit-learn never writes")
         (count,) = nodes.shape if len(nodes.shape) == 1 else (0,)
         if not is_count(members["node_count"], least=1) or members["node_count"] != count:
-            raise Misuse("another number of nodes than it says")
+            raise MisuseError("another number of nodes than it says")
         if not is_count(members["max_depth"]):
-            raise Misuse("a state that scikit-learn never writes")
+            raise MisuseError("a state that scikit-learn never writes")
         left, right, feature = (_field(nodes, name) for name in ("left_child", "right_child", "feature"))
         _check_nodes(left, right, feature, made.args[0], members["max_depth"])
 
@@ -50,53 +50,51 @@ class _Tree(Value):
 class _DecisionTree(Rule):
     """An estimator with one tree, which believes its own ``n_features_in_``."""
 
-    def build(self, made: Made, state: Any) -> None:
+    def build(self, _made: Made, state: Any, /) -> None:
         """Give it its attributes."""
         members = attributes(state)
         tree = members.get("tree_")
         if tree is None:
             return
         if not isinstance(tree, Made) or tree.name != _TREE or not tree.built:
-            raise Misuse("its tree is none")
+            raise MisuseError("its tree is none")
         if not is_count(members.get("n_features_in_")) or members["n_features_in_"] != tree.args[0]:
-            raise Misuse("its tree is of another number of features than it says")
+            raise MisuseError("its tree is of another number of features than it says")
 
 
 class _Hinge(Value):
     """``Hinge(threshold)``, a loss."""
 
-    def call(self, what: Global, args: tuple[Any, ...]) -> Made:
+    def call(self, args: tuple[Any, ...], /) -> Made:
         """Make it."""
         if len(args) != 1 or type(args[0]) is not float:
-            raise Misuse("called as scikit-learn never calls it")
-        return Made(what.name, args, built=True)
+            raise MisuseError("called as scikit-learn never calls it")
+        return Made(self.name, args, built=True)
 
 
 class _Slice(Value):
     """``slice(start, stop, step)`` of columns."""
 
-    def call(self, what: Global, args: tuple[Any, ...]) -> Made:
+    def call(self, args: tuple[Any, ...], /) -> Made:
         """Make it."""
         if len(args) != 3 or not all(arg is None or type(arg) in (int, str) for arg in args):
-            raise Misuse("it slices something other than columns")
-        return Made(what.name, args, built=True)
+            raise MisuseError("it slices something other than columns")
+        return Made(self.name, args, built=True)
 
 
-def _check_nodes(
-    left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], features: int, max_depth: int
-) -> None:
+def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], features: int, max_depth: int) -> None:
     """Whether the nodes are one tree, each behind its parent, no deeper and of no more features than it says."""
     count = len(left)
     (inner,) = np.nonzero(left != _LEAF)
     left, right, feature = left[inner], right[inner], feature[inner]
     if 2 * len(inner) + 1 != count or np.count_nonzero(right == _LEAF):
-        raise Misuse("its nodes are no tree")
+        raise MisuseError("its nodes are no tree")
     if not len(inner):
         return
     if (left <= inner).any() or (right <= inner).any() or max(left.max(), right.max()) >= count:
-        raise Misuse("its nodes are no tree")
+        raise MisuseError("its nodes are no tree")
     if feature.min() < 0 or feature.max() >= features:
-        raise Misuse("a node of a feature that there is not")
+        raise MisuseError("a node of a feature that there is not")
     parent = np.zeros(count, np.intp)
     parent[left] = inner
     parent[right] = inner
@@ -104,7 +102,7 @@ def _check_nodes(
     seen[left] = True
     seen[right] = True
     if np.count_nonzero(seen) != count - 1:  # as many children as nodes, so one has two parents
-        raise Misuse("its nodes are no tree")
+        raise MisuseError("its nodes are no tree")
     _check_depth(parent, max_depth)
 
 
@@ -119,36 +117,32 @@ def _check_depth(parent: NDArray[np.intp], max_depth: int) -> None:
         if steps:
             parent = parent[parent]
     if reached.any():
-        raise Misuse("its nodes are deeper than it says")
+        raise MisuseError("its nodes are deeper than it says")
 
 
-def _field(nodes: Array, name: str) -> NDArray[Any]:
+def _field(nodes: Array, name: str) -> NDArray[np.int64]:
     """A field of integers in an array that the file holds."""
     if nodes.dtype is None or name not in nodes.dtype.fields:
-        raise Misuse("a state that scikit-learn never writes")
+        raise MisuseError("a state that scikit-learn never writes")
     dtype, offset = nodes.dtype.fields[name]
-    if dtype.code not in ("i4", "i8"):
-        raise Misuse("a state that scikit-learn never writes")
-    kind = np.dtype(dtype.code).newbyteorder(dtype.byte_order)  # type: ignore[call-overload]
-    values: NDArray[Any] = np.ndarray(nodes.shape, kind, nodes.values, offset, (nodes.dtype.itemsize,))
-    return values.astype(np.int64)
+    strides = (nodes.dtype.itemsize,)
+    return np.ndarray(nodes.shape, dtype.integers, nodes.values, offset, strides).astype(np.int64)
 
 
 def _integers(array: Any) -> NDArray[Any]:
     """An array of integers that the file holds."""
-    if not isinstance(array, Array) or array.dtype is None or array.dtype.code not in ("i4", "i8"):
-        raise Misuse("something other than an array of integers")
-    kind = np.dtype(array.dtype.code).newbyteorder(array.dtype.byte_order)  # type: ignore[call-overload]
-    if len(array.shape) != 1 or not array.shape[0]:
-        raise Misuse("something other than an array of integers")
-    return np.frombuffer(array.values, kind)
+    if not isinstance(array, Array) or array.dtype is None or len(array.shape) != 1 or not array.shape[0]:
+        raise MisuseError("something other than an array of integers")
+    return np.frombuffer(array.values, array.dtype.integers)
 
 
-SKLEARN_RULES: dict[Name, Rule] = {
-    ("builtins", "slice"): _Slice(),
-    ("sklearn.linear_model._sgd_fast", "Hinge"): _Hinge(),
-    _TREE: _Tree(),
-} | {
-    ("sklearn.tree._classes", name): _DecisionTree()
-    for name in ("DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifier", "ExtraTreeRegressor")
+_KINDS: dict[Name, type[Rule]] = {
+    ("builtins", "slice"): _Slice,
+    ("sklearn.linear_model._sgd_fast", "Hinge"): _Hinge,
+    _TREE: _Tree,
+    ("sklearn.tree._classes", "DecisionTreeClassifier"): _DecisionTree,
+    ("sklearn.tree._classes", "DecisionTreeRegressor"): _DecisionTree,
+    ("sklearn.tree._classes", "ExtraTreeClassifier"): _DecisionTree,
+    ("sklearn.tree._classes", "ExtraTreeRegressor"): _DecisionTree,
 }
+SKLEARN_RULES = {name: kind(name) for name, kind in _KINDS.items()}

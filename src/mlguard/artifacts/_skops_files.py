@@ -46,7 +46,7 @@ def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int) -> An
 
 def _skops_io() -> Any:
     try:
-        import skops.io as skops_io  # noqa: PLC0415  # an extra
+        import skops.io as skops_io  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError("the model is of skops: pip install 'mlguard[skops]'") from None
     found = version("skops")

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 Name = tuple[str, str]  # module, and name in it
 
 
-class Misuse(Exception):
+class MisuseError(Exception):
     """Something is done with a global that nobody who saves a model does. For the operator."""
 
 
@@ -59,6 +61,17 @@ class Dtype(Made):
     def holds_objects(self) -> bool:
         """Whether its values are references to Python objects."""
         return self.code[0] == "O"
+
+    @property
+    def integers(self) -> "np.dtype[np.signedinteger[Any]]":
+        """NumPy's own, if its values are integers of 4 or 8 bytes.
+
+        Raises:
+            MisuseError: They are not.
+        """
+        if self.code not in ("i4", "i8") or self.byte_order == "|":
+            raise MisuseError("something other than integers")
+        return np.dtype(f"{self.byte_order}{self.code}")
 
     @property
     def itemsize(self) -> int:

@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 
 from mlguard.artifacts._pickle_rules import modern_name
+from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._symbols import Name, spell
 from mlguard.artifacts.pickle_globals import JOBLIB_WRAPPER, PickleContents
 from mlguard.errors import ConfigurationError, ModelContentError
 
 _OLDEST_JOBLIB = (1, 6)  # older ones read arrays of objects past find_class
+_LARGE = 1 << 16  # bytes of an array from which on it stays where the file was read to: a tree copies it anyway
 
 
-def unpickle(content: bytes, contents: PickleContents, allowed: frozenset[Name]) -> Any:
+def unpickle(copy: PrivateCopy, contents: PickleContents, allowed: frozenset[Name]) -> Any:
     """Make the object.
 
     Args:
-        content: The pickle, or what joblib has written, with no compression.
+        copy: The pickle, or what joblib has written, with no compression.
         contents: What was found when it was read without running it. It has no problems.
         allowed: The globals that may be imported and called.
 
@@ -36,7 +38,7 @@ def unpickle(content: bytes, contents: PickleContents, allowed: frozenset[Name])
         ConfigurationError: It was written by joblib, which is not here, or too old.
     """
     imports = _Imports(contents.names, allowed)
-    reader = (_joblib_reader if contents.has_joblib_arrays else _Plain)(content, imports)
+    reader = (_joblib_reader if contents.has_joblib_arrays else _Plain)(copy, imports)
     try:
         made = reader.load()
     except (ModelContentError, ConfigurationError):
@@ -79,11 +81,13 @@ class _Imports:
             raise ModelContentError("two readings of the file differ")
 
 
-class _Plain(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF001  # the same reader as before
+class _Plain(pickle._Unpickler):  # the same reader as before
     """A pickle."""
 
-    def __init__(self, content: bytes, imports: _Imports) -> None:
-        super().__init__(io.BytesIO(content))
+    proto: int
+
+    def __init__(self, copy: PrivateCopy, imports: _Imports) -> None:
+        super().__init__(copy.stream())
         self._imports = imports
 
     def find_class(self, module: str, name: str) -> Any:
@@ -91,28 +95,31 @@ class _Plain(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF
         return self._imports.find(module, name, self.proto)
 
 
-def _joblib_reader(content: bytes, imports: _Imports) -> Any:
+def _joblib_reader(copy: PrivateCopy, imports: _Imports) -> Any:
     """The reader of what joblib writes, made from joblib's.
 
     Raises:
         ConfigurationError: Joblib is not here, or too old.
     """
     require_joblib()
+    content = copy.view
     from joblib.numpy_pickle import NumpyArrayWrapper, NumpyUnpickler  # noqa: PLC0415  # an extra
 
     class Wrapper(NumpyArrayWrapper):  # type: ignore[misc]
-        """Copies an array out of memory in one piece, where joblib would read it piece by piece."""
+        """Takes an array out of memory in one piece, where joblib would read it piece by piece."""
 
         def read_array(self, unpickler: Any, ensure_native_byte_order: Any) -> Any:
-            if self.dtype.hasobject or 0 in self.shape or not self.dtype.itemsize:
+            size = math.prod(self.shape) * self.dtype.itemsize
+            if self.dtype.hasobject or not size:
                 return super().read_array(unpickler, ensure_native_byte_order)
             stream = unpickler.file_handle
             if self.safe_get_numpy_array_alignment_bytes() is not None:
                 stream.seek(stream.read(1)[0], io.SEEK_CUR)
             start = stream.tell()
-            count = math.prod(self.shape)
-            stream.seek(count * self.dtype.itemsize, io.SEEK_CUR)
-            values = np.frombuffer(content, self.dtype, count, start).reshape(self.shape, order=self.order)
+            stream.seek(size, io.SEEK_CUR)
+            values = np.frombuffer(content[start : start + size], self.dtype).reshape(self.shape, order=self.order)
+            if size >= _LARGE and self.dtype.isnative and values.flags.aligned and values.flags.writeable:
+                return values
             return values.astype(self.dtype.newbyteorder("="), order="K")
 
     class Unpickler(NumpyUnpickler):  # type: ignore[misc]
@@ -120,7 +127,7 @@ def _joblib_reader(content: bytes, imports: _Imports) -> Any:
             found = imports.find(module, name, self.proto)
             return Wrapper if (module, name) == JOBLIB_WRAPPER else found
 
-    return Unpickler("", io.BytesIO(content), ensure_native_byte_order=True)
+    return Unpickler("", copy.stream(), ensure_native_byte_order=True)
 
 
 def require_joblib() -> None:
@@ -136,5 +143,5 @@ def require_joblib() -> None:
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST_JOBLIB:
         raise ConfigurationError(
-            f"joblib {found} reads arrays of objects past an allow-list: pip install 'joblib>=1.6', or 'mlguard[joblib]'"
+            f"joblib {found} reads arrays of objects past an allow-list: pip install 'joblib>=1.6'"
         )

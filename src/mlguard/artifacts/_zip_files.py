@@ -1,4 +1,4 @@
-"""Opens a zip file strictly: one archive from the first byte to the last, of files that are named once and are small."""
+"""Opens a zip file strictly: one archive from the first byte to the last, of small files that are named once."""
 
 import io
 import struct

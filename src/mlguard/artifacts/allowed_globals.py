@@ -67,7 +67,7 @@ SKLEARN_PREPROCESSING = _estimators(
 SKLEARN_ESTIMATORS = SKLEARN_FORESTS | SKLEARN_LINEAR | SKLEARN_PREPROCESSING
 
 
-def checked(allow: Iterable[Name]) -> frozenset[Name]:
+def checked_names(allow: Iterable[Name]) -> frozenset[Name]:
     """The pairs, if each is one.
 
     Raises:

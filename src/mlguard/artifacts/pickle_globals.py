@@ -7,19 +7,21 @@ object would come to be there is a :class:`~mlguard.artifacts._symbols.Made`, an
 called with is looked at by their rules.
 """
 
-import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mlguard.artifacts._numpy_pickles import NUMPY_RULES, build_joblib_array
 from mlguard.artifacts._pickle_rules import Reconstructor, Rule, modern_name
+from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._sklearn_pickles import SKLEARN_RULES
-from mlguard.artifacts._symbols import Array, Global, Made, Misuse, Name
+from mlguard.artifacts._symbols import Array, Global, Made, MisuseError, Name
 from mlguard.artifacts.allowed_globals import SKLEARN_ESTIMATORS
 
 JOBLIB_WRAPPER: Name = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 
+_RECONSTRUCTOR: Name = ("copyreg", "_reconstructor")
 _MOST_PROBLEMS = 20  # that are told
 _PLAIN_KEYS = (str, int, float, bytes, bool, type(None))
 
@@ -44,23 +46,23 @@ class PickleContents:
             self.problems.append(text)
 
 
-def read_pickle(content: bytes, *, max_instructions: int) -> PickleContents:
+def read_pickle(copy: PrivateCopy, *, max_instructions: int) -> PickleContents:
     """Read everything, also what stands behind the end of the first pickle.
 
     Args:
-        content: The file, with no compression.
+        copy: The file, with no compression.
         max_instructions: After how many it is enough: each may make an object many times its size.
     """
     contents = PickleContents()
-    stream = io.BytesIO(content)
+    stream, content = copy.stream(), copy.view
     count = 0
     while stream.tell() < len(content):
         if count:
             contents.add_problem("something stands behind the end of the pickle")
-        reader = _Reader(stream, contents, memoryview(content), max_instructions - count)
+        reader = _Reader(stream, contents, content, max_instructions - count)
         try:
             reader.load()
-        except Misuse as misuse:
+        except MisuseError as misuse:
             contents.add_problem(str(misuse))
             break
         except Exception as error:  # the reader's own code, on builtin types alone
@@ -73,13 +75,15 @@ def read_pickle(content: bytes, *, max_instructions: int) -> PickleContents:
     return contents
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF001  # joblib's reader is made from it
+class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     """Follows the instructions of one pickle."""
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]  # noqa: SLF001
+    pop_mark: Callable[[], list[Any]]
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(
-        self, stream: io.BytesIO, contents: PickleContents, content: memoryview, most: int, *, nested: bool = False
+        self, stream: Any, contents: PickleContents, content: memoryview, most: int, *, nested: bool = False
     ) -> None:
         super().__init__(stream)
         self.stream = stream
@@ -96,7 +100,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
         Returns:
             What stands for the object.
         """
-        frames = pickle._Unframer(self._file_read, self._file_readline)  # type: ignore[attr-defined]  # noqa: SLF001
+        frames = pickle._Unframer(self._file_read, self._file_readline)  # type: ignore[attr-defined]
         self._unframer = frames
         self.read, self.readinto, self.readline = frames.read, frames.readinto, frames.readline
         self.metastack: list[Any] = []
@@ -108,11 +112,11 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
             while self.count < most:
                 self.count += 1
                 dispatch[read(1)[0]](self)
-        except pickle._Stop as stop:  # type: ignore[attr-defined]  # noqa: SLF001
+        except pickle._Stop as stop:  # type: ignore[attr-defined]
             if any(not made.built for made in self.unfinished):
                 self.contents.add_problem("an object is not finished")
             return stop.value
-        raise Misuse("the pickle has more instructions than max_instructions=...")
+        raise MisuseError("the pickle has more instructions than max_instructions=...")
 
     # Globals ---------------------------------------------------------------------------------------------------------
 
@@ -144,13 +148,13 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
 
     dispatch[pickle.EXT4[0]] = _load_ext4
 
-    def persistent_load(self, pid: Any) -> Made:
+    def persistent_load(self, _pid: Any) -> Made:
         """Stand-in for an object that the file does not hold."""
         self.contents.add_problem("a persistent id, which stands for an object outside of the file")
         return Made(None)
 
     def _load_buffer(self) -> None:
-        raise Misuse("an out-of-band buffer, which is not in the file")
+        raise MisuseError("an out-of-band buffer, which is not in the file")
 
     dispatch[pickle.NEXT_BUFFER[0]] = _load_buffer
     dispatch[pickle.READONLY_BUFFER[0]] = _load_buffer
@@ -191,8 +195,8 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
         if rule is None:
             return Made(what.name, args)
         try:
-            made = rule.new(what, args) if new else rule.call(what, args)
-        except Misuse as misuse:
+            made = rule.new(args) if new else rule.call(args)
+        except MisuseError as misuse:
             self.contents.add_problem(f"{what}: {misuse}")
             return Made(what.name, args)
         if isinstance(made, Made) and rule.must_be_built:
@@ -213,15 +217,15 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
             return
         try:
             if made.built:
-                raise Misuse("an object gets its state twice")
+                raise MisuseError("an object gets its state twice")
             if made.name == JOBLIB_WRAPPER:
                 self.stack[-1] = self._read_array(made, state)
             else:
                 rule.build(made, state)
-        except Misuse as misuse:
+        except MisuseError as misuse:
             self.contents.add_problem(f"{Global(made.name)}: {misuse}")
             if made.name == JOBLIB_WRAPPER:
-                raise Misuse("where the array ends cannot be told") from None
+                raise MisuseError("where the array ends cannot be told") from None
         made.state, made.built = state, True
 
     dispatch[pickle.BUILD[0]] = _load_build
@@ -229,7 +233,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
     def _read_array(self, wrapper: Made, state: Any) -> Array:
         """What joblib does with a wrapper that has got its state: reads the bytes that follow."""
         if self._nested:
-            raise Misuse("an array of joblib's within an array of objects")
+            raise MisuseError("an array of joblib's within an array of objects")
         self.contents.has_joblib_arrays = True
         array = build_joblib_array(wrapper, state, self.content, self.stream)
         if array.dtype is not None and array.dtype.holds_objects:
@@ -239,7 +243,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
             finally:
                 self.count += inner.count
             if not isinstance(read, Array) or read.dtype is None or not read.dtype.holds_objects:
-                raise Misuse("what follows is no array of objects")
+                raise MisuseError("what follows is no array of objects")
             return read
         return array
 
@@ -286,7 +290,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
 
     def _update(self, target: Any, items: list[Any]) -> None:
         if len(items) % 2:
-            raise Misuse("a key without a value")
+            raise MisuseError("a key without a value")
         for key in items[::2]:
             self._check_key(key)
         if type(target) is dict:
@@ -322,24 +326,24 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SL
         """Hashing one may take for ever, or call what the file has made."""
         parts = key if type(key) is tuple else (key,)
         if not all(type(part) in _PLAIN_KEYS or isinstance(part, Global | Made) for part in parts):
-            raise Misuse("a key of a dict or a set is neither a text nor a number")
+            raise MisuseError("a key of a dict or a set is neither a text nor a number")
 
     # Sizes -----------------------------------------------------------------------------------------------------------
 
     def _load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
         if size > len(self.content):
-            raise Misuse("a buffer is larger than the file")
+            raise MisuseError("a buffer is larger than the file")
         values = bytearray(self.read(size))
         if len(values) != size:
-            raise Misuse("a buffer is larger than the file")
+            raise MisuseError("a buffer is larger than the file")
         self.append(values)
 
     dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray8
 
 
-RULES: dict[Name, Rule] = {name: Rule() for name in SKLEARN_ESTIMATORS} | NUMPY_RULES | SKLEARN_RULES
-RULES["copyreg", "_reconstructor"] = Reconstructor(RULES)
+RULES: dict[Name, Rule] = {name: Rule(name) for name in SKLEARN_ESTIMATORS} | NUMPY_RULES | SKLEARN_RULES
+RULES[_RECONSTRUCTOR] = Reconstructor(_RECONSTRUCTOR, RULES)
 
 
 def _rule(what: Any) -> Rule | None:
