@@ -5,6 +5,14 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
+from mlguard.artifacts.allowed_globals import (
+    NUMPY_ARRAYS,
+    SKLEARN_ESTIMATORS,
+    SKLEARN_FORESTS,
+    SKLEARN_LINEAR,
+    SKLEARN_PREPROCESSING,
+)
+from mlguard.artifacts.loading import ModelReport, inspect_model, load_model
 from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
@@ -78,6 +86,11 @@ from mlguard.traffic.reservations import Reservation
 
 __all__ = [
     "CHAT_CONTROL_TOKENS",
+    "NUMPY_ARRAYS",
+    "SKLEARN_ESTIMATORS",
+    "SKLEARN_FORESTS",
+    "SKLEARN_LINEAR",
+    "SKLEARN_PREPROCESSING",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
@@ -121,6 +134,7 @@ __all__ = [
     "ModelContentError",
     "ModelDecryptionError",
     "ModelRefusedError",
+    "ModelReport",
     "ModelSignatureError",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
@@ -164,6 +178,8 @@ __all__ = [
     "Window",
     "add_noise",
     "harden",
+    "inspect_model",
+    "load_model",
     "principal_of",
     "repeat_cache",
     "request_id",

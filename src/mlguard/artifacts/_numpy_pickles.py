@@ -197,6 +197,7 @@ _KINDS: dict[Name, type[Rule]] = {
     ("builtins", "object"): Value,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Wrapper,
     ("numpy", "dtype"): _Dtype,
+    ("numpy", "float32"): Value,
     ("numpy", "float64"): Value,
     _NDARRAY: Value,
     ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,

@@ -5,6 +5,8 @@ and features without looking: with others it reads what is beside the tree in me
 ``decision_path``, writes beyond its array. So the nodes have to be a tree here already.
 """
 
+from collections.abc import Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,34 @@ class _Tree(Value):
         _check_nodes(left, right, feature, made.args[0], members["max_depth"])
 
 
+def check_trees(model: Any) -> None:
+    """Whether the nodes of all trees in a model that another library has loaded are trees. Nobody has asked one yet.
+
+    Raises:
+        MisuseError: Those of one are not.
+    """
+    waiting, seen = [model], set()
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(found))
+        if (type(found).__module__, type(found).__name__) == _TREE:
+            state = found.__getstate__()
+            nodes = state["nodes"]
+            _check_nodes(
+                nodes["left_child"], nodes["right_child"], nodes["feature"], found.n_features, state["max_depth"]
+            )
+        elif isinstance(found, Mapping):
+            waiting.extend(found.values())
+        elif isinstance(found, list | tuple | set):
+            waiting.extend(found)
+        elif isinstance(found, np.ndarray):
+            waiting.extend(found.flat if found.dtype.hasobject else ())
+        else:
+            waiting.extend(vars(found).values() if hasattr(found, "__dict__") else ())
+
+
 class _DecisionTree(Rule):
     """An estimator with one tree, which believes its own ``n_features_in_``."""
 
@@ -62,14 +92,24 @@ class _DecisionTree(Rule):
             raise MisuseError("its tree is of another number of features than it says")
 
 
-class _Hinge(Value):
-    """``Hinge(threshold)``, a loss."""
+class _Loss(Value):
+    """A loss function, with its numbers: ``Hinge(1.0)``."""
 
     def call(self, args: tuple[Any, ...], /) -> Made:
         """Make it."""
-        if len(args) != 1 or type(args[0]) is not float:
+        if len(args) > 1 or not all(type(arg) in (int, float) for arg in args):
             raise MisuseError("called as scikit-learn never calls it")
         return Made(self.name, args, built=True)
+
+
+class _FunctionTransformer(Rule):
+    """A transformer without a function, as a column transformer has for ``"passthrough"``."""
+
+    def build(self, _made: Made, state: Any, /) -> None:
+        """Give it its attributes."""
+        members = attributes(state)
+        if members.get("func") is not None or members.get("inverse_func") is not None:
+            raise MisuseError("it has a function, which it would call with arguments from the file")
 
 
 class _Slice(Value):
@@ -138,7 +178,15 @@ def _integers(array: Any) -> NDArray[Any]:
 
 _KINDS: dict[Name, type[Rule]] = {
     ("builtins", "slice"): _Slice,
-    ("sklearn.linear_model._sgd_fast", "Hinge"): _Hinge,
+    ("sklearn._loss._loss", "CyHalfBinomialLoss"): _Loss,
+    ("sklearn._loss._loss", "CyHalfSquaredError"): _Loss,
+    ("sklearn._loss._loss", "CyHuberLoss"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "EpsilonInsensitive"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "Hinge"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "ModifiedHuber"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "SquaredEpsilonInsensitive"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "SquaredHinge"): _Loss,
+    ("sklearn.preprocessing._function_transformer", "FunctionTransformer"): _FunctionTransformer,
     _TREE: _Tree,
     ("sklearn.tree._classes", "DecisionTreeClassifier"): _DecisionTree,
     ("sklearn.tree._classes", "DecisionTreeRegressor"): _DecisionTree,

@@ -4,6 +4,7 @@ import re
 from importlib.metadata import version
 from typing import Any
 
+from mlguard.artifacts._sklearn_pickles import check_trees
 from mlguard.artifacts._symbols import Name
 from mlguard.artifacts._zip_files import open_zip
 from mlguard.errors import ConfigurationError, ModelContentError
@@ -39,9 +40,11 @@ def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int) -> An
     if refused:
         raise ModelContentError(f"the file names what is not allowed: {', '.join(ascii(n)[1:-1] for n in refused)}")
     try:
-        return _skops_io().loads(content, trusted=sorted(names))
+        model = _skops_io().loads(content, trusted=sorted(names))
+        check_trees(model)
     except Exception as error:
         raise ModelContentError(f"a class that the file names refuses what the file holds: {error!r:.300}") from error
+    return model
 
 
 def _skops_io() -> Any:

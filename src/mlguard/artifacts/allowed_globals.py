@@ -15,6 +15,8 @@ NUMPY_ARRAYS: frozenset[Name] = frozenset(
     {
         ("_codecs", "encode"),
         ("builtins", "bytes"),
+        ("builtins", "object"),
+        ("copyreg", "_reconstructor"),
         ("joblib.numpy_pickle", "NumpyArrayWrapper"),
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
@@ -24,11 +26,9 @@ NUMPY_ARRAYS: frozenset[Name] = frozenset(
     }
 )
 
-_INSTANCES: frozenset[Name] = NUMPY_ARRAYS | {("builtins", "object"), ("copyreg", "_reconstructor")}
-
 
 def _estimators(**modules: str) -> frozenset[Name]:
-    return _INSTANCES | {
+    return NUMPY_ARRAYS | {
         ("sklearn." + module.replace("__", "."), name) for module, names in modules.items() for name in names.split()
     }
 
@@ -47,21 +47,24 @@ SKLEARN_LINEAR = _estimators(
     linear_model___ridge="Ridge RidgeClassifier",
     linear_model___coordinate_descent="Lasso ElasticNet",
     linear_model___stochastic_gradient="SGDClassifier SGDRegressor",
-    linear_model___sgd_fast="Hinge",
+    linear_model___sgd_fast="EpsilonInsensitive Hinge ModifiedHuber SquaredEpsilonInsensitive SquaredHinge",
+    _loss___loss="CyHalfBinomialLoss CyHalfSquaredError CyHuberLoss",
     preprocessing___label="LabelBinarizer",
     svm___classes="LinearSVC LinearSVR",
 )
 
-#: Pipelines, column transformers, scalers, encoders, imputation and PCA.
+#: Pipelines, column transformers, scalers, encoders, imputation, polynomials and PCA. No function of yours.
 SKLEARN_PREPROCESSING = _estimators(
     compose___column_transformer="ColumnTransformer",
     decomposition___pca="PCA",
     impute___base="SimpleImputer",
     pipeline="Pipeline FeatureUnion",
-    preprocessing___data="StandardScaler MinMaxScaler MaxAbsScaler RobustScaler Normalizer PolynomialFeatures",
+    preprocessing___data="StandardScaler MinMaxScaler MaxAbsScaler RobustScaler Normalizer",
     preprocessing___encoders="OneHotEncoder OrdinalEncoder",
+    preprocessing___function_transformer="FunctionTransformer",
     preprocessing___label="LabelEncoder LabelBinarizer",
-) | {("builtins", "slice"), ("numpy", "float64"), ("sklearn.utils._bunch", "Bunch")}
+    preprocessing___polynomial="PolynomialFeatures",
+) | {("builtins", "slice"), ("numpy", "float32"), ("numpy", "float64")}
 
 #: All of these.
 SKLEARN_ESTIMATORS = SKLEARN_FORESTS | SKLEARN_LINEAR | SKLEARN_PREPROCESSING

@@ -42,10 +42,10 @@ def decompress(content: memoryview, compression: str, *, max_size: int) -> bytes
         ModelContentError: It is broken, too large, or something stands behind its end.
         ConfigurationError: It is lz4, and that is not installed.
     """
+    reader = _reader(compression)
     made = io.BytesIO()
     size = 0
     try:
-        reader = _reader(compression)
         for start in range(0, len(content), _AT_A_TIME):
             if reader.eof:
                 raise ModelContentError("something stands behind the end of the compressed file")
