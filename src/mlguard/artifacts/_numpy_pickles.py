@@ -105,7 +105,7 @@ class _FromBuffer(Value):
         values, dtype, shape, _ = args
         if _size(shape, dtype) * dtype.itemsize != len(values) or dtype.holds_objects:
             raise MisuseError("another number of bytes than its shape says")
-        return Array(self.name, built=True, dtype=dtype, shape=shape, values=values)
+        return Array(self.name, dtype=dtype, shape=shape, values=values)
 
 
 class _Scalar(Value):
@@ -117,7 +117,7 @@ class _Scalar(Value):
             raise MisuseError("it makes something other than a number")
         if _size((), args[0]) and (args[0].holds_objects or args[0].itemsize != len(args[1])):
             raise MisuseError("it makes something other than a number")
-        return Made(self.name, args, built=True)
+        return Made(self.name, args)
 
 
 class _Encode(Value):

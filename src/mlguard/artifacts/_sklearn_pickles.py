@@ -99,7 +99,7 @@ class _Loss(Value):
         """Make it."""
         if len(args) > 1 or not all(type(arg) in (int, float) for arg in args):
             raise MisuseError("called as scikit-learn never calls it")
-        return Made(self.name, args, built=True)
+        return Made(self.name, args)
 
 
 class _FunctionTransformer(Rule):
@@ -119,7 +119,7 @@ class _Slice(Value):
         """Make it."""
         if len(args) != 3 or not all(arg is None or type(arg) in (int, str) for arg in args):
             raise MisuseError("it slices something other than columns")
-        return Made(self.name, args, built=True)
+        return Made(self.name, args)
 
 
 def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], features: int, max_depth: int) -> None:
