@@ -5,6 +5,14 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
+from mlguard.artifacts.allowed_globals import (
+    NUMPY_ARRAYS,
+    SKLEARN_ESTIMATORS,
+    SKLEARN_FORESTS,
+    SKLEARN_LINEAR,
+    SKLEARN_PREPROCESSING,
+)
+from mlguard.artifacts.loading import ModelReport, inspect_model, load_model
 from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
 from mlguard.artifacts.encryption import (
     decrypt_model,
@@ -87,6 +95,11 @@ from mlguard.traffic.reservations import Reservation
 
 __all__ = [
     "CHAT_CONTROL_TOKENS",
+    "NUMPY_ARRAYS",
+    "SKLEARN_ESTIMATORS",
+    "SKLEARN_FORESTS",
+    "SKLEARN_LINEAR",
+    "SKLEARN_PREPROCESSING",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
@@ -131,6 +144,7 @@ __all__ = [
     "ModelDecryptionError",
     "ModelKey",
     "ModelRefusedError",
+    "ModelReport",
     "ModelSignatureError",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
@@ -177,6 +191,8 @@ __all__ = [
     "decrypted_model",
     "encrypt_model",
     "harden",
+    "inspect_model",
+    "load_model",
     "principal_of",
     "read_encrypted_model",
     "read_fernet_model",

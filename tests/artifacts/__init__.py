@@ -1,1 +1,1 @@
-"""Tests of the model file."""
+"""Tests of model files."""

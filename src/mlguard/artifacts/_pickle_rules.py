@@ -1,0 +1,103 @@
+"""What may be done with a global that is allowed, while a pickle is loaded."""
+
+import _compat_pickle
+from typing import Any
+
+from mlguard.artifacts._symbols import Global, Made, MisuseError, Name
+
+_OBJECT = ("builtins", "object")
+_NEWEST = {
+    "numpy.core.multiarray": "numpy._core.multiarray",
+    "numpy.core.numeric": "numpy._core.numeric",
+}
+
+
+class Rule:
+    """An estimator's: it is made without arguments, and gets a dict of attributes.
+
+    Args:
+        name: The global.
+
+    Attributes:
+        must_be_built: Whether one that never gets its state would crash who uses it.
+    """
+
+    must_be_built = False
+
+    def __init__(self, name: Name) -> None:
+        self.name = name
+
+    def call(self, _args: tuple[Any, ...], /) -> Any:
+        """REDUCE: call it. Returns what stands for the result."""
+        raise MisuseError("it is called")
+
+    def new(self, args: tuple[Any, ...], /) -> Any:
+        """NEWOBJ: make an instance, past its ``__init__``."""
+        if args:
+            raise MisuseError("it is made with arguments")
+        return Made(self.name)
+
+    def build(self, _made: Made, state: Any, /) -> None:
+        """BUILD: give it its attributes."""
+        attributes(state)
+
+
+class Value(Rule):
+    """A class that is only named, as an argument or an attribute."""
+
+    def new(self, _args: tuple[Any, ...], /) -> Any:
+        """Never."""
+        raise MisuseError("it is made")
+
+    def build(self, _made: Made, _state: Any, /) -> None:
+        """Never."""
+        raise MisuseError("it gets a state")
+
+
+class Reconstructor(Value):
+    """``copyreg._reconstructor(cls, object, None)``, by which protocols 0 and 1 make an instance."""
+
+    def __init__(self, name: Name, rules: dict[Name, Rule]) -> None:
+        super().__init__(name)
+        self._rules = rules
+
+    def call(self, args: tuple[Any, ...], /) -> Any:
+        """Make the instance."""
+        if not (len(args) == 3 and isinstance(args[0], Global) and is_global(args[1], _OBJECT) and args[2] is None):
+            raise MisuseError("it makes something other than a plain instance")
+        rule = self._rules.get(args[0].name)
+        return Made(args[0].name) if rule is None else rule.new(())
+
+
+def attributes(state: Any) -> dict[str, Any]:
+    """The state, if it is a dict of attributes that an object may have in its file.
+
+    Raises:
+        MisuseError: It is something else: a pair could set attributes on a class.
+    """
+    if type(state) is not dict:
+        raise MisuseError("its state is no dict")
+    for name in state:
+        if type(name) is not str or name.startswith("__"):
+            raise MisuseError("an attribute is named like one of Python's own")
+    return state
+
+
+def is_global(value: Any, name: Name) -> bool:
+    """Whether it is this global."""
+    return isinstance(value, Global) and value.name == name
+
+
+def is_count(value: Any, *, least: int = 0) -> bool:
+    """Whether it is an integer, and large enough. ``True`` is none."""
+    return type(value) is int and value >= least
+
+
+def modern_name(module: str, name: str, protocol: int) -> Name:
+    """A global by the name that it has today, and in Python 3, as :mod:`pickle` itself would find it."""
+    if protocol < 3:
+        if (module, name) in _compat_pickle.NAME_MAPPING:
+            module, name = _compat_pickle.NAME_MAPPING[module, name]
+        elif module in _compat_pickle.IMPORT_MAPPING:
+            module = _compat_pickle.IMPORT_MAPPING[module]
+    return _NEWEST.get(module, module), name

@@ -1,0 +1,196 @@
+"""What scikit-learn may be called with while a pickle is loaded.
+
+``Tree.__setstate__`` looks at shapes and dtypes, and copies the rest. ``predict`` then follows the numbers of children
+and features without looking: with others it reads what is beside the tree in memory, follows a circle for ever, or, in
+``decision_path``, writes beyond its array. So the nodes have to be a tree here already.
+"""
+
+from collections.abc import Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
+from mlguard.artifacts._symbols import Array, Made, MisuseError, Name
+
+_LEAF = -1
+_TREE: Name = ("sklearn.tree._tree", "Tree")
+_STATE = {"max_depth", "node_count", "nodes", "values"}
+
+
+class _Tree(Value):
+    """``Tree(n_features, n_classes, n_outputs)``, then its nodes."""
+
+    must_be_built = True
+
+    def call(self, args: tuple[Any, ...], /) -> Made:
+        """Make it."""
+        if len(args) != 3 or not is_count(args[0], least=1) or not is_count(args[2], least=1):
+            raise MisuseError("called as scikit-learn never calls it")
+        classes = _integers(args[1])
+        if classes.shape != (args[2],) or classes.min() < 1:
+            raise MisuseError("another number of outputs than of classes")
+        return Made(self.name, args)
+
+    def build(self, made: Made, state: Any, /) -> None:
+        """Give it its nodes."""
+        members = attributes(state)
+        nodes = members.get("nodes")
+        if set(members) != _STATE or not isinstance(nodes, Array) or not isinstance(members["values"], Array):
+            raise MisuseError("a state that scikit-learn never writes")
+        (count,) = nodes.shape if len(nodes.shape) == 1 else (0,)
+        if not is_count(members["node_count"], least=1) or members["node_count"] != count:
+            raise MisuseError("another number of nodes than it says")
+        if not is_count(members["max_depth"]):
+            raise MisuseError("a state that scikit-learn never writes")
+        left, right, feature = (_field(nodes, name) for name in ("left_child", "right_child", "feature"))
+        _check_nodes(left, right, feature, made.args[0], members["max_depth"])
+
+
+def check_trees(model: Any) -> None:
+    """Whether the nodes of all trees in a model that another library has loaded are trees. Nobody has asked one yet.
+
+    Raises:
+        MisuseError: Those of one are not.
+    """
+    waiting, seen = [model], set()
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(found))
+        if (type(found).__module__, type(found).__name__) == _TREE:
+            state = found.__getstate__()
+            nodes = state["nodes"]
+            _check_nodes(
+                nodes["left_child"], nodes["right_child"], nodes["feature"], found.n_features, state["max_depth"]
+            )
+        elif isinstance(found, Mapping):
+            waiting.extend(found.values())
+        elif isinstance(found, list | tuple | set):
+            waiting.extend(found)
+        elif isinstance(found, np.ndarray):
+            waiting.extend(found.flat if found.dtype.hasobject else ())
+        else:
+            waiting.extend(vars(found).values() if hasattr(found, "__dict__") else ())
+
+
+class _DecisionTree(Rule):
+    """An estimator with one tree, which believes its own ``n_features_in_``."""
+
+    def build(self, _made: Made, state: Any, /) -> None:
+        """Give it its attributes."""
+        members = attributes(state)
+        tree = members.get("tree_")
+        if tree is None:
+            return
+        if not isinstance(tree, Made) or tree.name != _TREE or not tree.built:
+            raise MisuseError("its tree is none")
+        if not is_count(members.get("n_features_in_")) or members["n_features_in_"] != tree.args[0]:
+            raise MisuseError("its tree is of another number of features than it says")
+
+
+class _Loss(Value):
+    """A loss function, with its numbers: ``Hinge(1.0)``."""
+
+    def call(self, args: tuple[Any, ...], /) -> Made:
+        """Make it."""
+        if len(args) > 1 or not all(type(arg) in (int, float) for arg in args):
+            raise MisuseError("called as scikit-learn never calls it")
+        return Made(self.name, args)
+
+
+class _FunctionTransformer(Rule):
+    """A transformer without a function, as a column transformer has for ``"passthrough"``."""
+
+    def build(self, _made: Made, state: Any, /) -> None:
+        """Give it its attributes."""
+        members = attributes(state)
+        if members.get("func") is not None or members.get("inverse_func") is not None:
+            raise MisuseError("it has a function, which it would call with arguments from the file")
+
+
+class _Slice(Value):
+    """``slice(start, stop, step)`` of columns."""
+
+    def call(self, args: tuple[Any, ...], /) -> Made:
+        """Make it."""
+        if len(args) != 3 or not all(arg is None or type(arg) in (int, str) for arg in args):
+            raise MisuseError("it slices something other than columns")
+        return Made(self.name, args)
+
+
+def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], features: int, max_depth: int) -> None:
+    """Whether the nodes are one tree, each behind its parent, no deeper and of no more features than it says."""
+    count = len(left)
+    (inner,) = np.nonzero(left != _LEAF)
+    left, right, feature = left[inner], right[inner], feature[inner]
+    if 2 * len(inner) + 1 != count or np.count_nonzero(right == _LEAF):
+        raise MisuseError("its nodes are no tree")
+    if not len(inner):
+        return
+    if (left <= inner).any() or (right <= inner).any() or max(left.max(), right.max()) >= count:
+        raise MisuseError("its nodes are no tree")
+    if feature.min() < 0 or feature.max() >= features:
+        raise MisuseError("a node of a feature that there is not")
+    parent = np.zeros(count, np.intp)
+    parent[left] = inner
+    parent[right] = inner
+    seen = np.zeros(count, np.bool_)
+    seen[left] = True
+    seen[right] = True
+    if np.count_nonzero(seen) != count - 1:  # as many children as nodes, so one has two parents
+        raise MisuseError("its nodes are no tree")
+    _check_depth(parent, max_depth)
+
+
+def _check_depth(parent: NDArray[np.intp], max_depth: int) -> None:
+    """Whether every node reaches the root in as many steps, by squaring."""
+    steps = min(max_depth, len(parent))
+    reached = np.arange(len(parent))
+    while steps:
+        if steps & 1:
+            reached = parent[reached]
+        steps >>= 1
+        if steps:
+            parent = parent[parent]
+    if reached.any():
+        raise MisuseError("its nodes are deeper than it says")
+
+
+def _field(nodes: Array, name: str) -> NDArray[np.int64]:
+    """A field of integers in an array that the file holds."""
+    if nodes.dtype is None or name not in nodes.dtype.fields:
+        raise MisuseError("a state that scikit-learn never writes")
+    dtype, offset = nodes.dtype.fields[name]
+    strides = (nodes.dtype.itemsize,)
+    return np.ndarray(nodes.shape, dtype.integers, nodes.values, offset, strides).astype(np.int64)
+
+
+def _integers(array: Any) -> NDArray[Any]:
+    """An array of integers that the file holds."""
+    if not isinstance(array, Array) or array.dtype is None or len(array.shape) != 1 or not array.shape[0]:
+        raise MisuseError("something other than an array of integers")
+    return np.frombuffer(array.values, array.dtype.integers)
+
+
+_KINDS: dict[Name, type[Rule]] = {
+    ("builtins", "slice"): _Slice,
+    ("sklearn._loss._loss", "CyHalfBinomialLoss"): _Loss,
+    ("sklearn._loss._loss", "CyHalfSquaredError"): _Loss,
+    ("sklearn._loss._loss", "CyHuberLoss"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "EpsilonInsensitive"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "Hinge"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "ModifiedHuber"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "SquaredEpsilonInsensitive"): _Loss,
+    ("sklearn.linear_model._sgd_fast", "SquaredHinge"): _Loss,
+    ("sklearn.preprocessing._function_transformer", "FunctionTransformer"): _FunctionTransformer,
+    _TREE: _Tree,
+    ("sklearn.tree._classes", "DecisionTreeClassifier"): _DecisionTree,
+    ("sklearn.tree._classes", "DecisionTreeRegressor"): _DecisionTree,
+    ("sklearn.tree._classes", "ExtraTreeClassifier"): _DecisionTree,
+    ("sklearn.tree._classes", "ExtraTreeRegressor"): _DecisionTree,
+}
+SKLEARN_RULES = {name: kind(name) for name, kind in _KINDS.items()}

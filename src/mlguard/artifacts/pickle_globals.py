@@ -1,0 +1,350 @@
+"""Reads a pickle, or what joblib writes, without running anything: which globals it names, and what it does with them.
+
+The instructions are followed by the reader of Python's own :mod:`pickle` from which joblib's reader is made, with every
+instruction replaced that would import, call or change something other than a list or a dict of the file's own. So what
+is read here is what will be read when the file is loaded; there is no second parser with another opinion. Where an
+object would come to be there is a :class:`~mlguard.artifacts._symbols.Made`, and what NumPy and scikit-learn would be
+called with is looked at by their rules.
+"""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mlguard.artifacts._numpy_pickles import NUMPY_RULES, build_joblib_array
+from mlguard.artifacts._pickle_rules import Reconstructor, Rule, modern_name
+from mlguard.artifacts._private_copy import PrivateCopy
+from mlguard.artifacts._sklearn_pickles import SKLEARN_RULES
+from mlguard.artifacts._symbols import Array, Global, Made, MisuseError, Name
+from mlguard.artifacts.allowed_globals import SKLEARN_ESTIMATORS
+
+JOBLIB_WRAPPER: Name = ("joblib.numpy_pickle", "NumpyArrayWrapper")
+
+_RECONSTRUCTOR: Name = ("copyreg", "_reconstructor")
+_MOST_PROBLEMS = 20  # that are told
+_PLAIN_KEYS = (str, int, float, bytes, bool, type(None))
+
+
+@dataclass(slots=True)
+class PickleContents:
+    """What is in a file of pickles.
+
+    Attributes:
+        names: The globals, in the order in which they are named, each as often as it is.
+        problems: What no saved model does, or what is broken, for the operator.
+        has_joblib_arrays: Whether bytes of arrays stand between the instructions, as joblib writes them.
+    """
+
+    names: list[Name] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    has_joblib_arrays: bool = False
+
+    def add_problem(self, text: str) -> None:
+        """Remember what is wrong, unless so much is that nobody reads on."""
+        if len(self.problems) < _MOST_PROBLEMS and text not in self.problems:
+            self.problems.append(text)
+
+
+def read_pickle(copy: PrivateCopy, *, max_instructions: int) -> PickleContents:
+    """Read everything, also what stands behind the end of the first pickle.
+
+    Args:
+        copy: The file, with no compression.
+        max_instructions: After how many it is enough: each may make an object many times its size.
+    """
+    contents = PickleContents()
+    stream, content = copy.stream(), copy.view
+    count = 0
+    while stream.tell() < len(content):
+        if count:
+            contents.add_problem("something stands behind the end of the pickle")
+        reader = _Reader(stream, contents, content, max_instructions - count)
+        try:
+            reader.load()
+        except MisuseError as misuse:
+            contents.add_problem(str(misuse))
+            break
+        except Exception as error:  # the reader's own code, on builtin types alone
+            contents.add_problem(f"the pickle is broken ({type(error).__name__})")
+            break
+        finally:
+            count += reader.count
+    if not count:
+        contents.add_problem("the file is empty")
+    return contents
+
+
+class _Reader(pickle._Unpickler):  # joblib's reader is made from it
+    """Follows the instructions of one pickle."""
+
+    pop_mark: Callable[[], list[Any]]
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(
+        self, stream: Any, contents: PickleContents, content: memoryview, most: int, *, nested: bool = False
+    ) -> None:
+        super().__init__(stream)
+        self.stream = stream
+        self.contents = contents
+        self.content = content
+        self.count = 0
+        self.unfinished: list[Made] = []
+        self._most = most
+        self._nested = nested
+
+    def load(self) -> Any:
+        """Follow the instructions to the end.
+
+        Returns:
+            What stands for the object.
+        """
+        frames = pickle._Unframer(self._file_read, self._file_readline)  # type: ignore[attr-defined]
+        self._unframer = frames
+        self.read, self.readinto, self.readline = frames.read, frames.readinto, frames.readline
+        self.metastack: list[Any] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+        self.proto = 0
+        read, dispatch, most = self.read, self.dispatch, self._most
+        try:
+            while self.count < most:
+                self.count += 1
+                dispatch[read(1)[0]](self)
+        except pickle._Stop as stop:  # type: ignore[attr-defined]
+            if any(not made.built for made in self.unfinished):
+                self.contents.add_problem("an object is not finished")
+            return stop.value
+        raise MisuseError("the pickle has more instructions than max_instructions=...")
+
+    # Globals ---------------------------------------------------------------------------------------------------------
+
+    def find_class(self, module: str, name: str) -> Global:
+        """Stand-in for the import. Called for each global that the file names."""
+        pair = modern_name(module, name, self.proto)
+        self.contents.names.append(pair)
+        return Global(pair)
+
+    def _load_extension(self) -> None:
+        self.contents.add_problem("an extension code (EXT), which stands for a global that the file does not name")
+        self.append(Made(None))
+
+    def _load_ext1(self) -> None:
+        self.read(1)
+        self._load_extension()
+
+    dispatch[pickle.EXT1[0]] = _load_ext1
+
+    def _load_ext2(self) -> None:
+        self.read(2)
+        self._load_extension()
+
+    dispatch[pickle.EXT2[0]] = _load_ext2
+
+    def _load_ext4(self) -> None:
+        self.read(4)
+        self._load_extension()
+
+    dispatch[pickle.EXT4[0]] = _load_ext4
+
+    def persistent_load(self, _pid: Any) -> Made:
+        """Stand-in for an object that the file does not hold."""
+        self.contents.add_problem("a persistent id, which stands for an object outside of the file")
+        return Made(None)
+
+    def _load_buffer(self) -> None:
+        raise MisuseError("an out-of-band buffer, which is not in the file")
+
+    dispatch[pickle.NEXT_BUFFER[0]] = _load_buffer
+    dispatch[pickle.READONLY_BUFFER[0]] = _load_buffer
+
+    # Calls -----------------------------------------------------------------------------------------------------------
+
+    def _load_reduce(self) -> None:
+        args = self.stack.pop()
+        self.stack[-1] = self._make(self.stack[-1], args, new=False)
+
+    dispatch[pickle.REDUCE[0]] = _load_reduce
+
+    def _load_newobj(self) -> None:
+        args = self.stack.pop()
+        self.stack[-1] = self._make(self.stack[-1], args, new=True)
+
+    dispatch[pickle.NEWOBJ[0]] = _load_newobj
+
+    def _load_newobj_ex(self) -> None:
+        options = self.stack.pop()
+        args = self.stack.pop()
+        if options != {} and _rule(self.stack[-1]):
+            self.contents.add_problem(f"{self.stack[-1]} is made with options")
+        self.stack[-1] = self._make(self.stack[-1], args, new=True)
+
+    dispatch[pickle.NEWOBJ_EX[0]] = _load_newobj_ex
+
+    def _instantiate(self, what: Any, args: Any) -> None:
+        """INST and OBJ, which no Python 3 writes."""
+        self.contents.add_problem("an instance of a class of Python 2")
+        self.append(Made(what.name if isinstance(what, Global) else None, tuple(args)))
+
+    def _make(self, what: Any, args: Any, *, new: bool) -> Any:
+        rule = _rule(what)
+        if not isinstance(what, Global) or type(args) is not tuple:
+            self.contents.add_problem("something other than a global is called")
+            return Made(None)
+        if rule is None:
+            return Made(what.name, args)
+        try:
+            made = rule.new(args) if new else rule.call(args)
+        except MisuseError as misuse:
+            self.contents.add_problem(f"{what}: {misuse}")
+            return Made(what.name, args)
+        if isinstance(made, Made) and rule.must_be_built:
+            self.unfinished.append(made)
+        return made
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def _load_build(self) -> None:
+        state = self.stack.pop()
+        made = self.stack[-1]
+        if not isinstance(made, Made) or made.name is None:
+            self.contents.add_problem("something that is no object gets a state")
+            return
+        rule = RULES.get(made.name)
+        if rule is None:
+            made.state, made.built = state, True
+            return
+        try:
+            if made.built:
+                raise MisuseError("an object gets its state twice")
+            if made.name == JOBLIB_WRAPPER:
+                self.stack[-1] = self._read_array(made, state)
+            else:
+                rule.build(made, state)
+        except MisuseError as misuse:
+            self.contents.add_problem(f"{Global(made.name)}: {misuse}")
+            if made.name == JOBLIB_WRAPPER:
+                raise MisuseError("where the array ends cannot be told") from None
+        made.state, made.built = state, True
+
+    dispatch[pickle.BUILD[0]] = _load_build
+
+    def _read_array(self, wrapper: Made, state: Any) -> Array:
+        """What joblib does with a wrapper that has got its state: reads the bytes that follow."""
+        if self._nested:
+            raise MisuseError("an array of joblib's within an array of objects")
+        self.contents.has_joblib_arrays = True
+        array = build_joblib_array(wrapper, state, self.content, self.stream)
+        if array.dtype is not None and array.dtype.holds_objects:
+            inner = _Reader(self.stream, self.contents, self.content, self._most - self.count, nested=True)
+            try:
+                read = inner.load()
+            finally:
+                self.count += inner.count
+            if not isinstance(read, Array) or read.dtype is None or not read.dtype.holds_objects:
+                raise MisuseError("what follows is no array of objects")
+            return read
+        return array
+
+    # Containers ------------------------------------------------------------------------------------------------------
+
+    def _load_append(self) -> None:
+        value = self.stack.pop()
+        self._extend(self.stack[-1], [value])
+
+    dispatch[pickle.APPEND[0]] = _load_append
+
+    def _load_appends(self) -> None:
+        values = self.pop_mark()
+        self._extend(self.stack[-1], values)
+
+    dispatch[pickle.APPENDS[0]] = _load_appends
+
+    def _extend(self, target: Any, values: list[Any]) -> None:
+        if type(target) is list:
+            target.extend(values)
+        else:
+            self._change(target)
+
+    def _load_setitem(self) -> None:
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._update(self.stack[-1], [key, value])
+
+    dispatch[pickle.SETITEM[0]] = _load_setitem
+
+    def _load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._update(self.stack[-1], items)
+
+    dispatch[pickle.SETITEMS[0]] = _load_setitems
+
+    def _load_dict(self) -> None:
+        items = self.pop_mark()
+        made: dict[Any, Any] = {}
+        self._update(made, items)
+        self.append(made)
+
+    dispatch[pickle.DICT[0]] = _load_dict
+
+    def _update(self, target: Any, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise MisuseError("a key without a value")
+        for key in items[::2]:
+            self._check_key(key)
+        if type(target) is dict:
+            target.update(zip(items[::2], items[1::2], strict=True))
+        else:
+            self._change(target)
+
+    def _load_additems(self) -> None:
+        items = self.pop_mark()
+        for item in items:
+            self._check_key(item)
+        if type(self.stack[-1]) is set:
+            self.stack[-1].update(items)
+        else:
+            self._change(self.stack[-1])
+
+    dispatch[pickle.ADDITEMS[0]] = _load_additems
+
+    def _load_frozenset(self) -> None:
+        items = self.pop_mark()
+        for item in items:
+            self._check_key(item)
+        self.append(frozenset(items))
+
+    dispatch[pickle.FROZENSET[0]] = _load_frozenset
+
+    def _change(self, target: Any) -> None:
+        """Something is put into what is no list, dict or set: a method of it would be called."""
+        if not isinstance(target, Made) or target.name in RULES:
+            self.contents.add_problem("something is put into an object that is no list, dict or set")
+
+    def _check_key(self, key: Any) -> None:
+        """Hashing one may take for ever, or call what the file has made."""
+        parts = key if type(key) is tuple else (key,)
+        if not all(type(part) in _PLAIN_KEYS or isinstance(part, Global | Made) for part in parts):
+            raise MisuseError("a key of a dict or a set is neither a text nor a number")
+
+    # Sizes -----------------------------------------------------------------------------------------------------------
+
+    def _load_bytearray8(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        if size > len(self.content):
+            raise MisuseError("a buffer is larger than the file")
+        values = bytearray(self.read(size))
+        if len(values) != size:
+            raise MisuseError("a buffer is larger than the file")
+        self.append(values)
+
+    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray8
+
+
+RULES: dict[Name, Rule] = {name: Rule(name) for name in SKLEARN_ESTIMATORS} | NUMPY_RULES | SKLEARN_RULES
+RULES[_RECONSTRUCTOR] = Reconstructor(_RECONSTRUCTOR, RULES)
+
+
+def _rule(what: Any) -> Rule | None:
+    return RULES.get(what.name) if isinstance(what, Global) else None

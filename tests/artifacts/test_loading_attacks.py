@@ -1,0 +1,628 @@
+"""Files that want to run something. Each leaves a mark where it is loaded without a gate, and none behind one."""
+
+import copyreg
+import io
+import os
+import pickle
+import pickletools
+import struct
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from sklearn.linear_model import LinearRegression
+from sklearn.tree import DecisionTreeClassifier
+
+from mlguard import (
+    SKLEARN_ESTIMATORS,
+    ModelContentError,
+    ModelSignatureError,
+    inspect_model,
+    load_model,
+    sign_model,
+)
+from tests.artifacts.estimators import CLASSES, COMPRESSIONS, PROTOCOLS, ROWS, joblib_bytes
+
+
+class Mine:
+    """A module that leaves a mark when it is imported, and whose function leaves one when it is called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = folder / "mark"
+        (folder / "landmine.py").write_text(
+            f"import pathlib\nMARK = pathlib.Path({str(self.mark)!r})\nMARK.touch()\n"
+            "def boom(*args, **options):\n    MARK.touch()\n"
+            "class Boom:\n    def __init__(self, *args): MARK.touch()\n"
+            "    def __setstate__(self, state): MARK.touch()\n",
+            encoding="utf-8",
+        )
+
+    def stepped_on(self) -> bool:
+        """Whether there is a mark. It is wiped off, and the module forgotten."""
+        stepped = self.mark.exists() or "landmine" in sys.modules
+        self.mark.unlink(missing_ok=True)
+        sys.modules.pop("landmine", None)
+        return stepped
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mine]:
+    """The module, where Python would find it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    made = Mine(tmp_path)
+    yield made
+    made.stepped_on()
+
+
+class Payload:
+    """Calls ``landmine.boom`` when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        import landmine  # type: ignore[import-not-found]
+
+        return landmine.boom, ("x",)
+
+
+def refuse(path: Path, content: bytes, **options: Any) -> str:
+    """The refusal, of a file that may name everything that scikit-learn needs."""
+    path.write_bytes(content)
+    with pytest.raises(ModelContentError) as refused:
+        load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS, **options)
+    return str(refused.value)
+
+
+def text(value: str) -> bytes:
+    return b"\x8c" + bytes([len(value.encode())]) + value.encode()
+
+
+def named(module: str, name: str) -> bytes:
+    """A global, by protocol 4."""
+    return text(module) + text(name) + b"\x93"
+
+
+def number(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+BOOM = named("landmine", "boom")
+FOREST = named("sklearn.ensemble._forest", "RandomForestClassifier")
+HEAD = b"\x80\x04"
+
+BY_HAND = {
+    "GLOBAL": b"clandmine\nboom\n(tR.",
+    "INST": b"(ilandmine\nboom\n.",
+    "OBJ": b"(clandmine\nBoom\nI1\no.",
+    "STACK_GLOBAL": HEAD + BOOM + b")R.",
+    "names from the memo": HEAD + text("boom") + b"\x94" + text("landmine") + b"\x940h\x01h\x00\x93)R.",
+    "names in a tuple that is taken apart": HEAD + b"(" + text("landmine") + b"\x94t0h\x00" + text("boom") + b"\x93)R.",
+    "NEWOBJ": HEAD + named("landmine", "Boom") + b")\x81}" + text("a") + b"Nsb.",
+    "NEWOBJ_EX": HEAD + named("landmine", "Boom") + b")}\x92}b.",
+    "a global that is only named": HEAD + BOOM + b".",
+    "through another module": HEAD + named("landmine", "pathlib.os.getcwd") + b")R.",
+    "broken behind it": HEAD + BOOM + b")R0\xff\xff\xff",
+    "nothing behind it": HEAD + BOOM + b")R",
+    "a stack that underflows behind it": HEAD + BOOM + b")R000000.",
+    "in the middle of an estimator": HEAD + FOREST + b")\x81}" + text("a") + BOOM + b")Rsb.",
+    "in a state": HEAD + FOREST + b")\x81" + BOOM + b")Rb.",
+    "in a key": HEAD + b"}" + BOOM + b")RNs.",
+    "in a frame": HEAD + b"\x95" + struct.pack("<Q", len(BOOM) + 3) + BOOM + b")R.",
+    "across two frames": HEAD + b"\x95" + struct.pack("<Q", len(BOOM)) + BOOM + b")R.",
+    "with a class instead of the names": HEAD + BOOM + b"0" + FOREST + text("boom") + b"\x93)R.",
+}
+
+
+@pytest.mark.parametrize("content", BY_HAND.values(), ids=BY_HAND.keys())
+def test_nothing_that_is_named_by_hand_runs(content: bytes, mine: Mine, tmp_path: Path) -> None:
+    """Every instruction that names or calls something, and whatever is broken behind it."""
+    try:
+        pickle.loads(content)
+    except Exception:
+        assert mine.stepped_on()
+    else:
+        assert mine.stepped_on()
+    refusal = refuse(tmp_path / "model.pkl", content)
+    assert "landmine" in refusal
+    assert "boom" in refusal.lower() or "pathlib" in refusal
+    report = inspect_model(tmp_path / "model.pkl")
+    assert "landmine" in {module for module, _ in report.globals}
+    assert not mine.stepped_on()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("compress", [None, 0, *COMPRESSIONS])
+def test_no_payload_runs_in_any_protocol_or_compression(
+    protocol: int, compress: Any, mine: Mine, tmp_path: Path
+) -> None:
+    """By pickle (None) and by joblib, within what looks like a model."""
+    if compress == "lz4":
+        pytest.importorskip("lz4")
+    model = LinearRegression().fit(ROWS, CLASSES)
+    model.extra_ = [Payload()]
+    content = (
+        pickle.dumps(model, protocol)
+        if compress is None
+        else joblib_bytes(model, protocol=protocol, compress=(compress, 3) if compress else 0)
+    )
+    mine.stepped_on()
+    joblib.load(io.BytesIO(content))
+    assert mine.stepped_on()
+    assert "landmine.boom" in refuse(tmp_path / "model.joblib", content)
+    assert ("landmine", "boom") in inspect_model(tmp_path / "model.joblib").globals
+    assert not mine.stepped_on()
+
+
+@pytest.mark.parametrize("compress", [0, *COMPRESSIONS])
+def test_no_payload_runs_in_an_array_of_objects(compress: Any, mine: Mine, tmp_path: Path) -> None:
+    """Joblib keeps these as a pickle of their own, which scanners and joblib before 1.6 read past an allow-list."""
+    if compress == "lz4":
+        pytest.importorskip("lz4")
+    model = LinearRegression().fit(ROWS, CLASSES)
+    model.extra_ = np.array([Payload(), None], object)
+    content = joblib_bytes(model, compress=(compress, 3) if compress else 0)
+    mine.stepped_on()
+    assert "landmine.boom" in refuse(tmp_path / "model.joblib", content)
+    assert not mine.stepped_on()
+    joblib.load(io.BytesIO(content))
+    assert mine.stepped_on()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_no_payload_runs_in_a_file_of_arrays(suffix: str, mine: Mine, tmp_path: Path) -> None:
+    """NumPy keeps arrays of objects as pickles."""
+    path = tmp_path / f"model.{suffix}"
+    (np.save if suffix == "npy" else np.savez)(path, np.array([Payload()], object), allow_pickle=True)
+    mine.stepped_on()
+    assert "objects" in refuse(path, path.read_bytes())
+    assert not mine.stepped_on()
+
+
+def test_a_second_pickle_is_found(mine: Mine, tmp_path: Path) -> None:
+    """One behind the end of the first, which whoever loads twice would run."""
+    content = pickle.dumps([1]) + HEAD + BOOM + b")R."
+    assert "landmine.boom" in refuse(tmp_path / "model.pkl", content)
+    assert "behind the end" in refuse(tmp_path / "model.pkl", pickle.dumps([1]) + pickle.dumps([1]))
+    assert not mine.stepped_on()
+
+
+def test_an_extension_code_is_refused(mine: Mine, tmp_path: Path) -> None:
+    """It stands for a global that the file does not name, and Python may remember the function already."""
+    import landmine
+
+    copyreg.add_extension("landmine", "boom", 0x4D)
+    try:
+        for content in (b"\x82\x4d)R.", b"\x83\x4d\x00)R.", b"\x84\x4d\x00\x00\x00)R."):
+            mine.mark.unlink(missing_ok=True)
+            pickle.loads(HEAD + content)
+            assert mine.mark.exists()
+            mine.mark.unlink()
+            assert "extension" in refuse(tmp_path / "model.pkl", HEAD + content)
+            assert not mine.mark.exists()
+    finally:
+        copyreg.remove_extension("landmine", "boom", 0x4D)
+    assert mine.mark == landmine.MARK
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (HEAD + b"Pid\n.", "persistent id"),
+        (HEAD + b"NQ.", "persistent id"),
+        (b"\x80\x05\x97.", "out-of-band"),
+        (b"\x80\x05N\x98.", "out-of-band"),
+        (HEAD + FOREST + b"N" + b"}" + text("predict") + FOREST + b"s\x86b.", "no object gets a state"),
+        (HEAD + FOREST + b")\x81N}" + text("predict") + FOREST + b"s\x86b.", "no dict"),
+        (HEAD + FOREST + b")\x81}" + text("__class__") + FOREST + b"sb.", "one of Python's own"),
+        (HEAD + FOREST + b")\x81}" + number(1) + FOREST + b"sb.", "one of Python's own"),
+        (HEAD + FOREST + b")\x81}b}b.", "twice"),
+        (HEAD + FOREST + b")R.", "it is called"),
+        (HEAD + FOREST + number(1) + b"\x85\x81.", "with arguments"),
+        (HEAD + FOREST + b")}" + text("a") + b"Ns\x92.", "with options"),
+        (HEAD + FOREST + b"]\x81.", "other than a global is called"),
+        (HEAD + FOREST + b")\x81" + text("a") + b"a.", "put into an object"),
+        (HEAD + FOREST + b")\x81(" + text("a") + b"Nu.", "put into an object"),
+        (HEAD + FOREST + b")\x81" + text("a") + b"Ns.", "put into an object"),
+        (HEAD + FOREST + b")\x81(N\x90.", "put into an object"),
+        (HEAD + FOREST + b"]a.", "put into an object"),
+        (HEAD + b"N)R.", "other than a global is called"),
+        (HEAD + b"N}b.", "no object gets a state"),
+        (HEAD + b"(" + FOREST + b"o.", "Python 2"),
+        (HEAD + b"}(NNNu.", "a key without a value"),
+        (HEAD + b"}(lNs.", "neither a text nor a number"),
+        (HEAD + b"(]\x91.", "neither a text nor a number"),
+        (HEAD + b"\x8f(]\x90.", "neither a text nor a number"),
+        (HEAD + named("_codecs", "encode") + text("a") + text("zlib") + b"\x86R.", "other than bytes"),
+        (HEAD + named("_codecs", "encode") + text("\u20ac") + text("latin1") + b"\x86R.", "other than bytes"),
+        (HEAD + named("builtins", "bytes") + number(1 << 30) + b"\x85R.", "with arguments"),
+        (HEAD + named("builtins", "object") + b")\x81.", "it is made"),
+        (HEAD + named("numpy", "ndarray") + number(9) + b"\x85R.", "it is called"),
+        (HEAD + named("builtins", "slice") + b"]NN\x87R.", "other than columns"),
+        (HEAD + named("copyreg", "_reconstructor") + FOREST + named("numpy", "ndarray") + b"N\x87R.", "plain instance"),
+        (HEAD + named("copyreg", "_reconstructor") + named("numpy", "dtype") + named("builtins", "object") + b"N\x87R.",
+         "it is made"),
+        (HEAD + named("sklearn.linear_model._sgd_fast", "Hinge") + text("a") + b"\x85R.", "never calls it"),
+        (HEAD + named("sklearn.preprocessing._function_transformer", "FunctionTransformer") + b")\x81}"
+         + text("func") + FOREST + b"sb.", "has a function"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", "larger than the file"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 12) + b".", "larger than the file"),
+        (b"\x80\x04\x80\x06N.", "broken"),
+        (b"(t", "broken"),
+        (b"]" * 3_000 + b".", "max_instructions"),
+    ],
+)  # fmt: skip
+def test_an_allowed_global_is_used_only_as_people_save_it(content: bytes, said: str, tmp_path: Path) -> None:
+    """States that would change a class, functions with other arguments, and instructions for other programs."""
+    assert said in refuse(tmp_path / "model.pkl", content, max_instructions=2_000)
+    assert inspect_model(tmp_path / "model.pkl", max_instructions=2_000).problems
+
+
+def test_tuples_of_tuples_are_no_keys(tmp_path: Path) -> None:
+    """Hashing one takes twice as long for each byte that it is longer."""
+    tuples = b"N" + b"\x94h" + bytes([0]) + b"\x86"
+    for depth in range(1, 60):
+        tuples += b"\x94h" + bytes([depth]) + b"\x86"
+    assert "neither a text nor a number" in refuse(tmp_path / "model.pkl", HEAD + b"}" + tuples + b"Ns.")
+
+
+def dtype(code: str, state: tuple[Any, ...]) -> bytes:
+    """A dtype with a state of one's own."""
+    made = HEAD + named("numpy", "dtype") + text(code) + b"\x89\x88\x87R"
+    return made + plain(state) + b"b"
+
+
+def plain(value: Any) -> bytes:
+    """The instructions that make a value, without a head and an end."""
+    dumped = pickletools.optimize(pickle.dumps(value, 2))
+    return dumped[2:-1]
+
+
+GOOD = ("<", None, None, None, -1, -1, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        dtype("f8", (3, *GOOD[:-1], 63)),  # numbers as references to objects
+        dtype("f8", (3, *GOOD[:-1], 1)),
+        dtype("f8", (3, "<", None, None, None, 800, -1, 0)),
+        dtype("f8", (3, "<", None, ("a",), {"a": 1}, -1, -1, 0)),
+        dtype("f8", (3, "<", ("f8", (2,)), None, None, -1, -1, 0)),
+        dtype("f8", (3, "q", None, None, None, -1, -1, 0)),
+        dtype("f8", (4, *GOOD, {})),
+        dtype("f8", ()),
+        dtype("O8", (3, *GOOD[:-1], 0)),  # objects that nobody counts
+        dtype("V8", (3, "|", None, ("a",), {"b": 1}, 8, 1, 0)),
+        dtype("V8", (3, "|", None, ("a", "a"), {"a": 1}, 8, 1, 0)),
+        dtype("V8", (3, "|", None, ("a",), {"a": (1, 0)}, 8, 1, 0)),
+        dtype("V8", (3, "|", None, ("a",), {"a": (1,)}, 8, 1, 0)),
+        dtype("V8", (3, "|", None, ("a",), {"a": 1}, 9, 1, 0)),
+        dtype("V8", (3, "|", None, ("a",), {"a": 1}, 8, 3, 0)),
+        dtype("V8", (3, "|", None, ("a",), {"a": 1}, 8, 1, 63)),
+        dtype("V8", (3, "|", None, (1,), {1: 1}, 8, 1, 0)),
+        dtype("V8", (3, "|", None, None, None, 8, 1, 0)),
+        HEAD
+        + named("numpy._core.multiarray", "scalar")
+        + named("numpy", "dtype")
+        + text("f8")
+        + b"\x89\x88\x87R"
+        + b"C\x08"
+        + bytes(8)
+        + b"\x86R",  # a dtype without a state
+        HEAD + named("numpy", "dtype") + text("f8") + b"\x85R",
+        HEAD + named("numpy", "dtype") + text("M8") + b"\x89\x88\x87R",
+        HEAD + named("numpy", "dtype") + text("f8,f8") + b"\x89\x88\x87R",
+    ],
+)
+def test_a_dtype_has_only_a_state_that_numpy_writes(content: bytes, tmp_path: Path) -> None:
+    """With another, numbers would be references to objects, and fields would reach beyond the end of memory."""
+    assert "numpy." in refuse(tmp_path / "model.pkl", content + b".")
+
+
+FIELD = dtype("i8", (3, *GOOD))[2:]
+
+
+@pytest.mark.parametrize("offset", [0, 1, -1, 8, 1 << 31])
+def test_a_field_ends_where_its_row_does(offset: int, tmp_path: Path) -> None:
+    """Another offset would reach what is beside the array."""
+    field = b"}" + text("a") + FIELD + plain(offset) + b"\x86s"
+    made = HEAD + named("numpy", "dtype") + text("V8") + b"\x89\x88\x87R"
+    content = (
+        made + b"(" + plain(3) + text("|") + b"N" + plain(("a",)) + field + plain(8) + plain(1) + plain(0) + b"tb."
+    )
+    if offset == 0:
+        (tmp_path / "model.pkl").write_bytes(content)
+        load_model(tmp_path / "model.pkl", unverified=True, allow=SKLEARN_ESTIMATORS)
+    else:
+        assert "numpy.dtype: " in refuse(tmp_path / "model.pkl", content)
+
+
+OBJECTS = dtype("O8", (3, "|", None, None, None, -1, -1, 63))[2:]
+EMPTY = named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + number(0) + b"\x85C\x01b\x87R"
+
+
+def array(shape: bytes, kind: bytes, values: bytes, *, order: bytes = b"\x89", version: int = 1) -> bytes:
+    """An array with a state of one's own."""
+    return EMPTY + b"(" + plain(version) + shape + kind + order + values + b"tb"
+
+
+@pytest.mark.parametrize(
+    ("content", "good"),
+    [
+        (array(plain((2,)), OBJECTS, b"](NNe"), True),
+        (array(plain((2,)), OBJECTS, b"]Na"), False),  # NumPy reads beyond the end of the list
+        (array(plain((2,)), OBJECTS, b"](NNNe"), False),
+        (array(plain((2,)), OBJECTS, b"C\x10" + bytes(16)), False),
+        (array(plain((1,)), FIELD, b"C\x08" + bytes(8)), True),
+        (array(plain((2,)), FIELD, b"C\x08" + bytes(8)), False),
+        (array(plain((-1,)), FIELD, b"C\x08" + bytes(8)), False),
+        (array(plain((1,) * 65), FIELD, b"C\x08" + bytes(8)), False),
+        (array(plain([1]), FIELD, b"C\x08" + bytes(8)), False),
+        (array(plain((1,)), FIELD, b"]Na"), False),
+        (array(plain((1,)), b"N", b"C\x08" + bytes(8)), False),
+        (array(plain((1,)), FIELD, b"C\x08" + bytes(8), order=b"N"), False),
+        (array(plain((1,)), FIELD, b"C\x08" + bytes(8), version=2), False),
+        (array(plain((1,)), FIELD, b"C\x08" + bytes(8)) + b"Nb", False),
+        (EMPTY + b"Nb", False),
+        (named("numpy._core.multiarray", "_reconstruct") + FOREST + number(0) + b"\x85C\x01b\x87R", False),
+        (named("numpy._core.multiarray", "_reconstruct") + named("numpy", "ndarray") + number(9) + b"\x85C\x01b\x87R",
+         False),
+        (named("numpy._core.multiarray", "scalar") + FIELD + b"C\x08" + bytes(8) + b"\x86R", True),
+        (named("numpy._core.multiarray", "scalar") + FIELD + b"C\x04" + bytes(4) + b"\x86R", False),
+        (named("numpy._core.multiarray", "scalar") + OBJECTS + b"C\x08" + bytes(8) + b"\x86R", False),
+        (named("numpy._core.multiarray", "scalar") + OBJECTS + b"N\x86R", False),
+        (named("numpy._core.numeric", "_frombuffer") + b"(C\x08" + bytes(8) + FIELD + plain((1,)) + text("C") + b"tR",
+         True),
+        (named("numpy._core.numeric", "_frombuffer") + b"(C\x08" + bytes(8) + FIELD + plain((2,)) + text("C") + b"tR",
+         False),
+        (named("numpy._core.numeric", "_frombuffer") + b"(C\x08" + bytes(8) + OBJECTS + plain((1,)) + text("C") + b"tR",
+         False),
+        (named("numpy._core.numeric", "_frombuffer") + b"(N" + FIELD + plain((1,)) + text("C") + b"tR", False),
+    ],
+)  # fmt: skip
+def test_an_array_has_as_much_as_its_shape_says(content: bytes, good: bool, tmp_path: Path) -> None:
+    """In numbers and in objects, and scalars too."""
+    path = tmp_path / "model.pkl"
+    if good:
+        path.write_bytes(HEAD + content + b".")
+        load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
+    else:
+        assert "numpy." in refuse(path, HEAD + content + b".")
+
+
+class Wrapped:
+    """What joblib would write, with a member of its wrapper changed."""
+
+    def __init__(self, **changed: Any) -> None:
+        self.changed = changed
+
+    def content(self) -> bytes:
+        wrapper = joblib.numpy_pickle.NumpyArrayWrapper(np.ndarray, (4,), "C", np.dtype("f8"), allow_mmap=True)
+        wrapper.__dict__.update(self.changed)
+        return pickle.dumps(wrapper, 2)[:-1] + b"\x00" + bytes(32) + b"."
+
+
+@pytest.mark.parametrize(
+    ("changed", "good"),
+    [
+        ({}, True),
+        ({"shape": (1 << 40,)}, False),
+        ({"shape": (-4,)}, False),
+        ({"shape": (5,)}, False),
+        ({"shape": (1 << 63, 1 << 63)}, False),
+        ({"shape": [4]}, False),
+        ({"order": "K"}, False),
+        ({"dtype": "f8"}, False),
+        ({"subclass": np.dtype}, False),
+        ({"numpy_array_alignment_bytes": 1000}, False),
+        ({"numpy_array_alignment_bytes": "x"}, False),
+        ({"read": "x"}, False),
+    ],
+)
+def test_joblib_reads_no_array_beyond_the_end(changed: dict[str, Any], good: bool, tmp_path: Path) -> None:
+    """Nor makes room for one that the file does not have, nor makes something else of it."""
+    path = tmp_path / "model.joblib"
+    content = Wrapped(**changed).content()
+    if good:
+        path.write_bytes(content)
+        assert load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS).tolist() == [0.0] * 4
+    else:
+        assert "joblib.numpy_pickle.NumpyArrayWrapper: " in refuse(path, content)
+
+
+def test_an_array_of_objects_holds_no_array_of_joblibs(tmp_path: Path) -> None:
+    """Joblib itself would not read its bytes there, but take them for instructions."""
+    inner = Wrapped().content()
+    outer = pickle.dumps(joblib.numpy_pickle.NumpyArrayWrapper(np.ndarray, (1,), "C", np.dtype(object)), 2)[:-1]
+    assert "within an array of objects" in refuse(tmp_path / "model.joblib", outer + inner + b".")
+    assert "no array of objects" in refuse(tmp_path / "model.joblib", outer + pickle.dumps(5) + b".")
+
+
+# Trees ---------------------------------------------------------------------------------------------------------------
+
+
+def tree_with(**changes: Any) -> bytes:
+    """A tree, some of whose nodes or numbers are changed."""
+    estimator = DecisionTreeClassifier(max_depth=3, random_state=0).fit(ROWS, CLASSES)
+    make, arguments, state = estimator.tree_.__reduce__()
+    for name, value in changes.items():
+        if name in state:
+            state[name] = value
+        else:
+            node, number = value
+            state["nodes"][name][node] = number
+
+    class Tree:
+        def __reduce__(self) -> Any:
+            return make, arguments, state
+
+    estimator.tree_ = Tree()
+    return pickle.dumps(estimator)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"left_child": (0, 1 << 40)},  # reads what is beside the tree
+        {"right_child": (0, 1 << 40)},
+        {"left_child": (0, -5)},
+        {"left_child": (0, 0)},  # a circle
+        {"right_child": (2, 0)},
+        {"right_child": (0, 1)},  # one node with two parents
+        {"left_child": (0, -1)},  # more nodes than the tree has
+        {"right_child": (0, -1)},
+        {"feature": (0, 4)},  # reads what is beside the row
+        {"feature": (0, -1)},
+        {"feature": (0, 1 << 40)},
+        {"max_depth": 2},  # decision_path writes beyond its array
+        {"max_depth": 0},
+        {"max_depth": "3"},
+        {"node_count": 1 << 30},
+        {"node_count": 1},
+        {"nodes": np.zeros(9, "i8")},
+        {"nodes": 5},
+        {"values": 5},
+    ],
+)
+def test_the_nodes_of_a_tree_are_a_tree(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Scikit-learn's native code follows them without looking."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(tree_with())
+    loaded = load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
+    assert loaded.decision_path(ROWS).shape[0] == len(ROWS)
+    assert "sklearn.tree._tree.Tree" in refuse(path, tree_with(**changes))
+
+
+def test_a_tree_is_of_as_many_features_as_its_estimator(tmp_path: Path) -> None:
+    """The estimator looks at the rows, and the tree reads them."""
+    estimator = DecisionTreeClassifier(random_state=0).fit(ROWS, CLASSES)
+    for features in (3, None, "4"):
+        estimator.n_features_in_ = features
+        assert "another number of features" in refuse(tmp_path / "model.pkl", pickle.dumps(estimator))
+    estimator.tree_ = [estimator.tree_]
+    assert "its tree is none" in refuse(tmp_path / "model.pkl", pickle.dumps(estimator))
+    unfitted = pickle.dumps(DecisionTreeClassifier())
+    (tmp_path / "model.pkl").write_bytes(unfitted)
+    load_model(tmp_path / "model.pkl", unverified=True, allow=SKLEARN_ESTIMATORS)
+
+
+def test_a_tree_without_nodes_is_refused(tmp_path: Path) -> None:
+    """It would crash whoever asks it."""
+    tree = HEAD + named("sklearn.tree._tree", "Tree") + number(4)
+    classes = array(plain((1,)), FIELD, b"C\x08" + struct.pack("<q", 2))
+    assert "not finished" in refuse(tmp_path / "model.pkl", tree + classes + number(1) + b"\x87R.")
+    for features, outputs in ((0, 1), (4, 2), (4, 0)):
+        tree = HEAD + named("sklearn.tree._tree", "Tree") + number(features)
+        assert "Tree: " in refuse(tmp_path / "model.pkl", tree + classes + number(outputs) + b"\x87R.")
+    none = array(plain((1,)), FIELD, b"C\x08" + struct.pack("<q", 0))
+    tree = HEAD + named("sklearn.tree._tree", "Tree") + number(4)
+    for kinds in (none, b"N", array(plain((1,)), dtype("f8", (3, *GOOD))[2:], b"C\x08" + bytes(8))):
+        assert "Tree: " in refuse(tmp_path / "model.pkl", tree + kinds + number(1) + b"\x87R.")
+
+
+# Files that change ---------------------------------------------------------------------------------------------------
+
+
+def test_what_was_verified_is_what_is_loaded(mine: Mine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody puts another file there, just after the signature was verified."""
+    from mlguard.artifacts import loading
+
+    path = tmp_path / "model.joblib"
+    path.write_bytes(joblib_bytes(LinearRegression().fit(ROWS, CLASSES)))
+    key = generate_private_key(SECP256R1())
+    sign_model(path, key)
+    verify = loading.verify_model
+
+    def verify_and_replace(*args: Any, **options: Any) -> Any:
+        verified = verify(*args, **options)
+        path.write_bytes(HEAD + BOOM + b")R.")
+        return verified
+
+    monkeypatch.setattr(loading, "verify_model", verify_and_replace)
+    with pytest.raises(ModelSignatureError, match="its SHA-256 is another"):
+        load_model(path, key=key.public_key(), allow={("landmine", "boom")} | SKLEARN_ESTIMATORS)
+    assert not mine.stepped_on()
+
+
+def test_a_file_that_is_written_all_the_time_is_good_or_refused(mine: Mine, tmp_path: Path) -> None:
+    """Never the one that was verified in one moment and another in the next."""
+    import hashlib
+
+    good, bad = pickle.dumps(list(range(50_000))), (HEAD + BOOM + b")R0N.").ljust(150_000, b".")
+    path = tmp_path / "model.pkl"
+    path.write_bytes(good)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            for content in (bad, good):
+                with path.open("r+b") as file:
+                    file.write(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    outcomes = set()
+    try:
+        for _ in range(100):
+            try:
+                allow = {("landmine", "boom")}
+                loaded = load_model(path, sha256=hashlib.sha256(good).hexdigest(), allow=allow)
+                outcomes.add(loaded == list(range(50_000)))
+            except (ModelSignatureError, ModelContentError):
+                outcomes.add(None)
+    finally:
+        stop.set()
+        writer.join()
+    assert False not in outcomes
+    assert None in outcomes
+    assert not mine.stepped_on()
+
+
+# Zip files -----------------------------------------------------------------------------------------------------------
+
+
+def zipped(*members: tuple[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def npy(values: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=False)
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_file_is_one_archive_and_nothing_else(tmp_path: Path) -> None:
+    """Nothing before it, behind it or twice in it, and no more than it says."""
+    path = tmp_path / "model.npz"
+    good = zipped(("a.npy", npy([1.0, 2.0])), ("b.npy", npy([3])))
+    path.write_bytes(good)
+    assert load_model(path, unverified=True)["a"].tolist() == [1.0, 2.0]
+    assert "does not end" in refuse(path, good + b"x")
+    assert "does not end" in refuse(path, good[:-1])
+    assert "stands before" in refuse(path, good[:4] + b"junk" * 9 + good)
+    assert "two of one name" in refuse(path, zipped(("a.npy", npy([1])), ("a.npy", npy([2]))))
+    assert "other than arrays" in refuse(path, zipped(("a.pkl", b"N.")))
+    assert "more than max_size" in refuse(path, zipped(("a.npy", npy(np.zeros(100_000)))), max_size=10_000)
+    assert "broken" in refuse(path, good.replace(b"a.npy", b"c.npy", 1))
+
+
+if os.name != "nt":
+
+    def test_a_pipe_or_a_device_is_no_model(tmp_path: Path) -> None:
+        """Nobody waits for the other end of a pipe."""
+        path = tmp_path / "model.pkl"
+        os.mkfifo(path)
+        for place in (path, Path("/dev/zero")):
+            with pytest.raises(ModelContentError, match="not a file"):
+                load_model(place, unverified=True, format="pickle")
