@@ -1,11 +1,17 @@
-"""Files that are replaced in one step."""
+"""Files and directories that appear in one step, and files that are files."""
 
 import contextlib
 import os
+import secrets
+import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from mlguard.errors import ConfigurationError
 
 
 def replace_file(path: Path, content: bytes, *, new_mode: int) -> None:
@@ -19,27 +25,122 @@ def replace_file(path: Path, content: bytes, *, new_mode: int) -> None:
     Raises:
         OSError: It cannot be written. What was there is as it was.
     """
+    with replacing(path, new_mode=new_mode) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, new_mode: int) -> Iterator[BinaryIO]:
+    """A file to write and read, which takes the place of another when the block ends without an exception.
+
+    Until then nobody else can read it. After an exception it is gone. A process that is killed leaves nothing either on
+    Linux, where the file has no name before it is whole; elsewhere it leaves ``.NAME.….tmp``, with mode 0600.
+
+    Args:
+        path: As for :func:`replace_file`.
+        new_mode: As for :func:`replace_file`.
+
+    Raises:
+        OSError: As for :func:`replace_file`.
+    """
     try:
         before = path.stat()
     except FileNotFoundError:
         before = None
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor = _open_nameless(path.parent)
+    nameless = descriptor is not None
+    if descriptor is None:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+    else:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # it is open
-            file.write(content)
+        with open(descriptor, "w+b") as file:  # noqa: PTH123  # it is open
+            yield file
             file.flush()
             _take_after(descriptor, before, new_mode)
             os.fsync(descriptor)
-        Path(name).replace(path)
+            if nameless:
+                _give_name(descriptor, temporary)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def making_directory(path: Path) -> Iterator[Path]:
+    """A directory with mode 0700 to fill, which gets its name when the block ends without an exception.
+
+    After an exception it is gone. A process that is killed leaves ``.NAME.…``.
+
+    Args:
+        path: The directory. There is none yet, or an empty one.
+
+    Raises:
+        OSError: It cannot be made. What was there is as it was.
+    """
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        _sync_folder(temporary)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> Iterator[BinaryIO]:
+    """Open a file to read it, if it is one: a pipe or a device could keep the reader for ever.
+
+    Args:
+        path: The file.
+        follow_links: False: a link is an ``OSError``.
+
+    Raises:
+        ConfigurationError: It is something else.
+        OSError: It cannot be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe opens without a writer
+    if not follow_links:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123  # it is open
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ConfigurationError(f"{os.fspath(path)!r} is no regular file")
+        yield file
+
+
+def _open_nameless(folder: Path) -> int | None:
+    """A file in a folder that ends with the process unless it is given a name; None where there is no such thing."""
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # this file system has none; or nothing can be written here, which the other way will say
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     if sys.platform != "win32":  # pragma: no branch  # not tested there
-        folder = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+
+
+def _give_name(descriptor: int, path: Path) -> None:
+    """Name a file that has none. See O_TMPFILE in open(2)."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Only with a folder does Python ask the system to follow the link in /proc.
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def _take_after(descriptor: int, before: os.stat_result | None, new_mode: int) -> None:

@@ -1,0 +1,89 @@
+"""A directory as one stream (tar), so that no file of it can be left out, added or exchanged by itself."""
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlguard._files import open_regular
+from mlguard.errors import ConfigurationError, ModelDecryptionError
+
+_BLOCK = 1024 * 1024  # bytes
+
+
+def pack(folder: Path, writer: Any) -> None:
+    """Write a directory, without links, owners, modes and times. Memory does not grow with the number of files.
+
+    Args:
+        folder: The directory.
+        writer: Has ``write``.
+
+    Raises:
+        ConfigurationError: In it is something that is neither a file nor a directory, such as a link.
+        OSError: A file cannot be read, or has become shorter meanwhile.
+    """
+    with tarfile.open(fileobj=writer, mode="w|", bufsize=_BLOCK, copybufsize=_BLOCK) as tar:  # type: ignore[call-overload]
+        for path, is_folder in _walk(folder):
+            name = path.relative_to(folder).as_posix()
+            entry = tarfile.TarInfo(name)
+            if is_folder:
+                entry.type = tarfile.DIRTYPE
+                tar.addfile(entry)
+            else:
+                with open_regular(path, follow_links=False) as file:
+                    entry.size = os.fstat(file.fileno()).st_size
+                    tar.addfile(entry, file)
+            tar.members.clear()  # it would keep them all
+
+
+def unpack(reader: Any, folder: Path) -> None:
+    """Write what :func:`pack` has packed into an empty directory, as files and directories that only the owner may use.
+
+    Args:
+        reader: Has ``read``. It is read to its end, because only then it is known to be whole.
+        folder: The directory.
+
+    Raises:
+        ModelDecryptionError: What is read is no packed directory, or has an entry that would be outside of it.
+        OSError: A file cannot be written.
+    """
+    try:
+        with tarfile.open(fileobj=reader, mode="r|", bufsize=_BLOCK) as tar:
+            while entry := tar.next():
+                _write(tar, entry, folder)
+                tar.members.clear()  # type: ignore[attr-defined]
+    except (tarfile.TarError, ValueError) as error:
+        raise ModelDecryptionError(f"what was encrypted is no packed directory: {type(error).__name__}") from None
+    while reader.read(_BLOCK):
+        pass
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """What is in a directory at any depth, each directory before what is in it, and whether it is one."""
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder:
+                    waiting.append(path)
+                elif not entry.is_file(follow_symlinks=False):
+                    raise ConfigurationError(f"{entry.path!r} is neither a file nor a directory, and is not encrypted")
+                yield path, is_folder
+
+
+def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:
+    if not (entry.isreg() or entry.isdir()):
+        raise tarfile.ReadError("a link or a device")
+    path = folder / tarfile.data_filter(entry, str(folder)).name  # refuses what would be outside
+    if entry.isdir():
+        path.mkdir(mode=0o700)
+        return
+    content = tar.extractfile(entry)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+        shutil.copyfileobj(content, file, _BLOCK)  # type: ignore[arg-type]  # it is a regular file's
+        file.flush()
+        os.fsync(file.fileno())
