@@ -5,6 +5,9 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
+from mlguard.artifacts.model_store import MODEL_SCOPES, ModelStore
+from mlguard.artifacts.model_versions import Lineage, ModelVersion
+from mlguard.artifacts.served_model import ServedModel
 from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
@@ -78,6 +81,7 @@ from mlguard.traffic.reservations import Reservation
 
 __all__ = [
     "CHAT_CONTROL_TOKENS",
+    "MODEL_SCOPES",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
@@ -114,6 +118,7 @@ __all__ = [
     "KeysUnavailableError",
     "Laplace",
     "Lease",
+    "Lineage",
     "LoginTooWeakError",
     "MLGuardError",
     "MedianSmoothing",
@@ -122,6 +127,8 @@ __all__ = [
     "ModelDecryptionError",
     "ModelRefusedError",
     "ModelSignatureError",
+    "ModelStore",
+    "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
     "OutputPolicy",
@@ -146,6 +153,7 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+    "ServedModel",
     "SignatureAuth",
     "Spending",
     "Store",
