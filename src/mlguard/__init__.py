@@ -5,6 +5,15 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
+from mlguard.artifacts.encryption import (
+    decrypt_model,
+    decrypted_model,
+    encrypt_model,
+    read_encrypted_model,
+    rewrap_model,
+)
+from mlguard.artifacts.fernet_files import read_fernet_model
+from mlguard.artifacts.key_wrapping import ModelKey
 from mlguard.artifacts.model_store import MODEL_SCOPES, ModelStore
 from mlguard.artifacts.model_versions import Lineage, ModelVersion
 from mlguard.artifacts.served_model import ServedModel
@@ -125,6 +134,7 @@ __all__ = [
     "MemoryStore",
     "ModelContentError",
     "ModelDecryptionError",
+    "ModelKey",
     "ModelRefusedError",
     "ModelSignatureError",
     "ModelStore",
@@ -171,11 +181,17 @@ __all__ = [
     "VerifiedModel",
     "Window",
     "add_noise",
+    "decrypt_model",
+    "decrypted_model",
+    "encrypt_model",
     "harden",
     "principal_of",
+    "read_encrypted_model",
+    "read_fernet_model",
     "repeat_cache",
     "request_id",
     "require_api_key",
+    "rewrap_model",
     "sign_model",
     "sign_request",
     "store_from_url",

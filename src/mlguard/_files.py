@@ -110,9 +110,11 @@ def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> 
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe opens without a writer
     if not follow_links:
         flags |= getattr(os, "O_NOFOLLOW", 0)
-    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123  # it is open
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ConfigurationError(f"{os.fspath(path)!r} is no regular file")
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigurationError(f"{os.fspath(path)!r} is no regular file")
+    with open(descriptor, "rb") as file:  # noqa: PTH123  # it is open
         yield file
 
 

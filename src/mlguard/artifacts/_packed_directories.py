@@ -76,9 +76,12 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:
-    if not (entry.isreg() or entry.isdir()):
-        raise tarfile.ReadError("a link or a device")
-    path = folder / tarfile.data_filter(entry, str(folder)).name  # refuses what would be outside
+    if entry.type not in {tarfile.REGTYPE, tarfile.DIRTYPE} or entry.issparse():
+        raise tarfile.ReadError("neither a file nor a directory")
+    name = Path(entry.name)
+    if name.anchor or ".." in name.parts or not name.parts:
+        raise tarfile.ReadError("not inside")
+    path = folder / name
     if entry.isdir():
         path.mkdir(mode=0o700)
         return

@@ -70,16 +70,14 @@ class EncryptingWriter:
         try:
             self._stream.close()
         except load_tink().TinkError as failure:
-            self._channel.reraise(failure)
-            raise
+            raise self._channel.cause(failure) or failure from None
 
     def write(self, data: bytes, /) -> int:
         """Encrypt some more."""
         try:
             self._stream.write(data)
         except load_tink().TinkError as failure:
-            self._channel.reraise(failure)
-            raise
+            raise self._channel.cause(failure) or failure from None
         return len(data)
 
 
@@ -105,8 +103,8 @@ class DecryptingReader:
         try:
             data: bytes = self._stream.read(size)
         except load_tink().TinkError as failure:
-            self._channel.reraise(failure)
-            raise ModelDecryptionError("the file is altered: its header is right, and what follows is not") from None
+            altered = ModelDecryptionError("the file is altered: its header is right, and what follows is not")
+            raise self._channel.cause(failure) or altered from None
         return data
 
 
@@ -151,12 +149,11 @@ class _Channel:
     def give_up(self, fault: BaseException) -> None:
         self._fault = self._fault or fault
 
-    def reraise(self, failure: Exception) -> None:
-        """Raise what was behind Tink's error, if that is known."""
-        if self._fault is not None:
-            raise self._fault
-        if "KeyboardInterrupt" in f"{failure} {failure.__cause__}":  # it came while Tink's own Python was running
-            raise KeyboardInterrupt
+    def cause(self, failure: Exception) -> BaseException | None:
+        """What was behind Tink's error, if it was not the content of the file."""
+        if self._fault is None and "KeyboardInterrupt" in f"{failure} {failure.__cause__}":
+            return KeyboardInterrupt()  # it came while Tink's own Python was running
+        return self._fault
 
 
 def _streaming(data_key: bytes) -> Any:

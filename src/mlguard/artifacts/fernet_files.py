@@ -40,12 +40,13 @@ def read_fernet_model(
     fernet = _fernet(key)
     whole("read_fernet_model(max_bytes=...)", max_bytes, least=1)
     with open_regular(source) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             raise ConfigurationError(
                 f"the file is larger than {max_bytes} bytes: read_fernet_model(max_bytes=...) takes larger ones, "
                 "and about five times that much memory"
             )
-        token = file.read(max_bytes)
+        token = file.read(size)
     name = Path(source).name
     try:
         content = fernet.decrypt(token.strip())

@@ -4,14 +4,6 @@ Keys are PEM files, and the key that encrypts is read from a variable: never fro
 """
 
 import argparse
-import sys
-from pathlib import Path
-from typing import Any
-
-from mlguard.artifacts.model_store import ModelStore
-from mlguard.artifacts.model_versions import ModelVersion
-from mlguard.commands._model_keys import keys_of, with_keys
-from mlguard.errors import ConfigurationError, ModelRefusedError
 
 YES, NO = 0, 1
 
