@@ -119,7 +119,7 @@ def signed_files(
         ModelSignatureError: There is no signature, it does not hold, or is of a model with another name.
         ConfigurationError: There is no model at ``path``, or an argument cannot work.
     """
-    model = _Model(path, signature, (), _MAX_FILES)
+    model = _Model(path, signature, (), MAX_FILES)
     signer, statement = _signed(model, public_keys(key), name)
     return VerifiedModel(model.path, statement.name, statement.digest, signer, MappingProxyType({**statement.files}))
 
