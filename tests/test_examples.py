@@ -26,10 +26,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from PIL import Image
 from sklearn.datasets import load_digits, load_iris
 
-from mlguard import APIKey, Passwords
+from mlguard import APIKey, ModelStore, Passwords
+from mlguard.artifacts.allowed_globals import SKLEARN_LINEAR
 from mlguard.client import HTTPSignature
 from tests.auth.provider import jwks, provider, token
 from tests.redis_server import redis_server
@@ -444,3 +447,47 @@ def four_workers(environment: dict[str, str]) -> Iterator[str]:
 
 def _entry(record: APIKey) -> dict[str, Any]:
     return {"id": record.id, "digest": f"sha256:{record.digest.hex()}", "scopes": sorted(record.scopes)}
+
+
+REGISTER = """
+import sys
+import mlflow.sklearn
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+mlflow.set_tracking_uri(sys.argv[1])
+x, y = load_iris(return_X_y=True)
+for strength in (1.0, 2.0):
+    with mlflow.start_run():
+        model = LogisticRegression(C=strength, max_iter=500).fit(x, y)
+        mlflow.sklearn.log_model(model, name="model", registered_model_name="iris")
+"""
+
+
+def test_a_model_comes_out_of_the_registry_of_mlflow(tmp_path: Path) -> None:
+    """The last registered version becomes the promoted one of a store, signed, with MLflow's run as its lineage."""
+    pytest.importorskip("alembic")  # MLflow's database needs it
+    pytest.importorskip("skops")
+    key = generate_private_key(SECP256R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (tmp_path / "key.pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    registry = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    for command in (
+        ["-c", REGISTER, registry],
+        ["-m", "examples.model_from_mlflow", registry, "iris", "models", "key.pub", "key.pem"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    store = ModelStore(tmp_path / "models", key=key.public_key())
+    found = store.find("iris")
+    assert done.stdout == f"iris 1, digest {found.digest}\n"
+    assert found.lineage.data == "mlflow version 2"
+    assert store.load("iris", allow=SKLEARN_LINEAR).C == 2.0

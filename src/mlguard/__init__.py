@@ -23,6 +23,10 @@ from mlguard.artifacts.encryption import (
 )
 from mlguard.artifacts.fernet_files import read_fernet_model
 from mlguard.artifacts.key_wrapping import ModelKey
+from mlguard.artifacts.model_store import MODEL_SCOPES, ModelStore
+from mlguard.artifacts.model_versions import Lineage, ModelVersion
+from mlguard.artifacts.served_model import ServedModel
+from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
@@ -100,6 +104,7 @@ __all__ = [
     "SKLEARN_FORESTS",
     "SKLEARN_LINEAR",
     "SKLEARN_PREPROCESSING",
+    "MODEL_SCOPES",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
@@ -136,6 +141,7 @@ __all__ = [
     "KeysUnavailableError",
     "Laplace",
     "Lease",
+    "Lineage",
     "LoginTooWeakError",
     "MLGuardError",
     "MedianSmoothing",
@@ -146,6 +152,8 @@ __all__ = [
     "ModelRefusedError",
     "ModelReport",
     "ModelSignatureError",
+    "ModelStore",
+    "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
     "OutputPolicy",
@@ -170,6 +178,7 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+    "ServedModel",
     "SignatureAuth",
     "Spending",
     "Store",

@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 from mlguard.errors import ConfigurationError
 
+if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and so below
+    import fcntl
+
 
 def replace_file(path: Path, content: bytes, *, new_mode: int) -> None:
     """Put a new content in the place of the old one, in one step, on the disk when it returns.
@@ -115,6 +118,24 @@ def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> 
         raise ConfigurationError(f"{os.fspath(path)!r} is no regular file")
     with open(descriptor, "rb") as file:  # noqa: PTH123  # it is open
         yield file
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let nobody else in who locks this folder too. The folder, because a file is another one after each change.
+
+    Args:
+        folder: It must be there.
+    """
+    if sys.platform == "win32":  # pragma: no cover  # each change is whole there too; two at once may lose one
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _open_nameless(folder: Path) -> int | None:

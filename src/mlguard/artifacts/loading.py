@@ -33,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes,
     *,
     key: "PublicKey | list[PublicKey] | None" = None,
     signature: str | os.PathLike[str] | None = None,
@@ -63,7 +63,7 @@ def load_model(
     It blocks for as long as it takes: call it at start-up, not in a request.
 
     Args:
-        path: The file.
+        path: The file; or what it holds, as bytes, such as ``read_encrypted_model`` gives.
         key: Who may have signed it, as for ``verify_model``.
         signature: The signature, as for ``verify_model``.
         directory: The folder that was signed and that the file is in. None: the file was signed by itself.
@@ -88,11 +88,14 @@ def load_model(
             old.
         OSError: The file cannot be read.
     """
-    place = _place(path)
+    content = path if isinstance(path, bytes) else None
+    place = Path("model") if isinstance(path, bytes) else _place(path)
     allowed = checked_names(allow)
     size = whole("load_model(max_size=...)", max_size, least=1)
     instructions = whole("load_model(max_instructions=...)", max_instructions, least=1)
     wanted = _wanted(key, sha256, unverified=unverified)
+    if key is not None and content is not None:
+        raise ConfigurationError("load_model(key=...) verifies files: bytes are pinned by sha256=...")
     if key is not None:
         root = place if directory is None else _place(directory)
         files = verify_model(root, key, signature=signature, name=name, ignore=ignore).files
@@ -105,7 +108,7 @@ def load_model(
     with ThreadPoolExecutor(1, thread_name_prefix="mlguard-digest") as beside:
         digest: Future[str] | None = None
         try:
-            copy = read_once(place, max_size=size)
+            copy = read_once(place, max_size=size) if content is None else PrivateCopy(content)
             digest = beside.submit(copy.sha256)  # without the GIL: beside the rest, where nobody waits for it
             if any(digest.result() != one for one in wanted):
                 raise ModelSignatureError("the file is not the one that was signed or pinned: its SHA-256 is another")

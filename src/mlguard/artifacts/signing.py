@@ -91,14 +91,36 @@ def verify_model(
     keys = public_keys(key)
     wanted = _name("name", name) if name is not None else None
     try:
-        signer, statement = _signed(model, keys)
-        if wanted is not None and statement.name != wanted:
-            raise ModelSignatureError("the signer has called the model by another name than the one that is wanted")
+        signer, statement = _signed(model, keys, wanted)
         _compare(model, statement)
     except ModelSignatureError as error:
         record_event("model.refused", model=model.path.name, reason=str(error))
         raise
     record_event("model.verified", model=statement.name, digest=statement.digest, key=signer)
+    return VerifiedModel(model.path, statement.name, statement.digest, signer, MappingProxyType({**statement.files}))
+
+
+def signed_files(
+    path: str | os.PathLike[str],
+    key: PublicKey | Sequence[PublicKey],
+    *,
+    name: str,
+    signature: str | os.PathLike[str] | None = None,
+) -> VerifiedModel:
+    """What a signature says of a model, which is not looked at: for a list, and for small files that are hashed anyway.
+
+    Args:
+        path: The model.
+        key: As for ``verify_model``.
+        name: As for ``verify_model``.
+        signature: As for ``verify_model``.
+
+    Raises:
+        ModelSignatureError: There is no signature, it does not hold, or is of a model with another name.
+        ConfigurationError: There is no model at ``path``, or an argument cannot work.
+    """
+    model = _Model(path, signature, (), MAX_FILES)
+    signer, statement = _signed(model, public_keys(key), name)
     return VerifiedModel(model.path, statement.name, statement.digest, signer, MappingProxyType({**statement.files}))
 
 
@@ -175,7 +197,7 @@ class _Model:
         return frozenset({place.relative_to(root).as_posix()} if place.is_relative_to(root) else ())
 
 
-def _signed(model: _Model, keys: Mapping[str, EllipticCurvePublicKey]) -> tuple[str, Statement]:
+def _signed(model: _Model, keys: Mapping[str, EllipticCurvePublicKey], name: str | None) -> tuple[str, Statement]:
     """Who has signed, and what."""
     try:
         content = read_small_file(model.signature, model.max_signature)
@@ -183,7 +205,10 @@ def _signed(model: _Model, keys: Mapping[str, EllipticCurvePublicKey]) -> tuple[
         reason = error.strerror or type(error).__name__
         raise ModelSignatureError(f"the model has no signature that can be read: {reason}") from None
     signer, payload = open_bundle(content, keys)
-    return signer, read_statement(payload)
+    statement = read_statement(payload)
+    if name is not None and statement.name != name:
+        raise ModelSignatureError("the signer has called the model by another name than the one that is wanted")
+    return signer, statement
 
 
 def _compare(model: _Model, statement: Statement) -> None:

@@ -1,8 +1,6 @@
 """A file of API keys, changed as a whole or not at all, by one at a time."""
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, MutableMapping
 from datetime import datetime
 from itertools import chain
@@ -14,13 +12,10 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT
 
-from mlguard._files import replace_file
+from mlguard._files import locked, replace_file
 from mlguard.auth.key_files import entries_of, file_format, read_entry, read_keys
 from mlguard.auth.key_records import APIKey
 from mlguard.errors import ConfigurationError
-
-if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and so below
-    import fcntl
 
 Entry = MutableMapping[str, Any]
 
@@ -52,7 +47,7 @@ class KeyFile:
             ConfigurationError: No service could use the file as it is.
             OSError: It cannot be read.
         """
-        with _locked(self.path.parent):
+        with locked(self.path.parent):
             self._open(self._read(create=create))
             yield self
 
@@ -132,17 +127,3 @@ class KeyFile:
 
     def _value(self, value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) and self._document is None else value
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let nobody else edit in this folder. The folder is locked: the file itself is another one after each change."""
-    if sys.platform == "win32":  # pragma: no cover  # each change is whole there too; two at once may lose one
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

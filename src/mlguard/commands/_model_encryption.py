@@ -38,17 +38,23 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
-    parser.set_defaults(run=run, keys=[])
+    parser.set_defaults(run=run)
+    add_keys(parser)
+    return parser
+
+
+def add_keys(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """Add the options that say where the keys are: ``--key-env`` and ``--key-file``, or the same with a prefix."""
+    parser.set_defaults(keys=[])
     for option, what in (("env", "NAME"), ("file", "FILE")):
         parser.add_argument(
-            f"--key-{option}",
+            f"--{prefix}key-{option}",
             action="append",
             dest="keys",
             type=partial(_place, option),
             metavar=what,
             help="a key in base64; repeatable (default: MLGUARD_MODEL_KEY)",
         )
-    return parser
 
 
 def _add_files(parser: argparse.ArgumentParser, source: str, target: str) -> None:
@@ -64,24 +70,29 @@ def _encrypt(options: argparse.Namespace) -> int:
     fernet_keys = [_read_text(kind, place) for kind, place in places if place is not None]
     if fernet_keys:
         source = read_fernet_model(options.source, fernet_keys, max_bytes=sys.maxsize)
-    encrypt_model(source, options.target, _keys(options), name=options.name, version=options.version)
+    encrypt_model(source, options.target, model_keys_of(options), name=options.name, version=options.version)
     return 0
 
 
 def _decrypt(options: argparse.Namespace) -> int:
-    decrypt_model(options.source, options.target, _keys(options), name=options.name, version=options.version)
+    decrypt_model(options.source, options.target, model_keys_of(options), name=options.name, version=options.version)
     return 0
 
 
 def _rewrap(options: argparse.Namespace) -> int:
-    keys = _keys(options)
+    keys = model_keys_of(options)
     for file in options.files:
         done = rewrap_model(file, keys)
         sys.stderr.write(f"{file}: {'now' if done else 'already'} under the key {keys[0].id}\n")
     return 0
 
 
-def _keys(options: argparse.Namespace) -> list[ModelKey]:
+def model_keys_of(options: argparse.Namespace) -> list[ModelKey]:
+    """The keys that these options name, the one that encrypts first.
+
+    Raises:
+        ConfigurationError: One is not there, or is none.
+    """
     if options.keys:
         return [_key(kind, place) for kind, place in options.keys]
     key = load_settings().model_key

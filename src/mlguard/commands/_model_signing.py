@@ -59,11 +59,10 @@ def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParse
 
 
 def _sign(options: argparse.Namespace) -> int:
-    key = sys.stdin.buffer.read(_MAX_SECRET) if options.key == "-" else Path(options.key)
     password = _password(options.password_file) if options.password_file else None
     signed = sign_model(
         options.path,
-        key,
+        signing_key(options.key),
         signature=options.signature,
         name=options.name,
         ignore=options.ignore,
@@ -83,6 +82,11 @@ def _verify(options: argparse.Namespace) -> int:
         max_files=options.max_files,
     )
     return _say("verified", verified)
+
+
+def signing_key(place: str) -> bytes | Path:
+    """The private key that ``--key`` names: a file, or ``-`` for standard input."""
+    return sys.stdin.buffer.read(_MAX_SECRET) if place == "-" else Path(place)
 
 
 def _password(path: str) -> bytes:

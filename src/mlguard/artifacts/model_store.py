@@ -1,0 +1,483 @@
+"""Versions of models in a folder: each signed with its record, one of them promoted, and none of them ever changed.
+
+::
+
+    root/iris/versions/3/model.joblib    the model, perhaps encrypted (model.joblib.enc)
+    root/iris/versions/3/record.json     what it is, and where it comes from
+    root/iris/versions/3/model.sig       over both, under the name iris@3
+    root/iris/promotions/2/record.json   which version is to be served since when, by whom
+    root/iris/promotions/2/model.sig     under the name iris@promotion-2
+
+A folder gets its name when all of it is on the disk, so a crash leaves no half version. Numbers are given out while the
+model's folder is locked.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mlguard._files import locked, making_directory, open_regular, replacing
+from mlguard._guard import Principal
+from mlguard.artifacts._signing_keys import PrivateKey, PublicKey
+from mlguard.artifacts._symbols import Name
+from mlguard.artifacts.encryption import encrypt_model, read_encrypted_model
+from mlguard.artifacts.key_wrapping import KeySource
+from mlguard.artifacts.loading import MAX_SIZE, load_model
+from mlguard.artifacts.model_versions import (
+    RECORD,
+    Lineage,
+    ModelVersion,
+    PromotionRecord,
+    VersionRecord,
+    checked_name,
+    lineage_record,
+    now,
+    read_record,
+    write_record,
+)
+from mlguard.artifacts.signing import VerifiedModel, sign_model, signed_files, verify_model
+from mlguard.errors import ConfigurationError, InsufficientScopeError, ModelSignatureError
+from mlguard.monitoring.events import record_event
+
+#: The scope that a principal needs for each action.
+MODEL_SCOPES: Mapping[str, str] = MappingProxyType(
+    {
+        "save": "models:save",
+        "load": "models:load",
+        "list": "models:list",
+        "promote": "models:promote",
+        "rollback": "models:rollback",
+    }
+)
+
+_BLOCK = 1 << 20  # bytes
+
+Version = int | Literal["promoted", "latest"]
+
+
+class ModelStore:
+    """Keeps versions of models, and says which one is to be served.
+
+    It guards against a model that nobody has signed, one that was altered, one that stands in the place of another
+    model or version, and against half a version after a crash. It does not guard against who has the signing key; nor
+    against who can delete in the folder: without the last promotion, the one before is in force again. Where that
+    matters, load a version by its number.
+
+    Every action may name the principal that asks for it (``by=``). Then it needs a scope, ``MODEL_SCOPES``, and the
+    record says who it was. Without, whoever may write to the folder and has the key may do it, as on the command line.
+
+    Args:
+        root: The folder, on a file system of this machine or one that locks. It is made by the first ``save``.
+        key: Who may have signed, as for ``verify_model``.
+        signing_key: Signs what is saved and promoted: a private P-256 key, as for ``sign_model``. A service that only
+            loads has none.
+        encryption_key: Encrypts the models that are saved, and decrypts those that are loaded, as for
+            ``encrypt_model`` (extra ``tink``). None: they are not encrypted.
+
+    Raises:
+        ConfigurationError: ``root`` is no path.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        key: PublicKey | Sequence[PublicKey],
+        signing_key: PrivateKey | None = None,
+        encryption_key: KeySource | None = None,
+    ) -> None:
+        if not isinstance(root, str | os.PathLike) or not str(root):
+            raise ConfigurationError("ModelStore(root) is the path of a folder")
+        self.root = Path(root)
+        self._key = key
+        self._signing_key = signing_key
+        self._encryption_key = encryption_key
+
+    def __repr__(self) -> str:
+        return f"ModelStore({str(self.root)!r})"
+
+    # Versions --------------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        *,
+        code_version: str = "",
+        data_version: str = "",
+        environment: Mapping[str, str] | None = None,
+        by: Principal | None = None,
+    ) -> ModelVersion:
+        """Keep a model as the next version. Nobody is served it before it is promoted, but those who load the latest.
+
+        Args:
+            name: Of the model: lower-case letters, digits, dots, hyphens and underscores.
+            path: The model file, which is copied. Its suffix says what it is, as for ``load_model``.
+            code_version: Of the code that trained it, such as a commit.
+            data_version: Of the data that it was trained on.
+            environment: Versions by package. None: Python's and those of the packages here that models need.
+            by: Who asks for it.
+
+        Returns:
+            The new version.
+
+        Raises:
+            InsufficientScopeError: ``by`` lacks the scope ``models:save`` (403).
+            ConfigurationError: There is no signing key, the file is none, or changed while it was read.
+            OSError: The file cannot be read, or the store cannot be written. Nothing was saved.
+        """
+        _require("save", by)
+        folder = self._folder(name) / "versions"
+        lineage = lineage_record(code_version, data_version, environment)
+        source = Path(path)
+        suffix = source.suffix.lower()
+        with self._next(folder) as (number, made, signing_key):
+            file = f"model{suffix}" + (".enc" if self._encryption_key is not None else "")
+            sha256, size = self._copy(source, made / file, name, number)
+            record = VersionRecord(
+                name=name,
+                version=number,
+                file=file,
+                sha256=sha256,
+                size=size,
+                encrypted=self._encryption_key is not None,
+                saved_at=now(),
+                saved_by=_id(by),
+                lineage=lineage,
+            )
+            signed = _sign(made, record, signing_key, f"{name}@{number}")
+        found = _version(folder / str(number), signed, record)
+        record_event("model.saved", model=name, version=number, digest=found.digest, by=_id(by))
+        return found
+
+    def find(self, name: str, version: Version = "promoted") -> ModelVersion:
+        """Verify a version, to the last byte of its files.
+
+        Args:
+            name: Of the model.
+            version: Its number, ``"promoted"``, or ``"latest"``: the last one that was saved.
+
+        Raises:
+            ModelSignatureError: It is not as it was signed.
+            ConfigurationError: There is none, or none is promoted.
+        """
+        number, digest = self._which(name, version)
+        folder = self._folder(name) / "versions" / str(number)
+        verified = verify_model(folder, self._key, name=f"{name}@{number}")
+        found = self._read(folder, verified, name, number)
+        if digest not in {None, found.digest}:
+            raise ModelSignatureError(f"version {number} of {name} is not the one that was promoted")
+        return found
+
+    def load(
+        self,
+        name: str,
+        version: Version = "promoted",
+        *,
+        allow: Iterable[Name] = (),
+        format: str | None = None,  # noqa: A002  # as load_model has it
+        max_size: int = MAX_SIZE,
+        by: Principal | None = None,
+    ) -> Any:
+        """Load a version through the gate of ``load_model``. It blocks for as long as it takes.
+
+        Args:
+            name: Of the model.
+            version: As for :meth:`find`.
+            allow: The globals that a pickle may name, as for ``load_model``.
+            format: As for ``load_model``.
+            max_size: As for ``load_model``.
+            by: Who asks for it.
+
+        Returns:
+            The model. ``find`` says which version it is.
+
+        Raises:
+            InsufficientScopeError: ``by`` lacks the scope ``models:load`` (403).
+            ModelSignatureError: It is not as it was signed.
+            ModelContentError: Its format or its content is refused.
+            ModelDecryptionError: It is encrypted under another key.
+            ConfigurationError: There is none, or it is encrypted and the store has no key.
+        """
+        _require("load", by)
+        return self.load_version(self.find(name, version), allow=allow, format=format, max_size=max_size)
+
+    def load_version(
+        self,
+        found: ModelVersion,
+        *,
+        allow: Iterable[Name] = (),
+        format: str | None = None,  # noqa: A002
+        max_size: int = MAX_SIZE,
+    ) -> Any:
+        """Load what :meth:`find` has found: the bytes that are loaded must be the ones that were signed.
+
+        Args:
+            found: The version.
+            allow: As for :meth:`load`.
+            format: As for :meth:`load`.
+            max_size: As for :meth:`load`.
+
+        Raises:
+            ModelSignatureError: As for :meth:`load`, and so on.
+        """
+        limits: dict[str, Any] = {"sha256": found.sha256, "allow": allow, "max_size": max_size}
+        if not found.encrypted:
+            return load_model(found.path, format=format, **limits)
+        if self._encryption_key is None:
+            raise ConfigurationError(f"{found.name} is encrypted: ModelStore(encryption_key=...) decrypts it")
+        if found.size > max_size:
+            raise ConfigurationError(f"{found.name} has {found.size} bytes, more than max_size={max_size}")
+        content = read_encrypted_model(found.path, self._encryption_key, name=found.name, version=found.version)
+        return load_model(content, format=format or _format(found.path), **limits)
+
+    def names(self) -> Sequence[str]:
+        """The models that there are."""
+        return sorted(entry.name for entry in _entries(self.root) if (entry / "versions").is_dir())
+
+    def versions(self, name: str) -> Sequence[int]:
+        """The numbers of a model's versions, whether they would be verified or not."""
+        return _numbers(self._folder(name) / "versions")
+
+    def list(self, name: str, *, by: Principal | None = None) -> Sequence[ModelVersion]:
+        """The versions of a model, by what their signed records say. The models themselves are not looked at.
+
+        Args:
+            name: Of the model.
+            by: Who asks for it.
+
+        Raises:
+            InsufficientScopeError: ``by`` lacks the scope ``models:list`` (403).
+            ModelSignatureError: A record is not as it was signed.
+        """
+        _require("list", by)
+        return [self.look_at(name, number) for number in self.versions(name)]
+
+    def look_at(self, name: str, number: int) -> ModelVersion:
+        """One version as in :meth:`list`.
+
+        Raises:
+            ModelSignatureError: The record is not as it was signed.
+            ConfigurationError: There is no such version.
+        """
+        folder = self._folder(name) / "versions" / str(number)
+        return self._read(folder, signed_files(folder, self._key, name=f"{name}@{number}"), name, number)
+
+    # Promotions ------------------------------------------------------------------------------------------------------
+
+    def promote(self, name: str, version: int | Literal["latest"], *, by: Principal | None = None) -> ModelVersion:
+        """Have a version served from now on: where services start, or load it anew.
+
+        Args:
+            name: Of the model.
+            version: Its number, or ``"latest"``.
+            by: Who asks for it.
+
+        Returns:
+            The version, which was verified.
+
+        Raises:
+            InsufficientScopeError: ``by`` lacks the scope ``models:promote`` (403).
+            ModelSignatureError: The version is not as it was signed.
+            ConfigurationError: There is no such version, or no signing key.
+        """
+        _require("promote", by)
+        found = self.find(name, version)
+        self._record(name, "promote", found, by, expected=None)
+        return found
+
+    def rollback(self, name: str, *, by: Principal | None = None) -> ModelVersion:
+        """Have the version served again that was promoted before the present one.
+
+        Args:
+            name: Of the model.
+            by: Who asks for it.
+
+        Returns:
+            The version, which was verified.
+
+        Raises:
+            InsufficientScopeError: ``by`` lacks the scope ``models:rollback`` (403).
+            ModelSignatureError: The version is not as it was signed.
+            ConfigurationError: There was none before, somebody else was quicker, or there is no signing key.
+        """
+        _require("rollback", by)
+        promotions = self._promotions(name)
+        stack = _in_force(promotions)
+        if len(stack) < 2:
+            raise ConfigurationError(f"no other version of {name} was promoted before")
+        found = self.find(name, stack[-2].version)
+        if found.digest != stack[-2].digest:
+            raise ModelSignatureError(f"version {found.version} of {name} is not the one that was promoted")
+        self._record(name, "rollback", found, by, expected=len(promotions))
+        return found
+
+    def promoted(self, name: str) -> int | None:
+        """The number of the version that is to be served.
+
+        Raises:
+            ModelSignatureError: A promotion is not as it was signed.
+        """
+        stack = _in_force(self._promotions(name))
+        return stack[-1].version if stack else None
+
+    def _promotions(self, name: str) -> Sequence[PromotionRecord]:
+        folder = self._folder(name) / "promotions"
+        found = []
+        for position, number in enumerate(_numbers(folder), 1):
+            place = folder / str(number)
+            signed = verify_model(place, self._key, name=f"{name}@promotion-{number}")
+            record = read_record(place, signed.files.get(RECORD), PromotionRecord)
+            if (record.name, record.number, position) != (name, number, number):
+                raise ModelSignatureError(f"promotion {position} of {name} is missing, or is another one's")
+            found.append(record)
+        return found
+
+    def _record(
+        self,
+        name: str,
+        action: Literal["promote", "rollback"],
+        found: ModelVersion,
+        by: Principal | None,
+        *,
+        expected: int | None,
+    ) -> None:
+        with self._next(self._folder(name) / "promotions") as (number, made, key):
+            if expected not in {None, number - 1}:
+                raise ConfigurationError(
+                    f"somebody else has promoted a version of {name} meanwhile: look, and try again"
+                )
+            record = PromotionRecord(
+                name=name, number=number, action=action, version=found.version, digest=found.digest, at=now(),
+                by=_id(by),
+            )  # fmt: skip
+            _sign(made, record, key, f"{name}@promotion-{number}")
+        record_event(f"model.{action}", model=name, version=found.version, digest=found.digest, by=_id(by))
+
+    # Folders ---------------------------------------------------------------------------------------------------------
+
+    def _folder(self, name: str) -> Path:
+        return self.root / checked_name(name)
+
+    @contextmanager
+    def _next(self, folder: Path) -> Iterator[tuple[int, Path, PrivateKey]]:
+        """A folder to fill and to sign, which gets the next number when the block ends without an exception."""
+        if self._signing_key is None:
+            raise ConfigurationError("ModelStore(signing_key=...) signs what is saved and promoted: there is none")
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            for left in _entries(folder):
+                if left.name.startswith("."):  # of a process that was killed: nobody else is here
+                    shutil.rmtree(left)
+            number = max(_numbers(folder), default=0) + 1
+            with making_directory(folder / str(number)) as made:
+                yield number, made, self._signing_key
+
+    def _copy(self, source: Path, target: Path, name: str, version: int) -> tuple[str, int]:
+        """Copy a model, or encrypt it; and the digest and the size that it had."""
+        hasher = hashlib.sha256()
+        with open_regular(source) as file:
+            before = os.fstat(file.fileno())
+            if self._encryption_key is None:
+                with replacing(target, new_mode=0o644) as copy:
+                    while chunk := file.read(_BLOCK):
+                        hasher.update(chunk)
+                        copy.write(chunk)
+            else:
+                while chunk := file.read(_BLOCK):
+                    hasher.update(chunk)
+                encrypt_model(source, target, self._encryption_key, name=name, version=version)
+            after = source.stat()
+        if _marks(before) != _marks(after):
+            raise ConfigurationError(f"{source} was changed while it was saved")
+        return hasher.hexdigest(), before.st_size
+
+    def _which(self, name: str, version: object) -> tuple[int, str | None]:
+        """The number of a version, and the digest that it must have."""
+        if version == "promoted":
+            stack = _in_force(self._promotions(name))
+            if not stack:
+                raise ConfigurationError(f'no version of {name} is promoted: promote one, or load version="latest"')
+            return stack[-1].version, stack[-1].digest
+        numbers = self.versions(name)
+        if version == "latest" and numbers:
+            return numbers[-1], None
+        if isinstance(version, int) and not isinstance(version, bool) and version in numbers:
+            return version, None
+        raise ConfigurationError(f"there is no such version of {name} in {self}; ModelStore.versions lists them")
+
+    def _read(self, folder: Path, signed: VerifiedModel, name: str, number: int) -> ModelVersion:
+        record = read_record(folder, signed.files.get(RECORD), VersionRecord)
+        if (record.name, record.version) != (name, number) or {*signed.files} != {RECORD, record.file}:
+            raise ModelSignatureError(f"the record of version {number} of {name} is that of another one")
+        return _version(folder, signed, record)
+
+
+def _version(folder: Path, signed: VerifiedModel, record: VersionRecord) -> ModelVersion:
+    lineage = record.lineage
+    return ModelVersion(
+        name=record.name,
+        version=record.version,
+        digest=signed.digest,
+        signer=signed.key_id,
+        sha256=record.sha256,
+        size=record.size,
+        encrypted=record.encrypted,
+        saved_at=datetime.fromisoformat(record.saved_at),
+        saved_by=record.saved_by,
+        lineage=Lineage(lineage.code, lineage.data, MappingProxyType({**lineage.environment})),
+        path=folder / record.file,
+    )
+
+
+def _sign(made: Path, record: VersionRecord | PromotionRecord, key: PrivateKey, name: str) -> VerifiedModel:
+    with replacing(made / RECORD, new_mode=0o644) as file:
+        file.write(write_record(record))
+    made.chmod(0o755)  # only encryption keeps a secret; the service may be another user
+    return sign_model(made, key, name=name)
+
+
+def _in_force(promotions: Iterable[PromotionRecord]) -> list[PromotionRecord]:
+    """The promotions that were not taken back, the present one last."""
+    stack: list[PromotionRecord] = []
+    for record in promotions:
+        if record.action == "rollback":
+            stack.pop()
+        elif not stack or stack[-1].digest != record.digest:
+            stack.append(record)
+    return stack
+
+
+def _require(action: str, by: Principal | None) -> None:
+    scope = MODEL_SCOPES[action]
+    if by is not None and scope not in by.scopes:
+        raise InsufficientScopeError(f"{by.method} principal {by.id!r} lacks scope {scope!r}")
+
+
+def _id(by: Principal | None) -> str | None:
+    return None if by is None else by.id
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [*folder.iterdir()] if folder.is_dir() else []
+
+
+def _numbers(folder: Path) -> list[int]:
+    """The numbers that there are; temporary folders have none."""
+    names = [entry.name for entry in _entries(folder)]
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and name == str(int(name)))
+
+
+def _format(path: Path) -> str:
+    """What an encrypted file is, by the suffix that it had before."""
+    return path.with_suffix("").suffix.removeprefix(".")
+
+
+def _marks(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
