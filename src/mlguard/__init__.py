@@ -5,6 +5,8 @@ Guards are plain FastAPI dependencies; ``harden(app)`` adds what dependencies ca
 
 from mlguard._guard import Control, Principal, principal_of, request_id
 from mlguard._redis_connection import StoreHealth
+from mlguard.artifacts.suspect import SuspectService, SuspectServiceError
+from mlguard.artifacts.watermark import Watermark, WatermarkEvidence
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
@@ -150,6 +152,8 @@ __all__ = [
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "SuspectService",
+    "SuspectServiceError",
     "Text",
     "TokenIssuer",
     "Tokens",
@@ -159,6 +163,8 @@ __all__ = [
     "User",
     "UserDirectory",
     "Users",
+    "Watermark",
+    "WatermarkEvidence",
     "Window",
     "add_noise",
     "harden",
