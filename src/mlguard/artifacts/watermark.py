@@ -88,14 +88,15 @@ class Watermark:
         return f"<Watermark of {triggers} triggers, {columns} columns, {len(self.classes)} classes>"
 
     @classmethod
-    def generate(cls, key: str | bytes, *, like: ArrayLike, classes: Sequence[Label], size: int = 100) -> "Watermark":
+    def generate(cls, key: str | bytes, *, like: ArrayLike, classes: Sequence[Label], size: int = 50) -> "Watermark":
         """Make the triggers of a key. The same arguments make the same triggers, on every machine.
 
         Args:
             key: The owner's secret, at least 128 bits. Keep it, and what ``like`` was.
             like: Rows such as the model is fitted on, shape (rows, columns), finite. Their values are used.
             classes: All labels that the model gives, as str or int: ``model.classes_.tolist()``.
-            size: How many triggers. 100 tell a copied file even where half of them are forgotten.
+            size: How many triggers. Fewer cost less accuracy. With 50 and ten classes, 17 matches have a p-value of
+                4e-6; with two classes, 42 have one of 6e-7.
 
         Returns:
             The watermark.
