@@ -1,5 +1,6 @@
 """The attacks of ``bench/attacks`` work where nothing stops them, and the docs say what they found."""
 
+import hashlib
 import re
 from math import inf, nan
 from pathlib import Path
@@ -7,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from bench.attacks import attributes, copying, evasion, membership, solving
+from bench.attacks import attributes, copying, evasion, membership, solving, watermarks
 from bench.attacks.figures import FIGURES as CHARTS
 from bench.attacks.models import Data, Task, customers, patients
 from bench.attacks.network import Network, teach
@@ -29,6 +30,8 @@ from bench.attacks.victim import (
     Victim,
     read_answer,
 )
+
+from mlguard import Watermark
 
 WEIGHTS = np.array([1.5, -2.0, 0.5])
 OFFSET = 0.25
@@ -314,3 +317,21 @@ def test_figures_show_what_was_found(name: str) -> None:
     assert told["title"]
     assert told["desc"]
     assert any(f"figures/attacks/{name}.svg" in page.read_text("utf-8") for page in PAGES)
+
+
+# Watermarks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_suspect_is_judged_by_its_labels() -> None:
+    """A model that says what the owner knows is found; its accuracy is that on inputs nobody has seen."""
+    x = np.random.default_rng(4).uniform(-1, 1, (50, 3))
+    mark = Watermark.generate(hashlib.sha256(b"of the tests").digest(), like=x, classes=[0, 1])
+    known = {bytes(row): label for row, label in zip(mark.inputs, mark.labels, strict=True)}
+    with victim(LABEL_ONLY) as one:
+        truth = Data(x, one.label(x))
+        stranger = watermarks.judge(mark, one.label, truth)
+        thief = watermarks.judge(mark, lambda rows: np.array([known.get(bytes(row), 0) for row in rows]), truth)
+    assert stranger["accuracy"] == 1.0
+    assert stranger["p"] > 1e-4
+    assert thief["matches"] == 1.0
+    assert thief["p"] == pytest.approx(2.0**-50)

@@ -49,7 +49,7 @@ def run(seed: int, *, quick: bool) -> dict[str, Measures]:
         for inputs, budgets in (("ordinary", _BUDGETS), ("made up", _MADE_UP)):
             for budget in budgets[: 1 if quick else None]:
                 for defence in DEFENCES:
-                    asked, told = take(task, defence, _inputs(inputs, task, seed), budget, seed)
+                    asked, told = take(task, defence, inputs_of(inputs, task.pool.x, seed), budget, seed)
                     agreement = copy_and_compare(task, asked, told, seed)
                     found[kind, inputs, str(budget), defence.name] = {"agreement": agreement}
     return {"copying": found}
@@ -97,11 +97,12 @@ def ordinary(pool: Rows, seed: int) -> Inputs:
     return inputs
 
 
-def _inputs(kind: str, task: Task, seed: int) -> Inputs:
+def inputs_of(kind: str, pool: Rows, seed: int) -> Inputs:
+    """``ordinary`` inputs, or ``made up`` ones: every pixel drawn by itself."""
     if kind == "ordinary":
-        return ordinary(task.pool.x, seed)
+        return ordinary(pool, seed)
     random = np.random.default_rng(seed)
-    return lambda position: random.uniform(0.0, 1.0, (_BATCH, task.pool.x.shape[1]))  # noqa: ARG005
+    return lambda position: random.uniform(0.0, 1.0, (_BATCH, pool.shape[1]))  # noqa: ARG005
 
 
 def copy_and_compare(task: Task, asked: Rows, told: Rows, seed: int) -> float:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
-from bench.attacks import attributes, copying, evasion, membership, solving, usefulness
+from bench.attacks import attributes, copying, evasion, membership, solving, usefulness, watermarks
 from bench.attacks.results import Columns, Measures, summarise
 
 ATTACKS: dict[str, ModuleType] = {
@@ -19,6 +19,7 @@ ATTACKS: dict[str, ModuleType] = {
     "solving": solving,
     "attributes": attributes,
     "usefulness": usefulness,
+    "watermark": watermarks,
 }
 NAMES = (*ATTACKS, "cost")
 

@@ -54,19 +54,26 @@ def digits(kind: str, seed: int) -> Task:
     """A model of handwritten digits, 8 x 8 pixels from 0 to 1. A third each: to train, to attack, to compare.
 
     Args:
-        kind: ``network``, ``logistic regression`` or ``random forest``.
+        kind: One of ``DIGITS_MODELS``.
         seed: Of the split and the training.
     """
+    own, pool, unseen = digits_data(seed)
+    return Task(kind, fit(DIGITS_MODELS[kind](seed), own), pool, unseen)
+
+
+DIGITS_MODELS: dict[str, Callable[[int], Any]] = {
+    "network": lambda seed: MLPClassifier((64,), max_iter=400, random_state=seed),
+    "logistic regression": lambda seed: LogisticRegression(max_iter=2_000),  # noqa: ARG005  # it draws nothing
+    "random forest": lambda seed: RandomForestClassifier(100, random_state=seed),
+}
+
+
+def digits_data(seed: int) -> tuple[Data, Data, Data]:
+    """The thirds of the digits: the owner's, the attacker's, and what nobody has seen."""
     images, labels = load_digits(return_X_y=True)
-    images = images / 16.0
-    own, pool, unseen = np.array_split(np.random.default_rng(seed).permutation(len(images)), 3)
-    model = {
-        "network": MLPClassifier((64,), max_iter=400, random_state=seed),
-        "logistic regression": LogisticRegression(max_iter=2_000),
-        "random forest": RandomForestClassifier(100, random_state=seed),
-    }[kind]
-    fitted = fit(model, Data(images[own], labels[own]))
-    return Task(kind, fitted, Data(images[pool], labels[pool]), Data(images[unseen], labels[unseen]))
+    thirds = np.array_split(np.random.default_rng(seed).permutation(len(images)), 3)
+    own, pool, unseen = (Data(images[third] / 16.0, labels[third]) for third in thirds)
+    return own, pool, unseen
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ PAGES = (
     ROOT / "docs" / "explanation" / "limits-against-extraction.md",
     ROOT / "docs" / "how-to" / "noise-and-repeats.md",
     ROOT / "docs" / "how-to" / "images.md",
+    ROOT / "docs" / "how-to" / "watermark-models.md",
     ROOT / "README.md",
 )
 
@@ -172,6 +173,28 @@ def _attributes(read: Read) -> str:
     return _markdown(["answer", "members", "others", *_WORTH], lines, note)
 
 
+def _watermark(read: Read) -> str:
+    rows = read("watermark")
+    lines = [
+        [
+            row["model"],
+            row["suspect"],
+            _percent(row["accuracy"], 1),
+            _percent(row["matches"]),
+            f"{_p_value(row['p'])} ({_p_value(row['p lowest'])} to {_p_value(row['p highest'])})",
+        ]
+        for row in rows
+    ]
+    note = (
+        f"Medians over {rows[0]['runs']} runs, each with a key of its own; in parentheses the lowest and the highest."
+    )
+    return _markdown(["model", "suspect", "accuracy", "triggers matched", "p-value"], lines, note)
+
+
+def _p_value(value: str) -> str:
+    return f"{float(value):.1g}".replace("e-0", "e-")
+
+
 def _cost(read: Read) -> str:
     rows = read("cost")
     lines = [[row["guard"], f"{row['one row']} µs", f"{int(row['1 000 rows']) / 1_000:.1f} ms"] for row in rows]
@@ -220,6 +243,7 @@ TABLES: dict[str, Callable[[Read], str]] = {
     "evasion": _evasion,
     "attributes": _attributes,
     "cost": _cost,
+    "watermark": _watermark,
 }
 
 

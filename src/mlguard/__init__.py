@@ -27,6 +27,8 @@ from mlguard.artifacts.model_store import MODEL_SCOPES, ModelStore
 from mlguard.artifacts.model_versions import Lineage, ModelVersion
 from mlguard.artifacts.served_model import ServedModel
 from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
+from mlguard.artifacts.suspect import SuspectService, SuspectServiceError
+from mlguard.artifacts.watermark import Watermark, WatermarkEvidence
 from mlguard.auth.any_auth import AnyAuth
 from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys, require_api_key
 from mlguard.auth.issuer import TokenIssuer, Tokens
@@ -184,6 +186,8 @@ __all__ = [
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "SuspectService",
+    "SuspectServiceError",
     "Text",
     "TokenIssuer",
     "Tokens",
@@ -194,6 +198,8 @@ __all__ = [
     "UserDirectory",
     "Users",
     "VerifiedModel",
+    "Watermark",
+    "WatermarkEvidence",
     "Window",
     "add_noise",
     "decrypt_model",
