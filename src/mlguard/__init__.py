@@ -37,6 +37,8 @@ from mlguard.errors import (
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
+    SecretNotFoundError,
+    SecretUnavailableError,
     StoreFullError,
     UnavailableError,
     UnsafeOutputError,
@@ -63,6 +65,14 @@ from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
 from mlguard.redis_store import RedisStore
+from mlguard.secrets.aws import AWSSecrets
+from mlguard.secrets.azure import AzureSecrets
+from mlguard.secrets.directory import DirectorySecrets
+from mlguard.secrets.environment import EnvironmentSecrets
+from mlguard.secrets.google import GoogleSecrets
+from mlguard.secrets.source import SecretSource
+from mlguard.secrets.vault import VaultSecrets
+from mlguard.settings import secret_source
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
@@ -80,9 +90,11 @@ __all__ = [
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
+    "AWSSecrets",
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "AzureSecrets",
     "BitDepth",
     "BodyTimeoutError",
     "BodyTooLargeError",
@@ -97,6 +109,8 @@ __all__ = [
     "DPNoise",
     "Decision",
     "DenyAddresses",
+    "DirectorySecrets",
+    "EnvironmentSecrets",
     "EpsilonLedger",
     "EpsilonStatus",
     "EventStream",
@@ -105,6 +119,7 @@ __all__ = [
     "Features",
     "FiniteNumber",
     "Gaussian",
+    "GoogleSecrets",
     "GuardFailedError",
     "ImageInput",
     "InsufficientScopeError",
@@ -145,6 +160,9 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+    "SecretNotFoundError",
+    "SecretSource",
+    "SecretUnavailableError",
     "SignatureAuth",
     "Spending",
     "Store",
@@ -159,6 +177,7 @@ __all__ = [
     "User",
     "UserDirectory",
     "Users",
+    "VaultSecrets",
     "Window",
     "add_noise",
     "harden",
@@ -166,6 +185,7 @@ __all__ = [
     "repeat_cache",
     "request_id",
     "require_api_key",
+    "secret_source",
     "sign_request",
     "store_from_url",
     "token_router",
