@@ -34,9 +34,9 @@ _OPTIONS = {
 def source_from_url(
     url: str,
     *,
-    where: str = "source_from_url",
-    vault_token: str | SecretStr = "",
-    vault_secret_id: str | SecretStr = "",
+    where: str,
+    vault_token: SecretStr | None = None,
+    vault_secret_id: SecretStr | None = None,
 ) -> SecretSource:
     """Open the source of secrets that a URL names. What stands in its path is put before each name.
 

@@ -87,8 +87,8 @@ class VaultSecrets:
         )
         self._mount = mount
         self._prefix = prefix
-        self._token = token
-        self._app_role = app_role
+        self._token = _hidden(token)
+        self._app_role = app_role and (app_role[0], _hidden(app_role[1]))
         self._kubernetes_role = kubernetes_role
         self._kubernetes_token = kubernetes_token
         self._auth_mount = auth_mount
@@ -195,9 +195,11 @@ def _check_url(url: str) -> str:
     return found["place"]
 
 
-def _text(secret: str | SecretStr | os.PathLike[str]) -> str:
+def _hidden(secret: Any) -> Any:
+    return SecretStr(secret) if isinstance(secret, str) else secret
+
+
+def _text(secret: SecretStr | os.PathLike[str]) -> str:
     if isinstance(secret, SecretStr):
-        secret = secret.get_secret_value()
-    if isinstance(secret, os.PathLike):
-        secret = read_secret_file(os.fspath(secret)).decode()
-    return secret.strip()
+        return secret.get_secret_value()
+    return read_secret_file(os.fspath(secret)).decode().strip()
