@@ -1,7 +1,6 @@
 """Secrets from Azure Key Vault, asked by Azure's client by TLS, with a challenge before each first answer."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,22 +8,9 @@ import pytest
 
 pytest.importorskip("azure.keyvault.secrets")
 
-from azure.core.credentials import AccessToken
+from tests.secrets.servers import SECRET, Certificate, Credential, KeyVault, Stub, always, say, serving
 
 from mlguard import AzureSecrets, ConfigurationError, SecretNotFoundError, SecretUnavailableError
-from tests.secrets.servers import SECRET, Certificate, KeyVault, Stub, always, say, serving
-
-
-class Credential:
-    """An identity that gets a token for whatever it is asked for, and remembers what that was."""
-
-    def __init__(self) -> None:
-        self.scopes: list[str] = []
-
-    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-        """A token."""
-        self.scopes += scopes
-        return AccessToken("a-token", int(time.time()) + 3600)
 
 
 @pytest.fixture
@@ -45,19 +31,6 @@ def running(vault: KeyVault, certificate: Certificate) -> Iterator[Stub]:
         # As its client demands: the vault's host is a subdomain of what a token is for.
         stub.url = stub.url.replace("localhost", "iris.vault.localhost")
         yield stub
-
-
-@pytest.fixture(autouse=True)
-def found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vault's host is this machine; a subdomain of localhost is one by RFC 6761, but not everywhere."""
-    import socket
-
-    look_up = socket.getaddrinfo
-
-    def on_this_machine(host: Any, *arguments: Any, **options: Any) -> Any:
-        return look_up("127.0.0.1" if str(host).endswith("localhost") else host, *arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", on_this_machine)
 
 
 def open_vault(running: Stub, certificate: Certificate, **options: Any) -> AzureSecrets:

@@ -59,7 +59,7 @@ class AzureSecrets:
             connection_verify=ca or True,
         )
         self._client = client.SecretClient(
-            url, credential, transport=transport, retry_total=1, permit_redirects=False, logging_enable=False
+            url, credential, transport=transport, retry_total=0, permit_redirects=False, logging_enable=False
         )
         self._prefix = prefix
         self._reading = Reading(f"azure://{host}/{prefix}", names=_NAMES, timeout=timeout)
