@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
-from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +30,8 @@ from mlguard import (
 from mlguard import settings as settings_module
 from mlguard.settings import Settings, load_settings
 from mlguard.store import default_store
+from tests.asgi import call
+from tests.test_hardening import lifespan
 
 SECRET = "Vq3tYxw0ZkLr8HcNpB5uJd2eSgF7aKmQ"
 NAMES = [f"MLGUARD_{name.upper()}" for name in Settings.model_fields]
@@ -226,8 +227,10 @@ def test_a_missing_key_stops_the_start(tmp_path: Path, monkeypatch: pytest.Monke
     def root() -> None:
         """Answer nothing."""
 
-    with pytest.raises(ConfigurationError, match="MLGUARD_API_KEYS is not set"), TestClient(app):
-        pass
+    failed, raised = lifespan(app)
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "MLGUARD_API_KEYS is not set" in failed["message"]
+    assert raised
 
 
 def test_a_source_by_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +291,12 @@ def test_an_endpoint_shows_no_secret_and_lets_nobody_set_one(full: Settings) -> 
     def loaded(settings: Annotated[Settings, Depends(load_settings)]) -> Any:
         return settings
 
-    with TestClient(app) as client:
-        for path in ("/settings?env=development&_env_file=/etc/passwd&api_keys=mine", "/loaded?env=development"):
-            answer = client.get(path)
-            assert answer.json()["env"] == "production"
-            assert SECRET not in answer.text
-            assert "mine" not in answer.text
-        described = client.get("/openapi.json").text
+    for path in ("/settings?env=development&_env_file=/etc/passwd&api_keys=mine", "/loaded?env=development"):
+        answer = call(app, path, method="GET")
+        assert answer.json["env"] == "production"
+        assert SECRET not in answer.body.decode()
+        assert b"mine" not in answer.body
+    described = call(app, "/openapi.json", method="GET").body.decode()
     assert SECRET not in described
     assert "_env_file" not in described
 

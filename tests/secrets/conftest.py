@@ -1,7 +1,4 @@
-"""Shared by the tests of secrets: a certificate, a name for this machine, and nothing of its own credentials."""
-
-import socket
-from typing import Any
+"""Shared by the tests of secrets: a certificate, and nothing of its own credentials."""
 
 import pytest
 from tests.secrets.servers import Certificate, make_certificate
@@ -9,16 +6,13 @@ from tests.secrets.servers import Certificate, make_certificate
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """For ``localhost`` and a vault below it, signed by an authority of the tests."""
+    """For this machine, signed by an authority of the tests."""
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine has for AWS, Azure, Google and Vault is out of reach; names below localhost are this machine.
-
-    The names are so by RFC 6761, but not everywhere, and Key Vault's client demands one below what a token is for.
-    """
+    """What this machine has for AWS, Azure, Google and Vault is out of reach."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -26,9 +20,3 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE", "VAULT_TOKEN", "VAULT_ADDR", "VAULT_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
-    look_up = socket.getaddrinfo
-
-    def on_this_machine(host: Any, *arguments: Any, **options: Any) -> Any:
-        return look_up("127.0.0.1" if str(host).endswith(".localhost") else host, *arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", on_this_machine)

@@ -253,7 +253,7 @@ class KeyVault:
     def __call__(self, stub: Stub, request: Request, http: BaseHTTPRequestHandler) -> None:
         if request.headers.get("authorization") != "Bearer a-token":
             tenant = 'authorization="https://login.microsoftonline.com/0f1e2d3c"'
-            domain = request.headers["host"].rpartition(".")[2]
+            domain = request.headers["host"].partition(".")[2]
             challenge = f'Bearer {tenant}, resource="{self.resource or f"https://{domain}"}"'
             say(http, 401, {"error": {"code": "Unauthorized", "message": "no token"}}, WWW_Authenticate=challenge)
             return

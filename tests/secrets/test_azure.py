@@ -28,8 +28,8 @@ def vault() -> KeyVault:
 @pytest.fixture
 def running(vault: KeyVault, certificate: Certificate) -> Iterator[Stub]:
     with serving(vault, certificate=certificate) as stub:
-        # As its client demands: the vault's host is a subdomain of what a token is for.
-        stub.url = stub.url.replace("localhost", "iris.vault.localhost")
+        # As its client demands, the vault's host is below what a token is for: 127.0.0.1 is below 0.0.1.
+        stub.url = stub.url.replace("localhost", "127.0.0.1")
         yield stub
 
 
@@ -53,7 +53,7 @@ def test_only_secrets_are_asked_for(running: Stub, certificate: Certificate) -> 
     credential = Credential()
     open_vault(running, certificate, credential=credential).read("plain")
     assert {request.path.partition("?")[0].rstrip("/") for request in running.asked} == {"/secrets/plain"}
-    assert credential.scopes == [f"https://{running.url.rpartition('.')[2]}/.default"]
+    assert credential.scopes == [f"https://{running.url.partition('.')[2]}/.default"]
 
 
 @pytest.mark.parametrize("name", ["nothing", "iris#nothing"])
@@ -88,7 +88,7 @@ def test_certificates_are_verified(running: Stub, certificate: Certificate) -> N
     """A certificate of an authority that nobody named, or for another host, ends the read before anything is sent."""
     with pytest.raises(SecretUnavailableError, match="cannot be asked"):
         AzureSecrets(running.url, credential=Credential()).read("plain")
-    other = Stub(running.url.replace("iris.vault.localhost", "elsewhere.localhost"), running.answer)
+    other = Stub(running.url.replace("127.0.0.1", "127.0.0.2"), running.answer)
     with pytest.raises(SecretUnavailableError, match="cannot be asked"):
         open_vault(other, certificate).read("plain")
     assert running.asked == []

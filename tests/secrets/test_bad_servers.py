@@ -49,7 +49,7 @@ def open_source(kind: str, url: str, certificate: Certificate, timeout: float = 
             )
     ca = certificate.authority
     if kind == "azure":
-        url = url.replace("//localhost", "//iris.vault.localhost")
+        url = url.replace("//localhost", "//127.0.0.1")
         return AzureSecrets(url, credential=Credential(), ca=ca, timeout=timeout)
     login: dict[str, Any] = {"token": SECRET} if kind == "vault" else {"app_role": ("iris", SECRET)}
     return VaultSecrets(url, ca=ca, timeout=timeout, **login)

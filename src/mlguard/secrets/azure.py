@@ -80,8 +80,6 @@ class AzureSecrets:
         except self._errors.ResourceNotFoundError:
             raise Missing("there is no such secret") from None
         except self._errors.HttpResponseError as error:
-            if error.status_code is None:
-                raise
             raise Unusable(f"the vault refuses, or says what is no secret ({error.status_code})") from None
         if found.name.lower() != secret.replace("_", "-").lower():
             raise Unusable("the vault has answered with another secret")
