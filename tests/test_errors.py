@@ -1,6 +1,7 @@
 """The error tree: what a refusal says to its caller, and what it keeps for the operator."""
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -16,6 +17,7 @@ from mlguard.errors import (
     LoginTooWeakError,
     MLGuardError,
     NotAuthenticatedError,
+    SecretUnavailableError,
     StoreFullError,
     UnavailableError,
     UnsafeOutputError,
@@ -47,9 +49,10 @@ def test_the_tree_is_as_drawn() -> None:
     assert drawn == {kind.__name__: kind.status for kind in TREE if kind is not MLGuardError}
     public = {name for name, each in vars(errors).items() if inspect.isclass(each) and name.endswith("Error")}
     beside = {name for name in public if f"    {name} (" in (errors.__doc__ or "")}
-    refused_models = set(re.findall(r"── (Model\w+Error) ", errors.__doc__ or ""))
-    assert refused_models == {kind.__name__ for kind in errors.ModelRefusedError.__subclasses__()}
-    assert public == {*drawn, *beside, *refused_models}
+    kinds = set(re.findall(r"── ((?:Model|Secret)\w+Error) ", errors.__doc__ or ""))
+    roots = (errors.ModelRefusedError, errors.SecretUnavailableError)
+    assert kinds == {kind.__name__ for root in roots for kind in root.__subclasses__()}
+    assert public == {*drawn, *beside, *kinds}
 
 
 @pytest.mark.parametrize("kind", [MLGuardError, *REFUSALS])
@@ -96,3 +99,11 @@ def test_developer_errors_are_no_answers(kind: type[Exception]) -> None:
     """What only a developer can fix must crash, so it is a ValueError and no answer."""
     assert issubclass(kind, ValueError)
     assert not issubclass(kind, HTTPException)
+
+
+def test_an_unavailable_secret_names_itself() -> None:
+    """Whoever reads that a secret cannot be read learns which, from where and why, also from another process."""
+    error = pickle.loads(pickle.dumps(SecretUnavailableError("token", "dir:///run/secrets", "it is empty")))
+    assert str(error) == "the secret token cannot be read from dir:///run/secrets: it is empty"
+    assert (error.name, error.source, error.reason) == ("token", "dir:///run/secrets", "it is empty")
+    assert not isinstance(error, ValueError | HTTPException)

@@ -12,8 +12,6 @@ from mlguard.artifacts.allowed_globals import (
     SKLEARN_LINEAR,
     SKLEARN_PREPROCESSING,
 )
-from mlguard.artifacts.loading import ModelReport, inspect_model, load_model
-from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model
 from mlguard.artifacts.encryption import (
     decrypt_model,
     decrypted_model,
@@ -23,6 +21,7 @@ from mlguard.artifacts.encryption import (
 )
 from mlguard.artifacts.fernet_files import read_fernet_model
 from mlguard.artifacts.key_wrapping import ModelKey
+from mlguard.artifacts.loading import ModelReport, inspect_model, load_model
 from mlguard.artifacts.model_store import MODEL_SCOPES, ModelStore
 from mlguard.artifacts.model_versions import Lineage, ModelVersion
 from mlguard.artifacts.served_model import ServedModel
@@ -61,6 +60,8 @@ from mlguard.errors import (
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
+    SecretNotFoundError,
+    SecretUnavailableError,
     StoreFullError,
     UnavailableError,
     UnsafeOutputError,
@@ -87,6 +88,14 @@ from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
 from mlguard.redis_store import RedisStore
+from mlguard.secrets.aws import AWSSecrets
+from mlguard.secrets.azure import AzureSecrets
+from mlguard.secrets.directory import DirectorySecrets
+from mlguard.secrets.environment import EnvironmentSecrets
+from mlguard.secrets.google import GoogleSecrets
+from mlguard.secrets.source import SecretSource
+from mlguard.secrets.vault import VaultSecrets
+from mlguard.settings import secret_source
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
@@ -101,18 +110,20 @@ from mlguard.traffic.reservations import Reservation
 
 __all__ = [
     "CHAT_CONTROL_TOKENS",
+    "MODEL_SCOPES",
     "NUMPY_ARRAYS",
     "SKLEARN_ESTIMATORS",
     "SKLEARN_FORESTS",
     "SKLEARN_LINEAR",
     "SKLEARN_PREPROCESSING",
-    "MODEL_SCOPES",
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
+    "AWSSecrets",
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "AzureSecrets",
     "BitDepth",
     "BodyTimeoutError",
     "BodyTooLargeError",
@@ -127,6 +138,8 @@ __all__ = [
     "DPNoise",
     "Decision",
     "DenyAddresses",
+    "DirectorySecrets",
+    "EnvironmentSecrets",
     "EpsilonLedger",
     "EpsilonStatus",
     "EventStream",
@@ -135,6 +148,7 @@ __all__ = [
     "Features",
     "FiniteNumber",
     "Gaussian",
+    "GoogleSecrets",
     "GuardFailedError",
     "ImageInput",
     "InsufficientScopeError",
@@ -180,6 +194,9 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+    "SecretNotFoundError",
+    "SecretSource",
+    "SecretUnavailableError",
     "ServedModel",
     "SignatureAuth",
     "Spending",
@@ -197,6 +214,7 @@ __all__ = [
     "User",
     "UserDirectory",
     "Users",
+    "VaultSecrets",
     "VerifiedModel",
     "Watermark",
     "WatermarkEvidence",
@@ -214,8 +232,9 @@ __all__ = [
     "repeat_cache",
     "request_id",
     "require_api_key",
-    "sign_model",
     "rewrap_model",
+    "secret_source",
+    "sign_model",
     "sign_request",
     "store_from_url",
     "token_router",

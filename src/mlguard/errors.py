@@ -24,6 +24,8 @@ loudly, so they are not answers::
         ├── KeysUnavailableError 503   no keys to verify tokens with, so nobody can be admitted
         └── StoreFullError       503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
+    SecretUnavailableError (Exception) a secret that cannot be read now
+    └── SecretNotFoundError            its source could be asked, and has none of this name
     UnsafeOutputError (ValueError)     the endpoint returned something that may not leave (NaN, a ready Response)
     ModelRefusedError (Exception)      a model file that may not be used; nothing of it was run
     ├── ModelSignatureError            not as it was signed, or not signed with this key
@@ -232,6 +234,31 @@ class StoreFullError(UnavailableError):
 
 class ConfigurationError(ValueError):
     """A setting that cannot work. Raised when the object is built, with the setting and the fix in the text."""
+
+
+class SecretUnavailableError(Exception):
+    """A secret that cannot be read now: its source cannot be asked, has none, or said what is no secret.
+
+    For the operator: the text names the source and the secret, and nothing of what was said.
+
+    Args:
+        name: Of the secret.
+        source: Which source was asked, such as ``vault://vault.internal:8200/secret``.
+        reason: Why not. Must hold no secret.
+    """
+
+    def __init__(self, name: str, source: str, reason: str) -> None:
+        super().__init__(name, source, reason)
+        self.name = name
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the secret {self.name} cannot be read from {self.source}: {self.reason}"
+
+
+class SecretNotFoundError(SecretUnavailableError):
+    """The source could be asked, and has no secret of this name."""
 
 
 class UnsafeOutputError(ValueError):

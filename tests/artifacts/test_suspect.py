@@ -11,9 +11,9 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from sklearn.datasets import load_iris
 from sklearn.neighbors import KNeighborsClassifier
-from tests.servers import serving
 
 from mlguard import Features, SuspectService, SuspectServiceError, Watermark, harden, truncate_output
+from tests.servers import serving
 
 X, Y = load_iris(return_X_y=True)
 NAMES = ["setosa", "versicolor", "virginica"]

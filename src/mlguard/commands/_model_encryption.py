@@ -95,7 +95,7 @@ def model_keys_of(options: argparse.Namespace) -> list[ModelKey]:
     """
     if options.keys:
         return [_key(kind, place) for kind, place in options.keys]
-    key = load_settings().model_key
+    key = load_settings().secret("model_key")
     if not key.get_secret_value():
         raise ConfigurationError("which key? Set MLGUARD_MODEL_KEY, or give --key-env or --key-file")
     return [ModelKey(key)]

@@ -1,0 +1,1 @@
+"""WHERE secrets come from: the environment, a directory, or a secret store. One file a source."""
