@@ -38,6 +38,8 @@ CASES = [
     "a key with a limit of its own",
     "the 61st request of a minute",
     "a crash inside the model",
+    "a start with another key for the model",
+    "a start with one byte of the model changed",
 ]
 
 
@@ -165,7 +167,7 @@ def test_serve_prints_curl_lines_that_work(number: int) -> None:
 def test_interrupt_ends_the_demo() -> None:
     """An interrupt while the service starts ends the demo at once, without a traceback."""
     with program("-m", "examples.demo") as demo:
-        demo.wait_for("training the model")
+        demo.wait_for("encrypting the model")
         assert demo.stop(signal.SIGINT) == 130
         wait_until(lambda: not demo.has_children)  # what it had started may take a moment to be gone
         assert "Traceback" not in demo.output

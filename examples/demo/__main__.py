@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from types import FrameType
 from typing import NoReturn
 
 from examples.demo import report
 from examples.demo.credentials import generated
 from examples.demo.process import StartError, running
+from examples.demo.starts import try_starts
 from examples.demo.verdict import play
 
 SERVICE = "examples.demo.service:app"
@@ -39,15 +41,15 @@ def main(arguments: Sequence[str] | None = None, *, app: str = SERVICE) -> int:
 def demonstrate(app: str, port: int) -> int:
     """Play the session against the service, and print it."""
     outcomes = []
-    print("Making keys, training the model and starting the service ...\n", flush=True)
-    with (
-        generated() as keys,
-        running(app, {**keys.environment, "MLGUARD_ENV": "production"}, port=port) as service,
-    ):
-        start = time.monotonic()
-        for number, outcome in enumerate(play(service, keys), start=1):
-            report.print_outcome(number, outcome)
-            outcomes.append(outcome)
+    print("Making keys, training, signing and encrypting the model, and starting the service ...\n", flush=True)
+    with generated() as keys:
+        environment = {**keys.environment, "MLGUARD_ENV": "production"}
+        with running(app, environment, port=port) as service:
+            start = time.monotonic()
+            session = chain(play(service, keys), try_starts(app, environment, keys))
+            for number, outcome in enumerate(session, start=1):
+                report.print_outcome(number, outcome)
+                outcomes.append(outcome)
         report.print_summary(outcomes, time.monotonic() - start)
     return 1 if any(outcome.wrong for outcome in outcomes) else 0
 

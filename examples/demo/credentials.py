@@ -1,4 +1,4 @@
-"""Keys and a password made for one run. The service gets digests and a hash, the callers get the secrets."""
+"""Keys, a password and a model made for one run. The service gets digests and a hash, the callers get the secrets."""
 
 import asyncio
 import os
@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlguard import APIKey, Passwords
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from examples.demo.release import release
+from mlguard import APIKey, ModelStore, Passwords
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Credentials:
         partner: Shared with the service, to sign requests.
         stranger: A key that the service never heard of.
         environment: What the service reads. Of the API keys it knows digests only, of the password a hash.
+        folder: Where its secrets and its models are.
         tokens: What Dora was given for her password.
     """
 
@@ -40,13 +45,15 @@ class Credentials:
     partner: str = field(repr=False)
     stranger: str = field(repr=False)
     environment: dict[str, str] = field(repr=False)
+    folder: Path
     tokens: list[str] = field(default_factory=list, repr=False)
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """All that must never be read in an answer or a log."""
         keys = (self.alice, self.bob, self.carol, self.erin, self.frank, self.stranger)
-        return (*keys, self.dora, self.partner, *self.tokens)
+        kept = (path.read_text().strip() for path in (self.folder / "secrets").iterdir())
+        return (*keys, self.dora, self.partner, *kept, *self.tokens)
 
     def revoke(self, caller: str) -> None:
         """Take back somebody's keys, on the command line, while the service runs."""
@@ -55,10 +62,15 @@ class Credentials:
 
 @contextmanager
 def generated() -> Iterator[Credentials]:
-    """Fresh ones. The file of API keys is there until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="mlguard-demo-keys-") as folder:
-        file = {"MLGUARD_API_KEYS_FILE": str(Path(folder, "keys.json"))}
-        password, partner, signing = (secrets.token_urlsafe(32) for _ in range(3))
+    """Fresh ones. Their folder is there until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="mlguard-demo-keys-") as name:
+        folder = Path(name)
+        file = {"MLGUARD_API_KEYS_FILE": str(folder / "keys.json")}
+        password, partner, token, model = (secrets.token_urlsafe(32) for _ in range(4))
+        kept = {"partner": partner, "token": token, "model-key": model, "dora": asyncio.run(Passwords().hash(password))}
+        (folder / "secrets").mkdir(mode=0o700)
+        for secret, value in kept.items():
+            (folder / "secrets" / secret).write_text(f"{value}\n")
         yield Credentials(
             alice=_mlguard("keys", "new", "alice", "--scope", "predict", **file),
             bob=_mlguard("keys", "new", "bob", **file),
@@ -68,13 +80,18 @@ def generated() -> Iterator[Credentials]:
             dora=password,
             partner=partner,
             stranger=APIKey.generate("stranger", scopes={"predict"})[1],
-            environment={
-                **file,
-                "DORA_PASSWORD_HASH": asyncio.run(Passwords().hash(password)),
-                "PARTNER_SECRET": partner,
-                "TOKEN_SECRET": signing,
-            },
+            environment={**file, "MLGUARD_SECRETS": f"dir://{folder / 'secrets'}", **_released(folder, model)},
+            folder=folder,
         )
+
+
+def _released(folder: Path, secret: str) -> dict[str, str]:
+    """Release a model, with a key to sign it that nobody has afterwards."""
+    key, signer = generate_private_key(SECP256R1()), folder / "model-key.pub"
+    signer.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    store = ModelStore(folder / "models", key=signer, signing_key=key, encryption_key=secret)
+    release(store)
+    return {"MODEL_STORE": str(store.root), "MODEL_SIGNER": str(signer)}
 
 
 def _mlguard(*arguments: str, **environment: str) -> str:

@@ -4,11 +4,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
+from mlguard import SKLEARN_LINEAR, SKLEARN_PREPROCESSING
+
+NAME = "digits"
+#: What its file may name: scikit-learn's estimators, and one of our own.
+ALLOWED = SKLEARN_LINEAR | SKLEARN_PREPROCESSING | {("examples.demo.model", "Brighten")}
 CLASSES = [str(digit) for digit in range(10)]
 PIXELS = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
 BLACK, WHITE = 0.0, 16.0
@@ -17,15 +22,22 @@ BLACK, WHITE = 0.0, 16.0
 def train() -> Any:
     """A classifier of images, each a row of 64 brightnesses."""
     images, digits = load_digits(return_X_y=True)
-    return make_pipeline(FunctionTransformer(brighten), LogisticRegression(C=0.1, max_iter=1000)).fit(images, digits)
+    return make_pipeline(Brighten(), LogisticRegression(C=0.1, max_iter=1000)).fit(images, digits)
 
 
-def brighten(images: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale each image so that its brightest pixel is 1.
+class Brighten(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Scales each image so that its brightest pixel is 1.
 
     With a bug as they come, left in to show what happens then: a black image has no bright pixel, so this gives NaN,
     and the classifier raises.
     """
-    with np.errstate(invalid="ignore"):
-        brightened: NDArray[np.float64] = images / images.max(axis=1, keepdims=True)
-    return brightened
+
+    def fit(self, images: NDArray[np.float64], digits: object = None) -> "Brighten":  # noqa: ARG002
+        """Learn nothing."""
+        return self
+
+    def transform(self, images: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The brightened images."""
+        with np.errstate(invalid="ignore"):
+            brightened: NDArray[np.float64] = images / images.max(axis=1, keepdims=True)
+        return brightened

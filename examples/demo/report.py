@@ -18,7 +18,7 @@ _SHOWN_HEADERS = ("WWW-Authenticate", "Retry-After", "RateLimit")
 def print_outcome(number: int, outcome: Outcome) -> None:
     """One case."""
     verdict = "WRONG" if outcome.wrong else "as it should be"
-    print(f"{number:2}  {outcome.case.title:{_WIDTH - 5 - len(verdict)}} {verdict}")
+    print(f"{number:2}  {outcome.title:{_WIDTH - 5 - len(verdict)}} {verdict}")
     _print_part("caller", "no answer" if outcome.answer is None else _seen(outcome.answer))
     _print_part("log", _shortened(outcome.log) or "nothing")
     if outcome.wrong:
@@ -37,7 +37,7 @@ def print_summary(outcomes: list[Outcome], seconds: float) -> None:
         return
     print(f"{len(wrong)} of {len(outcomes)} cases went otherwise than they should:")
     for outcome in wrong:
-        print(f"  {outcome.case.title}: {outcome.wrong}")
+        print(f"  {outcome.title}: {outcome.wrong}")
 
 
 def print_curl_lines(url: str, keys: Credentials) -> None:

@@ -6,57 +6,80 @@
 
 starts it with keys made for that run. With your own, it starts as any other app::
 
-    export MLGUARD_API_KEYS_FILE=keys.toml
+    umask 077; mkdir secrets
+    for name in token partner model-key; do
+        python -c "import secrets; print(secrets.token_urlsafe(32))" > secrets/$name
+    done
+    python -c "import asyncio, mlguard; print(asyncio.run(mlguard.Passwords().hash(input())))" > secrets/dora
+    openssl ecparam -name prime256v1 -genkey -noout -out model-key.pem
+    openssl ec -in model-key.pem -pubout -out model-key.pub
+    python -m examples.demo.release models model-key.pem model-key.pub secrets/model-key
+    export MLGUARD_API_KEYS_FILE=keys.toml MLGUARD_SECRETS=dir://$PWD/secrets
     mlguard keys new alice --scope predict
-    PARTNER_SECRET='<secret>' TOKEN_SECRET='<secret>' DORA_PASSWORD_HASH='<hash>' \
-        uvicorn --no-server-header examples.demo.service:app
+    MODEL_STORE=models MODEL_SIGNER=model-key.pub uvicorn --no-server-header examples.demo.service:app
 
-Make each secret with ``python -c "import secrets; print(secrets.token_urlsafe(32))"``, and the hash with
-``python -c "import asyncio, mlguard; print(asyncio.run(mlguard.Passwords().hash(input())))"``.
+In a container the secrets are files in ``/run/secrets``, and the private key stays where models are released.
 """
 
 import logging
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, FastAPI, Security
 
-from examples.demo.model import BLACK, CLASSES, PIXELS, WHITE, train
+from examples.demo.model import ALLOWED, BLACK, CLASSES, NAME, PIXELS, WHITE
 from mlguard import (
     AnyAuth,
     APIKeyAuth,
     APIKeys,
     Features,
+    ModelStore,
     RateLimit,
+    ServedModel,
     SignatureAuth,
     TokenIssuer,
     User,
     Users,
     harden,
+    secret_source,
     token_router,
     truncate_output,
 )
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s:  %(message)s")
 
-app = FastAPI(title="Handwritten digits")
-harden(app)  # errors that say nothing about the inside, headers, body limit, guards before bodies
+# Where secrets are: MLGUARD_SECRETS says so, a directory here. Each is read under its name.
+secrets = secret_source()
 
-model = train()
+# What is served: the version of the model that was promoted, if it is signed by whoever releases models, if its key
+# decrypts it, and if it names nothing but what is allowed. Else the app does not start.
+store = ModelStore(
+    os.environ["MODEL_STORE"],
+    key=Path(os.environ["MODEL_SIGNER"]),
+    encryption_key=lambda: secrets.read("model-key"),
+)
+digits = ServedModel(store, NAME, allow=ALLOWED)
+
+app = FastAPI(title="Handwritten digits", lifespan=digits.lifespan)
+harden(app)  # errors that say nothing about the inside, headers, body limit, guards before bodies
 
 # Who is calling: programs by a key from a file that is watched, people by a token for their password, and another
 # service by signing each request.
 issuer = TokenIssuer(
-    {"1": os.environ["TOKEN_SECRET"]}, algorithm="HS256", issuer="https://digits.example", audience="digits"
+    {"1": secrets.read("token").get_secret_value()},
+    algorithm="HS256",
+    issuer="https://digits.example",
+    audience="digits",
 )
-users = Users({"dora": User("dora", os.environ["DORA_PASSWORD_HASH"], scopes={"predict"})})
+users = Users({"dora": User("dora", secrets.read("dora").get_secret_value(), scopes={"predict"})})
 app.include_router(token_router(users, issuer))
 caller = AnyAuth(
     APIKeyAuth(APIKeys.from_file()),
     issuer.auth(token_url="token", scopes={"predict": "Ask the model"}),
 )
-partner = SignatureAuth({"partner": os.environ["PARTNER_SECRET"]}, scopes={"partner": {"predict"}})
+partner = SignatureAuth({"partner": secrets.read("partner").get_secret_value()}, scopes={"partner": {"predict"}})
 
 # How often. One bucket for each caller.
 steady = RateLimit("60/minute", "1000/day", by=caller)
@@ -69,13 +92,15 @@ coarse = truncate_output(decimals=2, top_k=3, scores="probabilities", labels=CLA
 
 @app.post("/predict", dependencies=[Security(caller, scopes=["predict"]), Depends(steady)])
 @coarse
-def predict(x: Annotated[np.ndarray, Depends(images)]) -> dict[str, Any]:
+def predict(x: Annotated[np.ndarray, Depends(images)], model: Annotated[Any, Depends(digits)]) -> dict[str, Any]:
     """The most likely digits of each image."""
     return {"probabilities": model.predict_proba(x)}
 
 
 @app.post("/partner/predict", dependencies=[Security(partner, scopes=["predict"]), Depends(partner_steady)])
 @coarse
-def predict_for_partner(x: Annotated[np.ndarray, Depends(images)]) -> dict[str, Any]:
+def predict_for_partner(
+    x: Annotated[np.ndarray, Depends(images)], model: Annotated[Any, Depends(digits)]
+) -> dict[str, Any]:
     """The same, for a service that signs its requests."""
     return {"probabilities": model.predict_proba(x)}

@@ -31,13 +31,13 @@ class Outcome:
     """What came of a case.
 
     Attributes:
-        case: The case.
+        title: Of the case.
         answer: What the caller saw, if anything.
         log: What the operator's log holds about it.
         wrong: What went otherwise than it should; empty if nothing did.
     """
 
-    case: Case
+    title: str
     answer: httpx.Response | None = None
     log: str = ""
     wrong: str = ""
@@ -51,7 +51,7 @@ def play(service: Service, keys: Credentials) -> Iterator[Outcome]:
 
 
 def _judge(case: Case, log: Log, keys: Credentials) -> Outcome:
-    outcome = Outcome(case)
+    outcome = Outcome(case.title)
     try:
         outcome.answer = case.play()
         _expect_answer(case, outcome.answer, keys)
