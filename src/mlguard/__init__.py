@@ -63,6 +63,7 @@ from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
 from mlguard.redis_store import RedisStore
+from mlguard.secrets.rotating import Rotating
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
@@ -145,6 +146,7 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+    "Rotating",
     "SignatureAuth",
     "Spending",
     "Store",

@@ -107,9 +107,11 @@ class Loading:
         """Load in this thread."""
         self._run(Future(), self._clock())
 
-    def put_off(self, failure: str) -> None:
-        """Count the load that is under way as failed. It stays the only one, and may succeed yet."""
+    def put_off(self, running: Future[None], failure: str) -> None:
+        """Count a load as failed that has no end. It stays the only one, and may succeed yet."""
         with self._lock:
+            if self.running is not running:  # it has just come to an end
+                return
             news = self._put_off(failure)
         self._failed(failure, news)
 
