@@ -62,6 +62,7 @@ class Loading:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._was_stale = False
+        self._overdue: Future[None] | None = None
         self.running: Future[None] | None = None
         self.loaded_at = self.due_at = self.fresh_until = -math.inf
         self.failures = 0
@@ -108,10 +109,16 @@ class Loading:
         self._run(Future(), self._clock())
 
     def put_off(self, running: Future[None], failure: str) -> None:
-        """Count a load as failed that has no end. It stays the only one, and may succeed yet."""
+        """Count a load as failed that has no end, again when another one would be due.
+
+        It stays the only one, and may succeed yet.
+        """
         with self._lock:
             if self.running is not running:  # it has just come to an end
                 return
+            if self._overdue is running and self._clock() < self.due_at:  # somebody else was faster to say so
+                return
+            self._overdue = running
             news = self._put_off(failure)
         self._failed(failure, news)
 
