@@ -37,6 +37,8 @@ from mlguard.errors import (
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
+    SecretNotFoundError,
+    SecretUnavailableError,
     StoreFullError,
     UnavailableError,
     UnsafeOutputError,
@@ -63,7 +65,15 @@ from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
 from mlguard.redis_store import RedisStore
+from mlguard.secrets.aws import AWSSecrets
+from mlguard.secrets.azure import AzureSecrets
+from mlguard.secrets.directory import DirectorySecrets
+from mlguard.secrets.environment import EnvironmentSecrets
+from mlguard.secrets.google import GoogleSecrets
 from mlguard.secrets.rotating import Rotating
+from mlguard.secrets.source import SecretSource
+from mlguard.secrets.vault import VaultSecrets
+from mlguard.settings import secret_source
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
@@ -81,9 +91,11 @@ __all__ = [
     "APIKey",
     "APIKeyAuth",
     "APIKeys",
+    "AWSSecrets",
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "AzureSecrets",
     "BitDepth",
     "BodyTimeoutError",
     "BodyTooLargeError",
@@ -98,6 +110,8 @@ __all__ = [
     "DPNoise",
     "Decision",
     "DenyAddresses",
+    "DirectorySecrets",
+    "EnvironmentSecrets",
     "EpsilonLedger",
     "EpsilonStatus",
     "EventStream",
@@ -106,6 +120,7 @@ __all__ = [
     "Features",
     "FiniteNumber",
     "Gaussian",
+    "GoogleSecrets",
     "GuardFailedError",
     "ImageInput",
     "InsufficientScopeError",
@@ -146,7 +161,12 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+<<<<<<< HEAD
     "Rotating",
+=======
+    "SecretNotFoundError",
+    "SecretSource",
+    "SecretUnavailableError",
     "SignatureAuth",
     "Spending",
     "Store",
@@ -161,6 +181,7 @@ __all__ = [
     "User",
     "UserDirectory",
     "Users",
+    "VaultSecrets",
     "Window",
     "add_noise",
     "harden",
@@ -168,6 +189,7 @@ __all__ = [
     "repeat_cache",
     "request_id",
     "require_api_key",
+    "secret_source",
     "sign_request",
     "store_from_url",
     "token_router",

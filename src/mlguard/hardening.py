@@ -94,7 +94,9 @@ def harden(
         raise ConfigurationError("call harden(app) before the app serves its first request")
     if _is_hardened(app):
         raise ConfigurationError("harden(app) was called twice")
-    development = load_settings().env == "development"
+    settings = load_settings()
+    settings.source()  # cannot be asked yet, but must be one
+    development = settings.env == "development"
     if docs is None:
         docs = development
     _check_debug(app, development=development)

@@ -193,7 +193,7 @@ def default_store() -> Store:
     """
     global _default  # noqa: PLW0603  # made on first use, so that importing mlguard reads no setting
     if _default is None:
-        _default = store_from_url(load_settings().store_url.get_secret_value(), where="MLGUARD_STORE_URL")
+        _default = store_from_url(load_settings().secret("store_url").get_secret_value(), where="MLGUARD_STORE_URL")
     return _default
 
 

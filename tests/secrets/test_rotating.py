@@ -462,7 +462,7 @@ def test_no_thread_ever_sees_half_of_a_change(vault: Vault) -> None:
 
 
 def threads_of_secrets() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "mlguard-secret"}
+    return {thread for thread in threading.enumerate() if thread.name == "mlguard-secret-watch"}
 
 
 def test_the_thread_begins_with_the_first_use_and_ends_with_the_secret(vault: Vault) -> None:
@@ -471,7 +471,7 @@ def test_the_thread_begins_with_the_first_use_and_ends_with_the_secret(vault: Va
     before = threads_of_secrets()
     secret = Rotating(vault, "token")
     made = secret.derive(lambda values: values)
-    assert threads_of_secrets() == before
+    assert threads_of_secrets() <= before
     uses = [threading.Thread(target=made) for _ in range(8)]
     for use in uses:
         use.start()

@@ -78,6 +78,8 @@ class APIKeys:
     def from_env(cls, name: str = "MLGUARD_API_KEYS", *, store: Store | None = None) -> "APIKeys":
         """Read the keys from an environment variable: entries separated by commas.
 
+        ``MLGUARD_API_KEYS`` is read from where ``MLGUARD_SECRETS`` says, if the environment does not have it.
+
         Args:
             name: The variable. Each entry is ``secret``, ``id=secret`` or ``id=sha256:<hex>``, with ``;scope`` behind
                 it for each scope. A secret without an id is a principal of its own, with a stable id that reveals
@@ -87,7 +89,10 @@ class APIKeys:
         Raises:
             ConfigurationError: The variable is unset or empty, or an entry cannot work. No value is quoted.
         """
-        text = os.environ.get(name, "") if isinstance(name, str) and name.isascii() else ""
+        if name == "MLGUARD_API_KEYS":
+            text = load_settings().secret("api_keys").get_secret_value()
+        else:
+            text = os.environ.get(name, "") if isinstance(name, str) and name.isascii() else ""
         if not text.strip():
             # from_env(os.environ[...]) passes the keys in the place of the name.
             known = isinstance(name, str) and _VARIABLE.fullmatch(name)
@@ -370,9 +375,10 @@ class APIKeyAuth(SecurityBase, Guard):
 
 def _configured_keys() -> APIKeys:
     """The keys from wherever the environment says they are."""
-    if not load_settings().api_keys_file:
+    settings = load_settings()
+    if not settings.api_keys_file:
         return APIKeys.from_env()
-    if os.environ.get("MLGUARD_API_KEYS"):
+    if settings.api_keys.get_secret_value():
         raise ConfigurationError("MLGUARD_API_KEYS and MLGUARD_API_KEYS_FILE are both set; keep one of them")
     return APIKeys.from_file()
 

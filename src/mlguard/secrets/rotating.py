@@ -103,7 +103,7 @@ class Rotating:
         self._changed_at = self._overlap_until = -math.inf
         self._derived: weakref.WeakSet[Derived[object]] = weakref.WeakSet()
         self._plain: Derived[Values] | None = None
-        self._lookout = Lookout(self, "mlguard-secret")
+        self._lookout = Lookout(self, "mlguard-secret-watch")
         self._loads = Loading(
             self._read,
             failed=self._alarm,

@@ -1,0 +1,164 @@
+"""What every source does with a read: the name is checked, the wait ends, the answer is judged, the audit is told."""
+
+import importlib
+import re
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from pydantic import SecretStr
+
+from mlguard._numbers import is_number
+from mlguard.errors import ConfigurationError, SecretNotFoundError, SecretUnavailableError
+from mlguard.monitoring.events import record_event
+from mlguard.secrets import _quiet
+
+#: Bytes of one secret: what AWS and Google keep at most.
+MAX_SIZE = 65_536
+#: Bytes of an answer that holds one: in JSON each byte may take six, and Vault sends all keys of a secret.
+MAX_ANSWER = 8 * MAX_SIZE
+
+_PART = r"(?!\.{1,2}(?:[/#]|\Z))[A-Za-z0-9._+=@:-]+"
+#: Parts of a path, none of which leads elsewhere, and behind # the key within a secret that is a JSON object.
+NAMES = re.compile(rf"{_PART}(?:/{_PART})*(?:#[A-Za-z0-9._-]{{0,128}})?", re.ASCII)
+_LONGEST_NAME = 512
+_MOST_WAITING = 4  # calls of one source that have had no answer yet; each of them holds a thread
+
+_PAGE = re.compile(r"\s*<(?:!doctype|!--|\?xml|html|head|body|error)\b", re.IGNORECASE)
+# All control characters but the tabulators and line ends of a PEM file.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+class Unusable(Exception):  # noqa: N818  # never leaves this package
+    """There is no secret in what the source said. The text says why, and quotes nothing of it."""
+
+
+class Missing(Unusable):
+    """The source says that it has none of this name."""
+
+
+class Reading:
+    """How one source is read.
+
+    Args:
+        source: Names the source in errors and in the audit: its kind and place, without a credential.
+        names: What its names look like.
+        timeout: Seconds that one read may take in all, however slowly the source speaks. None: it is of this machine,
+            and is asked without a thread.
+    """
+
+    def __init__(self, source: str, *, names: re.Pattern[str] = NAMES, timeout: float | None = None) -> None:
+        self.source = source
+        self._names = names
+        self._timeout = timeout
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+
+    def read(self, name: str, fetch: Callable[[str], object]) -> SecretStr:
+        """Read one secret, and tell the audit.
+
+        Args:
+            name: Which one.
+            fetch: Asks the source. What it raises besides ``Unusable`` is reported by its type alone, because texts of
+                clients quote what they were sent.
+
+        Raises:
+            SecretUnavailableError: As :class:`~mlguard.secrets.source.SecretSource` says.
+        """
+        outcome = self._outcome(name, fetch)
+        if isinstance(outcome, SecretUnavailableError):  # raised out here, or it had what was sent as its context
+            record_event("secret.unavailable", name=outcome.name, source=self.source, reason=outcome.reason)
+            raise outcome
+        record_event("secret.read", name=name, source=self.source)
+        return outcome
+
+    def _outcome(self, name: str, fetch: Callable[[str], object]) -> SecretStr | SecretUnavailableError:
+        # read(os.environ["TOKEN"]) passes the secret in the place of its name: what looks like no name is not quoted.
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME or not self._names.fullmatch(name):
+            return SecretUnavailableError("(no name)", self.source, "what was asked for is no name of a secret here")
+        try:
+            return SecretStr(_judge(self._in_time(lambda: fetch(name))))
+        except Missing as reason:
+            return SecretNotFoundError(name, self.source, str(reason))
+        except Unusable as reason:
+            return SecretUnavailableError(name, self.source, str(reason))
+        except Exception as error:
+            return SecretUnavailableError(name, self.source, f"it cannot be asked ({type(error).__name__})")
+
+    def _in_time(self, ask: Callable[[], object]) -> object:
+        """What asking yields, in a thread that is left behind if it takes too long."""
+        if self._timeout is None:
+            return ask()
+        if not self._waiting.acquire(timeout=self._timeout):
+            raise Unusable("earlier calls have had no answer yet")
+        answers: SimpleQueue[tuple[object, Exception | None]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                with _quiet.clients():
+                    answers.put((ask(), None))
+            except Exception as error:
+                answers.put((None, error))
+            finally:
+                self._waiting.release()
+
+        try:
+            # A daemon: what hangs must not keep the process from ending.
+            threading.Thread(target=run, name="mlguard-secret", daemon=True).start()
+        except RuntimeError:
+            self._waiting.release()
+            raise
+        try:
+            answer, error = answers.get(timeout=self._timeout)
+        except Empty:
+            raise Unusable(f"it has not answered within {self._timeout:g} seconds") from None
+        if error is not None:
+            raise error
+        return answer
+
+
+def _judge(value: object) -> str:
+    """The secret in an answer, without one line end behind it, or the reason why there is none."""
+    text = _text(value).removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise Unusable("it is empty")
+    if _CONTROLS.search(text):
+        raise Unusable("it has control characters; keep it as text, in base64 for instance")
+    if _PAGE.match(text):
+        raise Unusable("it is a page of HTML or XML")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str | bytes):
+        raise Unusable("it is no text")
+    try:
+        data = value.encode() if isinstance(value, str) else value
+        text = data.decode() if len(data) <= MAX_SIZE else None
+    except UnicodeError:  # also half of a surrogate pair, as JSON may have it
+        data = None
+    if data is None:
+        raise Unusable("it is binary; keep it as text, in base64 for instance")
+    if text is None:
+        raise Unusable(f"it is larger than {MAX_SIZE} bytes")
+    return text
+
+
+def check_timeout(where: str, timeout: float) -> float:
+    """A number of seconds that one read may take."""
+    if not is_number(timeout) or not 0 < timeout <= 60:
+        raise ConfigurationError(f"{where}(timeout=...) is a number of seconds above 0, at most 60")
+    return float(timeout)
+
+
+def load_client(module: str, *, source: str, package: str, extra: str) -> Any:
+    """Import a part of the client of a secret store.
+
+    Raises:
+        ConfigurationError: It is not installed. The text names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        missing = f"{source} needs the package {package}: pip install 'mlguard[{extra}]'"
+    raise ConfigurationError(missing)
