@@ -161,9 +161,7 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
-<<<<<<< HEAD
     "Rotating",
-=======
     "SecretNotFoundError",
     "SecretSource",
     "SecretUnavailableError",
