@@ -189,12 +189,16 @@ class Rotating:
 
         A failure is in :attr:`health`, and in the log.
         """
-        earlier = self._loads.running
-        running = self._loads.begin(_at_once)
-        if running is earlier:  # it may have asked before the change that this is about
-            self._wait_for(running)
-            running = self._loads.begin(_at_once)
-        self._wait_for(running)
+        has_begun = False
+
+        def at_once(_: float) -> bool:
+            nonlocal has_begun
+            has_begun = True
+            return True
+
+        self._wait_for(self._loads.begin(at_once))
+        if not has_begun:  # the read that was under way may have asked before the change that this is about
+            self._wait_for(self._loads.begin(at_once))
 
     def check_usable(self) -> None:
         """Refuse if the value may not be used any more.
@@ -370,10 +374,6 @@ class Derived(Generic[T]):
 
 def _nothing_more() -> None:
     """The value has taken its place already."""
-
-
-def _at_once(_: float) -> bool:
-    return True
 
 
 def _text(value: object, *, where: str) -> SecretStr:
