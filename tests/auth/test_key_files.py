@@ -618,9 +618,9 @@ def test_nothing_is_left_of_keys_that_nobody_has(path: Path) -> None:
     gone = weakref.ref(keys)
     del keys
     gc.collect()
-    assert gone() is None
     watcher.join(10)
     assert not watcher.is_alive()
+    assert gone() is None
 
 
 def test_without_threads_each_use_looks(path: Path, keys: APIKeys, monkeypatch: pytest.MonkeyPatch) -> None:

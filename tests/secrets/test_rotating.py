@@ -330,7 +330,7 @@ def test_an_outage_may_not_last_for_ever(vault: Vault, clock: Clock, caplog: pyt
 @pytest.mark.parametrize(
     "lie",
     ["", " ", "changeme", "<html><body>502</body></html>", '{"error": "sealed"}', "${TOKEN}", "x" * 40, "\ud800" * 40,
-     "a\nb" * 40, "\0" * 40, None, 7, b"bytes", strong()[:20], "x" * 1_048_577],
+     "a\nb" * 40, "\0" * 40, None, 7, b"bytes", "Xq3tYxw0ZkLr8HcNfUe", "x" * 1_048_577],
 )  # fmt: skip
 def test_what_is_no_secret_never_takes_the_place_of_one(
     lie: object, vault: Vault, clock: Clock, caplog: pytest.LogCaptureFixture
@@ -346,7 +346,7 @@ def test_what_is_no_secret_never_takes_the_place_of_one(
     assert not secret.is_usable, "it is not older than it may be, only because something was answered"
     with pytest.raises(KeysUnavailableError):
         secret.values()
-    assert len(events(caplog)) == 0 or ONE not in caplog.text
+    assert ONE not in caplog.text
     if isinstance(lie, str) and len(lie.strip()) > 3:
         assert lie not in caplog.text
     assert secret.health.error
@@ -483,9 +483,9 @@ def test_the_thread_begins_with_the_first_use_and_ends_with_the_secret(vault: Va
     gone = weakref.ref(secret)
     del secret, made, uses, use
     gc.collect()
-    assert gone() is None
     thread.join(10)
     assert not thread.is_alive(), "at once, and not after the ttl"
+    assert gone() is None
 
 
 def test_the_thread_takes_a_new_value_by_itself(vault: Vault) -> None:

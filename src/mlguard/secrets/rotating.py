@@ -200,17 +200,12 @@ class Rotating:
         if not has_begun:  # the read that was under way may have asked before the change that this is about
             self._wait_for(self._loads.begin(at_once))
 
-    def check_usable(self) -> None:
-        """Refuse if the value may not be used any more.
-
-        Raises:
-            KeysUnavailableError: It is too old (503).
-        """
-        if not self._loads.is_usable:
-            raise KeysUnavailableError(
-                f"the secret {self.name!r} was not read for {self._max_stale:g} seconds",
-                retry_after=self._loads.retry_after,
-            )
+    def too_old(self) -> KeysUnavailableError:
+        """The refusal of who needs a value that may not be used any more (503)."""
+        return KeysUnavailableError(
+            f"the secret {self.name!r} was not read for {self._max_stale:g} seconds",
+            retry_after=self._loads.retry_after,
+        )
 
     def __repr__(self) -> str:
         return f"Rotating({self.name!r} of {type(self._source).__name__})"
@@ -318,7 +313,7 @@ class Derived(Generic[T]):
         during, until, after = self._versions
         now = secret._clock()
         if now >= secret._loads.loaded_at + secret._max_stale:
-            secret.check_usable()
+            raise secret.too_old()
         return during if now < until else after
 
     def __call__(self) -> T:
