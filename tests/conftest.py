@@ -1,5 +1,7 @@
 """Shared by all tests: no setting of the machine reaches them."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -11,8 +13,7 @@ settings.load_profile("mlguard")
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see mlguard's defaults: production, no keys, a store that no other test has made."""
-    monkeypatch.delenv("MLGUARD_ENV", raising=False)
-    monkeypatch.delenv("MLGUARD_API_KEYS", raising=False)
-    monkeypatch.delenv("MLGUARD_API_KEYS_FILE", raising=False)
-    monkeypatch.delenv("MLGUARD_STORE_URL", raising=False)
+    for name in list(os.environ):
+        if name.upper().startswith("MLGUARD_"):
+            monkeypatch.delenv(name)
     monkeypatch.setattr("mlguard.store._default", None)

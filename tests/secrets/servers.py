@@ -5,12 +5,13 @@ import ipaddress
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -124,7 +125,7 @@ def serving(answer: Answer, *, certificate: "Certificate | None" = None) -> Iter
             except OSError:  # the client has given up
                 self.close_connection = True
 
-        do_GET = do_POST = do_PUT = handle_any
+        do_GET = do_POST = do_PUT = handle_any  # noqa: N815  # http.server's names
 
         def log_message(self, *arguments: Any) -> None:
             """Say nothing."""
@@ -173,13 +174,15 @@ def make_certificate(folder: Path) -> Certificate:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.DNSName("iris.vault.localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [
+        x509.DNSName("localhost"),
+        x509.DNSName("iris.vault.localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     builder = x509.CertificateBuilder(issuer, x509.Name([]), key.public_key(), 2, start, end)
     certificate = (
         builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     encoding = serialization.Encoding.PEM
@@ -250,7 +253,7 @@ class KeyVault:
     def __call__(self, stub: Stub, request: Request, http: BaseHTTPRequestHandler) -> None:
         if request.headers.get("authorization") != "Bearer a-token":
             tenant = 'authorization="https://login.microsoftonline.com/0f1e2d3c"'
-            domain = request.headers["host"].rpartition(".")[2]
+            domain = request.headers["host"].partition(".")[2]
             challenge = f'Bearer {tenant}, resource="{self.resource or f"https://{domain}"}"'
             say(http, 401, {"error": {"code": "Unauthorized", "message": "no token"}}, WWW_Authenticate=challenge)
             return
@@ -262,3 +265,22 @@ class KeyVault:
         else:
             identity = f"{stub.url}/secrets/{name}/0123456789abcdef0123456789abcdef"
             say(http, 200, {"value": self.kept[name], "id": identity, "attributes": {"enabled": True}})
+
+
+class Token(NamedTuple):
+    """An access token, as Azure's credentials hand it over."""
+
+    token: str
+    expires_on: int
+
+
+class Credential:
+    """An identity of Azure that gets a token for whatever it is asked for, and remembers what that was."""
+
+    def __init__(self) -> None:
+        self.scopes: list[str] = []
+
+    def get_token(self, *scopes: str, **_: Any) -> Token:
+        """A token."""
+        self.scopes += scopes
+        return Token("a-token", int(time.time()) + 3600)

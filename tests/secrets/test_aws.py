@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
 
-import boto3
+import boto3  # type: ignore[import-untyped]  # it has no types
 from moto.server import ThreadedMotoServer
+from tests.secrets.servers import SECRET, always, serving
 
 from mlguard import AWSSecrets, ConfigurationError, SecretNotFoundError, SecretUnavailableError
-from tests.secrets.servers import SECRET, always, serving
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +25,6 @@ def moto() -> Iterator[str]:
         yield "http://{}:{}".format(*server.get_host_and_port())
     finally:
         server.stop()
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials as a task gets them, and nothing of this machine's."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +52,11 @@ def kept(moto: str) -> dict[str, str]:
     return arns
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source(moto: str, kept: dict[str, str]) -> AWSSecrets:
-    return AWSSecrets("eu-central-1", endpoint=moto)
+    """A source with what is kept."""
+    session = boto3.Session("testing", "testing", region_name="eu-central-1")
+    return AWSSecrets(session=session, endpoint=moto)
 
 
 def test_texts_and_keys_of_objects(source: AWSSecrets, moto: str) -> None:

@@ -1,7 +1,6 @@
 """Secrets from Azure Key Vault, asked by Azure's client by TLS, with a challenge before each first answer."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,22 +8,9 @@ import pytest
 
 pytest.importorskip("azure.keyvault.secrets")
 
-from azure.core.credentials import AccessToken
+from tests.secrets.servers import SECRET, Certificate, Credential, KeyVault, Stub, always, say, serving
 
 from mlguard import AzureSecrets, ConfigurationError, SecretNotFoundError, SecretUnavailableError
-from tests.secrets.servers import SECRET, Certificate, KeyVault, Stub, always, say, serving
-
-
-class Credential:
-    """An identity that gets a token for whatever it is asked for, and remembers what that was."""
-
-    def __init__(self) -> None:
-        self.scopes: list[str] = []
-
-    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-        """A token."""
-        self.scopes += scopes
-        return AccessToken("a-token", int(time.time()) + 3600)
 
 
 @pytest.fixture
@@ -42,22 +28,9 @@ def vault() -> KeyVault:
 @pytest.fixture
 def running(vault: KeyVault, certificate: Certificate) -> Iterator[Stub]:
     with serving(vault, certificate=certificate) as stub:
-        # As its client demands: the vault's host is a subdomain of what a token is for.
-        stub.url = stub.url.replace("localhost", "iris.vault.localhost")
+        # As its client demands, the vault's host is below what a token is for: 127.0.0.1 is below 0.0.1.
+        stub.url = stub.url.replace("localhost", "127.0.0.1")
         yield stub
-
-
-@pytest.fixture(autouse=True)
-def found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vault's host is this machine; a subdomain of localhost is one by RFC 6761, but not everywhere."""
-    import socket
-
-    look_up = socket.getaddrinfo
-
-    def on_this_machine(host: Any, *arguments: Any, **options: Any) -> Any:
-        return look_up("127.0.0.1" if str(host).endswith("localhost") else host, *arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", on_this_machine)
 
 
 def open_vault(running: Stub, certificate: Certificate, **options: Any) -> AzureSecrets:
@@ -80,7 +53,7 @@ def test_only_secrets_are_asked_for(running: Stub, certificate: Certificate) -> 
     credential = Credential()
     open_vault(running, certificate, credential=credential).read("plain")
     assert {request.path.partition("?")[0].rstrip("/") for request in running.asked} == {"/secrets/plain"}
-    assert credential.scopes == [f"https://{running.url.rpartition('.')[2]}/.default"]
+    assert credential.scopes == [f"https://{running.url.partition('.')[2]}/.default"]
 
 
 @pytest.mark.parametrize("name", ["nothing", "iris#nothing"])
@@ -115,7 +88,7 @@ def test_certificates_are_verified(running: Stub, certificate: Certificate) -> N
     """A certificate of an authority that nobody named, or for another host, ends the read before anything is sent."""
     with pytest.raises(SecretUnavailableError, match="cannot be asked"):
         AzureSecrets(running.url, credential=Credential()).read("plain")
-    other = Stub(running.url.replace("iris.vault.localhost", "elsewhere.localhost"), running.answer)
+    other = Stub(running.url.replace("127.0.0.1", "127.0.0.2"), running.answer)
     with pytest.raises(SecretUnavailableError, match="cannot be asked"):
         open_vault(other, certificate).read("plain")
     assert running.asked == []

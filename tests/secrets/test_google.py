@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("google.cloud.secretmanager_v1")
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # it has no types
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import secretmanager_v1 as manager
+from tests.secrets.servers import SECRET
 
 from mlguard import ConfigurationError, GoogleSecrets, SecretNotFoundError, SecretUnavailableError
 from mlguard.secrets._reading import MAX_ANSWER
-from tests.secrets.servers import SECRET
 
 METHOD = "/google.cloud.secretmanager.v1.SecretManagerService/AccessSecretVersion"
 KEPT = {

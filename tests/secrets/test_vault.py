@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-
-from mlguard import ConfigurationError, SecretNotFoundError, SecretUnavailableError, VaultSecrets
 from tests.clock import Clock
 from tests.secrets.servers import SECRET, Certificate, Stub, Vault, always, serving
+
+from mlguard import ConfigurationError, SecretNotFoundError, SecretUnavailableError, VaultSecrets
 
 pytest.importorskip("hvac")
 
@@ -44,7 +44,7 @@ def test_keys_of_secrets(running: Stub) -> None:
 @pytest.mark.parametrize("name", ["nothing", "iris#nothing", "team"])
 def test_what_is_not_there(name: str, running: Stub) -> None:
     """A path or a key that Vault does not have is told apart from a Vault that cannot be asked."""
-    with pytest.raises(SecretNotFoundError, match="iris|nothing|team"):
+    with pytest.raises(SecretNotFoundError, match=r"iris|nothing|team"):
         VaultSecrets(running.url, token="root").read(name)
 
 
@@ -179,7 +179,7 @@ def test_tls_is_verified(vault: Vault, certificate: Certificate, monkeypatch: py
         with pytest.raises(SecretUnavailableError, match=r"cannot be asked \(SSLError\)"):
             VaultSecrets(stub.url, token="root").read("iris")
         other = stub.url.replace("localhost", "127.0.0.2")
-        with pytest.raises(SecretUnavailableError, match="SSLError|ConnectionError"):
+        with pytest.raises(SecretUnavailableError, match=r"SSLError|ConnectionError"):
             VaultSecrets(other, token="root", ca=certificate.authority).read("iris")
         assert len(stub.asked) == 1
 
@@ -202,17 +202,15 @@ def test_redirects_are_not_followed(status: int) -> None:
 )
 def test_answers_of_another_form(said: Any) -> None:
     """What is no answer of the engine is no secret."""
-    with serving(always(200, said)) as stub:
-        with pytest.raises(SecretUnavailableError, match="no secret of the engine"):
-            VaultSecrets(stub.url, token="root").read("iris")
+    with serving(always(200, said)) as stub, pytest.raises(SecretUnavailableError, match="no secret of the engine"):
+        VaultSecrets(stub.url, token="root").read("iris")
 
 
 @pytest.mark.parametrize("auth", [None, [], {}, {"client_token": None}, {"client_token": ""}, {"client_token": 7}])
 def test_logins_of_another_form(auth: Any) -> None:
     """A login that brings no token is a login that failed."""
-    with serving(always(200, {"auth": auth})) as stub:
-        with pytest.raises(SecretUnavailableError, match="no token"):
-            VaultSecrets(stub.url, app_role=("iris", SECRET)).read("iris")
+    with serving(always(200, {"auth": auth})) as stub, pytest.raises(SecretUnavailableError, match="no token"):
+        VaultSecrets(stub.url, app_role=("iris", SECRET)).read("iris")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +267,12 @@ def test_urls_that_cannot_work(url: Any) -> None:
 
 def test_repr_names_the_place_alone() -> None:
     """Neither a token nor a secret id is in the repr, or in what a debugger shows of the object."""
-    for login in ({"app_role": ("iris", SECRET)}, {"token": SECRET}, {"token": SecretStr(SECRET)}):
-        source = VaultSecrets("https://vault.internal:8200", prefix="iris#", **login)  # type: ignore[arg-type]  # any
+    logins: list[dict[str, Any]] = [
+        {"app_role": ("iris", SECRET)},
+        {"token": SECRET},
+        {"token": SecretStr(SECRET)},
+    ]
+    for login in logins:
+        source = VaultSecrets("https://vault.internal:8200", prefix="iris#", **login)
         assert repr(source) == "VaultSecrets('vault://vault.internal:8200/secret/iris#')"
         assert SECRET not in repr(vars(source))

@@ -33,13 +33,18 @@ def read_secret_file(path: str, *, within: str | None = None) -> bytes:
         raise Missing("there is no such file") from None
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         raise Unusable(f"its file cannot be read ({type(error).__name__})") from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123  # it is open
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise Unusable("it is no regular file")
-        if mode & stat.S_IWOTH:
-            raise Unusable("every user of the machine may write to its file; chmod o-w")
-        try:
+    try:
+        _check_mode(os.fstat(descriptor).st_mode)
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(MAX_SIZE + 1)
-        except OSError as error:
-            raise Unusable(f"its file cannot be read ({type(error).__name__})") from None
+    except OSError as error:
+        raise Unusable(f"its file cannot be read ({type(error).__name__})") from None
+    finally:
+        os.close(descriptor)
+
+
+def _check_mode(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise Unusable("it is no regular file")
+    if mode & stat.S_IWOTH:
+        raise Unusable("every user of the machine may write to its file; chmod o-w")

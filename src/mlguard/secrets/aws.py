@@ -43,7 +43,7 @@ class AWSSecrets:
         timeout = check_timeout("AWSSecrets", timeout)
         boto3, self._refusal = _load("boto3"), _load("botocore.exceptions").ClientError
         config = _load("botocore.config").Config(
-            connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 2, "mode": "standard"}
+            connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1}
         )
         self._prefix = prefix
         self._stage = stage

@@ -59,7 +59,7 @@ class AzureSecrets:
             connection_verify=ca or True,
         )
         self._client = client.SecretClient(
-            url, credential, transport=transport, retry_total=1, permit_redirects=False, logging_enable=False
+            url, credential, transport=transport, retry_total=0, permit_redirects=False, logging_enable=False
         )
         self._prefix = prefix
         self._reading = Reading(f"azure://{host}/{prefix}", names=_NAMES, timeout=timeout)
@@ -80,8 +80,6 @@ class AzureSecrets:
         except self._errors.ResourceNotFoundError:
             raise Missing("there is no such secret") from None
         except self._errors.HttpResponseError as error:
-            if error.status_code is None:
-                raise
             raise Unusable(f"the vault refuses, or says what is no secret ({error.status_code})") from None
         if found.name.lower() != secret.replace("_", "-").lower():
             raise Unusable("the vault has answered with another secret")

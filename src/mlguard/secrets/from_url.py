@@ -19,6 +19,7 @@ _FORM = (
     "env:, dir:///run/secrets, aws://region/prefix, azure://vault-name/prefix, gcp://project/prefix or "
     "vault://host:port/mount/prefix, and holds no credential"
 )
+_DIRECTORY = re.compile(r"dir:(?://)?(/(?!/)[^\0]*)", re.DOTALL)
 _REMOTE = re.compile(
     r"(?P<kind>aws|azure|gcp|vault)://(?P<place>[A-Za-z0-9.:\[\]-]*)(?:/(?P<path>[^?#\s]*))?(?:\?(?P<query>[^#\s]*))?(?P<key>#?)",
     re.ASCII,
@@ -53,8 +54,8 @@ def source_from_url(
     """
     if url == "env:":
         return EnvironmentSecrets()
-    if isinstance(url, str) and re.fullmatch(r"dir:(?://)?/[^\0]*", url):
-        return DirectorySecrets(url.removeprefix("dir:").removeprefix("//"))
+    if isinstance(url, str) and (directory := _DIRECTORY.fullmatch(url)):
+        return DirectorySecrets(directory[1])
     found = _REMOTE.fullmatch(url) if isinstance(url, str) else None
     if found is None:
         raise ConfigurationError(f"{where} is {_FORM}")

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -27,6 +28,7 @@ class GoogleSecrets:
         prefix: Stands before every name.
         version: ``latest``, a number, or an alias.
         timeout: Seconds that one read may take in all, at most 60.
+        endpoint: Another host than ``secretmanager.googleapis.com``, such as that of a region.
         client: A ``SecretManagerServiceClient`` of your own. None: one is made at the first read.
 
     Raises:
@@ -34,7 +36,14 @@ class GoogleSecrets:
     """
 
     def __init__(
-        self, project: str, *, prefix: str = "", version: str = "latest", timeout: float = 5.0, client: Any = None
+        self,
+        project: str,
+        *,
+        prefix: str = "",
+        version: str = "latest",
+        timeout: float = 5.0,
+        endpoint: str | None = None,
+        client: Any = None,
     ) -> None:
         self._timeout = check_timeout("GoogleSecrets", timeout)
         if not isinstance(project, str) or not _PROJECT.fullmatch(project):
@@ -46,6 +55,7 @@ class GoogleSecrets:
         self._project = project
         self._prefix = prefix
         self._version = version
+        self._endpoint = endpoint
         self._client = client
         self._making = threading.Lock()
         self._reading = Reading(f"gcp://{project}/{prefix}", names=_NAMES, timeout=self._timeout)
@@ -78,13 +88,15 @@ class GoogleSecrets:
         """The client, made when it is first needed: that may ask the machine who it is, which takes a while."""
         with self._making:
             if self._client is None:
-                transport = self._manager.SecretManagerServiceClient.get_transport_class("grpc")
+                maker = self._manager.SecretManagerServiceClient
+                transport = maker.get_transport_class("grpc")
 
                 def connect(*arguments: Any, **options: Any) -> Any:
                     limits = [("grpc.max_receive_message_length", MAX_ANSWER)]  # by default there is none
                     return transport.create_channel(*arguments, **{**options, "options": limits})
 
-                self._client = self._manager.SecretManagerServiceClient(transport=transport(channel=connect))
+                where = {"api_endpoint": self._endpoint} if self._endpoint else None
+                self._client = maker(transport=partial(transport, channel=connect), client_options=where)
             return self._client
 
     def __repr__(self) -> str:
