@@ -303,6 +303,12 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "EpsilonLedger": mlguard.EpsilonLedger,
     "harden": mlguard.harden,
     "MemoryStore": mlguard.MemoryStore,
+    "secret_source": mlguard.secret_source,
+    "DirectorySecrets": mlguard.DirectorySecrets,
+    "AWSSecrets": mlguard.AWSSecrets,
+    "AzureSecrets": mlguard.AzureSecrets,
+    "GoogleSecrets": mlguard.GoogleSecrets,
+    "VaultSecrets": mlguard.VaultSecrets,
     "principal_key": principal_key,
     "Limiter": Limiter,
     "PasslibHashes": PasslibHashes,
@@ -374,7 +380,7 @@ def test_reference_has_every_rule_of_images_and_texts(heading: str, guard: type)
 def test_reference_has_every_setting() -> None:
     """Every variable that mlguard reads has its section."""
     text = (REFERENCE / "settings.md").read_text("utf-8")
-    names = {f"MLGUARD_{name.upper()}" for name in Settings.model_fields} | {"MLGUARD_API_KEYS"}
+    names = {f"MLGUARD_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"^## `(\w+)`", text, re.MULTILINE)) == names
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("google.cloud.secretmanager_v1")
 import grpc  # type: ignore[import-untyped]  # it has no types
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import secretmanager_v1 as manager
-from tests.secrets.servers import SECRET
+from tests.secrets.servers import SECRET, Certificate
 
 from mlguard import ConfigurationError, GoogleSecrets, SecretNotFoundError, SecretUnavailableError
 from mlguard.secrets._reading import MAX_ANSWER
@@ -48,8 +49,8 @@ def payload(name: str, data: bytes) -> bytes:
 
 
 @contextmanager
-def client_of(respond: Answer) -> Iterator[Any]:
-    """A client of a server that answers so."""
+def server_of(respond: Answer, certificate: Certificate | None = None) -> Iterator[int]:
+    """The port of a server that answers so, by TLS if it has a certificate."""
 
     def serve(request: bytes, context: Any) -> bytes:
         return respond(manager.AccessSecretVersionRequest.deserialize(request).name, context)
@@ -60,15 +61,24 @@ def client_of(respond: Answer) -> Iterator[Any]:
 
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool, handlers=[Only()])
-        port = server.add_insecure_port("127.0.0.1:0")
+        if certificate is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            chain = Path(certificate.chain).read_bytes()
+            port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(chain, chain)]))
         server.start()
-        channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        transport = manager.SecretManagerServiceClient.get_transport_class("grpc")(channel=channel)
         try:
-            yield manager.SecretManagerServiceClient(transport=transport)
+            yield port
         finally:
-            channel.close()
             server.stop(0).wait()
+
+
+@contextmanager
+def client_of(respond: Answer) -> Iterator[Any]:
+    """A client of a server that answers so."""
+    with server_of(respond) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        transport = manager.SecretManagerServiceClient.get_transport_class("grpc")(channel=channel)
+        yield manager.SecretManagerServiceClient(transport=transport)
 
 
 @pytest.fixture(scope="module")
