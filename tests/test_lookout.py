@@ -3,7 +3,7 @@
 import threading
 import weakref
 
-from mlguard._lookout import Lookout, _keep_looking, restart_all
+from mlguard._lookout import Lookout, Watched, _keep_looking, restart_all
 
 
 class Owner:
@@ -45,7 +45,7 @@ def test_it_looks_at_once_and_ends_with_its_owner() -> None:
 def test_it_never_begins_for_what_is_gone() -> None:
     """The owner may have gone before the thread had its first turn."""
     owner = Owner()
-    reference = weakref.ref(owner)
+    reference: weakref.ref[Watched] = weakref.ref(owner)
     del owner
     _keep_looking(reference, threading.Lock())
 

@@ -132,7 +132,7 @@ class Loading:
             failure = str(error)
         except ConfigurationError as error:
             failure = mistake = str(error)
-        except Exception as error:
+        except BaseException as error:  # also what ends a task or a process: a thread that ends here would load no more
             failure = type(error).__name__
         with self._lock:
             self.running = None

@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx
@@ -403,6 +405,7 @@ def test_an_issuer_signs_with_what_others_know(clock: Clock) -> None:
     service = Service(ONE, clock)
     issuer = issuer_of(service)
     service.behind(issuer.auth())
+    assert not service.secret._lookout.is_out, "a server may fork until the first use"
 
     def is_of(secret: str) -> bool:
         minted = asyncio.run(issuer.access_token("alice"))
@@ -553,6 +556,33 @@ def test_the_start_has_the_secret_looked_after(kind: str, monkeypatch: pytest.Mo
     assert sent == []
     guard.check()
     assert sent
+
+
+def test_nobody_is_refused_while_a_secret_changes(clock: Clock) -> None:
+    """Callers in several threads, each with a credential that is accepted before and after the change."""
+    tokens, keys, signatures = (Service(f"alice={ONE}" if kind == "key" else ONE, clock) for kind in ("", "key", ""))
+    tokens.behind(JWTAuth(tokens.secret, algorithms=["HS256"], remember=1))
+    keys.behind(APIKeyAuth(APIKeys.from_secret(keys.secret, store=MemoryStore())))
+    signatures.behind(SignatureAuth({"robot": signatures.secret}, store=MemoryStore()))
+    asks = [partial(tokens.bearer, token(ONE)), partial(keys.key, ONE), partial(signatures.signed, ONE)]
+    answers: set[int] = set()
+    over = threading.Event()
+
+    def keep_asking(ask: Callable[[], int]) -> None:
+        while not over.is_set():
+            answers.add(ask())
+
+    callers = [threading.Thread(target=keep_asking, args=(ask,)) for ask in asks]
+    for caller in callers:
+        caller.start()
+    for value in (TWO, ONE, THREE, ONE, TWO):
+        for service in (tokens, keys, signatures):
+            service.vault.values["token"] = f"alice={value}" if service is keys else value
+            service.secret.refresh()
+    over.set()
+    for caller in callers:
+        caller.join()
+    assert answers == {200}
 
 
 # What is shown --------------------------------------------------------------------------------------------------------

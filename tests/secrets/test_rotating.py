@@ -364,6 +364,57 @@ def test_whatever_is_answered_is_taken_whole_or_not_at_all(answer: object) -> No
     assert accepted(secret) in ([ONE], [answer.strip() if isinstance(answer, str) else None, ONE])
 
 
+@pytest.mark.parametrize("crash", [ZeroDivisionError("x"), RecursionError(), asyncio.CancelledError(), SystemExit(1)])
+def test_a_source_that_crashes_is_asked_again(crash: BaseException, vault: Vault, clock: Clock) -> None:
+    """Whatever it raises, also what would end a task or a process: nobody would read the secret any more."""
+    secret = rotating(vault, clock)
+    vault.crash = crash
+    later(secret, clock, 300)
+    assert (accepted(secret), secret.health.error) == ([ONE], type(crash).__name__)
+    vault.crash = None
+    vault.values["token"] = TWO
+    later(secret, clock, 60)
+    assert accepted(secret) == [TWO, ONE]
+
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("is"), st.sampled_from([ONE, TWO, THREE, "changeme", ""])),
+        st.tuples(st.just("is down"), st.booleans()),
+        st.tuples(st.just("later"), st.sampled_from([0.0, 1.0, 399.0, 400.0, 599.0, 600.0, 5_000.0])),
+    ),
+    max_size=20,
+)
+
+
+@given(_STEPS)
+@settings(max_examples=120)
+def test_what_is_accepted_is_what_the_rules_say(steps: list[tuple[str, Any]]) -> None:
+    """However values change, lie, flap and fail to come: at most two are accepted, and each for its time."""
+    vault, clock = Vault(token=ONE), Clock(1_000.0)
+    secret = rotating(vault, clock, overlap=400, max_stale=600)
+    assert accepted(secret) == [ONE]
+    current, before, until, read_at = ONE, "", -1.0, clock.now
+    for step, value in steps:
+        if step == "is":
+            vault.values["token"] = value
+        elif step == "is down":
+            vault.is_down = value
+        else:
+            clock.now += value
+        secret.refresh()
+        said = vault.values["token"]
+        if not vault.is_down and said in {ONE, TWO, THREE}:
+            read_at = clock.now
+            if said != current:
+                current, before, until = said, current, clock.now + 400
+        if clock.now >= read_at + 600:
+            with pytest.raises(KeysUnavailableError):
+                secret.values()
+        else:
+            assert accepted(secret) == [current, *([before] if clock.now < until else [])]
+
+
 def test_a_source_that_hangs_holds_nobody_up(vault: Vault, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """The value of before goes on, there is an alarm for each attempt, and no second thread waits beside the first."""
     caplog.set_level(logging.INFO)

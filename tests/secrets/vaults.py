@@ -31,7 +31,7 @@ class Vault:
     def __init__(self, **values: Any) -> None:
         self.values = values
         self.is_down = False
-        self.crash: Exception | None = None
+        self.crash: BaseException | None = None
         self.asked = 0
         self.at_once = 0
         self.open = threading.Event()

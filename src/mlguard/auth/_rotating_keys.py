@@ -8,7 +8,7 @@ from typing import Any
 
 from joserfc.jwk import Key
 
-from mlguard.auth._issuer_keys import IssuerKeys
+from mlguard.auth._issuer_keys import IssuerKeys, is_slow
 from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys, Model, Verifiers, checked_algorithms
 from mlguard.auth._key_forms import attempt
 from mlguard.auth._key_table import KeyTable
@@ -151,7 +151,7 @@ class RotatingIssuerKeys:
         self._secret = secret
         self._keys = secret.derive(lambda values: [IssuerKeys(value.get_secret_value(), algorithm) for value in values])
         self.algorithm = algorithm
-        self.is_slow = self._keys.value[0].is_slow
+        self.is_slow = is_slow(algorithm)
 
     def sign(self, kind: str, claims: Mapping[str, Any]) -> str:
         """A token of this kind. See :meth:`IssuerKeys.sign`.
