@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from tests.clock import Clock
+from tests.secrets.vaults import Vault, strong
+from tests.servers import wait_until
 
 from mlguard import ConfigurationError, KeysUnavailableError, Rotating
 from mlguard._lookout import Lookout, restart_all
 from mlguard.secrets.rotating import Values
-from tests.clock import Clock
-from tests.secrets.vaults import Vault, strong
-from tests.servers import wait_until
 
 ONE, TWO, THREE = strong(), strong(), strong()
 
