@@ -1,5 +1,6 @@
 """What is read from the environment."""
 
+import ast
 import json
 import logging
 import pickle
@@ -346,3 +347,28 @@ def test_a_field_is_not_asked_for_alone() -> None:
     """The source of pydantic-settings reads all fields in one look."""
     with pytest.raises(NotImplementedError):
         settings_module._Variables(Settings).get_field_value(Settings.model_fields["env"], "env")
+
+
+def test_nothing_else_reads_the_environment() -> None:
+    """Settings are named in one place: other modules read variables whose names their callers gave, or a server's."""
+    source = Path(settings_module.__file__).parent
+    reading = {"environ", "environb", "getenv", "getenvb"}
+    readers = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in reading
+    }
+    assert readers == {"settings.py", "secrets/environment.py", "auth/api_keys.py", "_workers.py"}
+
+
+def test_no_frame_of_an_error_holds_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of crashes show the variables of each function: those of settings have no value either."""
+    monkeypatch.setenv("MLGUARD_API_KEYS", SECRET)
+    monkeypatch.setenv("MLGUARD_STORE_URL", SECRET)
+    monkeypatch.setenv("MLGUARD_STORE_URL_FILE", "/run/secrets/store")
+    with pytest.raises(ConfigurationError) as error:
+        load_settings()
+    frames = [frame for frame, _ in traceback.walk_tb(error.value.__traceback__)][1:]  # the first is this test
+    assert frames
+    assert SECRET not in repr([frame.f_locals for frame in frames])

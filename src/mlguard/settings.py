@@ -62,7 +62,9 @@ class Settings(BaseSettings):
             return
         except ValidationError as error:
             wrong = ", ".join(f"{_variable(str(one['loc'][0]))} ({one['msg']})" for one in error.errors())
-        # Raised out here, because that error holds the value and would come along as the context.
+        except ConfigurationError as error:
+            wrong = str(error)
+        # Raised out here, because those errors hold values, or have them in the frames of their tracebacks.
         raise ConfigurationError(f"the environment cannot be used: {wrong}")
 
     @classmethod

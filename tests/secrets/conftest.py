@@ -18,5 +18,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE", "VAULT_TOKEN", "VAULT_ADDR", "VAULT_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)

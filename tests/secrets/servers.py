@@ -47,6 +47,7 @@ class Stub:
         url: Where it is.
         answer: What it does with each request; can be replaced.
         asked: The requests so far.
+        connections: How many there were.
         released: Set when whoever hangs may go on.
     """
 
@@ -54,6 +55,7 @@ class Stub:
     answer: Answer
     asked: list[Request] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
+    connections: int = 0
 
 
 def say(request: BaseHTTPRequestHandler, status: int, body: Any, **headers: str) -> None:
@@ -111,6 +113,10 @@ def serving(answer: Answer, *, certificate: "Certificate | None" = None) -> Iter
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
+        def setup(self) -> None:
+            stub.connections += 1
+            super().setup()
+
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             request = Request(
@@ -125,7 +131,7 @@ def serving(answer: Answer, *, certificate: "Certificate | None" = None) -> Iter
             except OSError:  # the client has given up
                 self.close_connection = True
 
-        do_GET = do_POST = do_PUT = handle_any  # noqa: N815  # http.server's names
+        do_GET = do_POST = do_CONNECT = handle_any  # noqa: N815  # http.server's names
 
         def log_message(self, *arguments: Any) -> None:
             """Say nothing."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def kept(moto: str) -> dict[str, str]:
 def source(moto: str, kept: dict[str, str]) -> AWSSecrets:
     """A source with what is kept."""
     session = boto3.Session("testing", "testing", region_name="eu-central-1")
-    return AWSSecrets(session=session, endpoint=moto)
+    return AWSSecrets(session=session, endpoint=moto, timeout=30)
 
 
 def test_texts_and_keys_of_objects(source: AWSSecrets, moto: str) -> None:
@@ -67,6 +68,14 @@ def test_texts_and_keys_of_objects(source: AWSSecrets, moto: str) -> None:
     keys = AWSSecrets("eu-central-1", endpoint=moto, prefix="prod/iris#")
     assert keys.read("token").get_secret_value() == SECRET
     assert AWSSecrets("eu-central-1", endpoint=moto, prefix="prod/").read("plain").get_secret_value() == SECRET
+
+
+def test_threads_that_read_at_once(source: AWSSecrets, moto: str, kept: dict[str, str]) -> None:
+    """Many reads at once are answered, also the first ones after a fork."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(12) as pool:
+        patch.setattr("os.getpid", lambda: 1)
+        found = pool.map(lambda _: source.read("prod/plain").get_secret_value(), range(48))
+        assert {*found} == {SECRET}
 
 
 def test_arns_are_names_too(source: AWSSecrets, kept: dict[str, str]) -> None:

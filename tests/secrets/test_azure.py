@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("azure.keyvault.secrets")
 
-from tests.secrets.servers import SECRET, Certificate, Credential, KeyVault, Stub, always, say, serving
+from tests.secrets.servers import SECRET, Certificate, Credential, KeyVault, Request, Stub, always, say, serving
 
 from mlguard import AzureSecrets, ConfigurationError, SecretNotFoundError, SecretUnavailableError
 
@@ -143,3 +143,21 @@ def test_the_identity_of_a_service_is_taken_and_that_of_a_developer_is_not() -> 
     assert repr(source) == "AzureSecrets('azure://iris-prod.vault.azure.net/')"
     kinds = {type(each).__name__ for each in source._client._client._config.credential.credentials}
     assert not {kind for kind in kinds if "Cli" in kind or "Shell" in kind or "Shared" in kind or "Browser" in kind}
+
+
+def test_a_proxy_of_the_surroundings_is_used(
+    running: Stub, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vault is reached by the proxy that the environment names, unless it says that this host needs none."""
+
+    def refuse(_: Stub, request: Request, http: Any) -> None:
+        say(http, 403, b"")
+
+    with serving(refuse) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(SecretUnavailableError, match="cannot be asked"):
+            open_vault(running, certificate).read("plain")
+        assert [request.path for request in proxy.asked] == [running.url.removeprefix("https://")]
+        assert running.asked == []
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert open_vault(running, certificate).read("plain").get_secret_value() == SECRET

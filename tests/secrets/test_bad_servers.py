@@ -134,6 +134,18 @@ VAULT = Vault(iris={"value": SECRET})
 VAULT.tokens.add(SECRET)
 
 
+def test_processes_share_no_connection(asked: tuple[SecretSource, Stub], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a server forks asks on connections of its own, or it could read what another has asked for."""
+    source, stub = asked
+    stub.answer = well
+    source.read("iris")
+    for process in range(1, 4):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        before = stub.connections
+        source.read("iris")
+        assert stub.connections > before
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_silent_server_is_left(kind: str, certificate: Certificate) -> None:
     """No answer within the time is no secret."""

@@ -169,7 +169,7 @@ def test_lies(said: bytes) -> None:
 
 
 def test_its_own_client_takes_no_large_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client that is made at the first read, once, bounds what one answer may hold."""
+    """The client that is made at the first read of a process, once, bounds what one answer may hold."""
     made: list[dict[str, Any]] = []
     transport: Any = manager.SecretManagerServiceClient.get_transport_class("grpc")
 
@@ -185,6 +185,10 @@ def test_its_own_client_takes_no_large_answer(monkeypatch: pytest.MonkeyPatch) -
             source.read("plain")
     (options,) = made
     assert dict(options["options"])["grpc.max_receive_message_length"] == MAX_ANSWER
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as in a process that was forked
+    with pytest.raises(SecretUnavailableError):
+        source.read("plain")
+    assert len(made) == 2
 
 
 def test_its_log_holds_no_payload(client: Any, caplog: pytest.LogCaptureFixture) -> None:

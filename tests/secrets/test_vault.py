@@ -112,6 +112,14 @@ def test_many_threads_log_in_once(vault: Vault, running: Stub) -> None:
     assert vault.logins == 2
 
 
+def test_threads_that_read_at_once_get_their_own(vault: Vault, running: Stub) -> None:
+    """Each of many reads at once gets what it has asked for."""
+    vault.kept = {f"secret/{number}": {"value": f"value-{number}"} for number in range(60)}
+    source = VaultSecrets(running.url, token="root", timeout=30)
+    with ThreadPoolExecutor(12) as pool:
+        assert [*pool.map(lambda n: value(source, str(n)), range(60))] == [f"value-{n}" for n in range(60)]
+
+
 def test_a_login_that_is_refused(running: Stub) -> None:
     """A wrong secret id is told by the kind of refusal, and quotes neither it nor what Vault said."""
     with pytest.raises(SecretUnavailableError, match=r"Vault refuses \(InvalidRequest\)") as error:

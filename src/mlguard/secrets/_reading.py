@@ -3,6 +3,7 @@
 import importlib
 import re
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -89,6 +90,7 @@ class Reading:
         """What asking yields, in a thread that is left behind if it takes too long."""
         if self._timeout is None:
             return ask()
+        end = time.monotonic() + self._timeout
         if not self._waiting.acquire(timeout=self._timeout):
             raise Unusable("earlier calls have had no answer yet")
         answers: SimpleQueue[tuple[object, Exception | None]] = SimpleQueue()
@@ -109,7 +111,7 @@ class Reading:
             self._waiting.release()
             raise
         try:
-            answer, error = answers.get(timeout=self._timeout)
+            answer, error = answers.get(timeout=max(end - time.monotonic(), 0))
         except Empty:
             raise Unusable(f"it has not answered within {self._timeout:g} seconds") from None
         if error is not None:

@@ -1,5 +1,7 @@
 """Secrets from AWS Secrets Manager."""
 
+import os
+import threading
 from typing import Any
 
 from pydantic import SecretStr
@@ -101,15 +103,29 @@ class _Limited:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._answer = _load("botocore.awsrequest").AWSResponse
+        self._process = os.getpid()
+        self._forked = threading.Lock()
 
     def __call__(self, request: Any, **_: Any) -> Any:
         request.stream_output = True  # or it would be read whole before anybody sees it
-        answer = self._client._endpoint.http_session.send(request)
+        answer = self._session().send(request)
         body = answer.raw.read(MAX_ANSWER + 1, decode_content=False)
         if len(body) > MAX_ANSWER:
             answer.raw.close()
             raise Unusable(f"AWS has answered with more than {MAX_ANSWER} bytes")
         return self._answer(answer.url, answer.status_code, answer.headers, _Read(body))
+
+    def _session(self) -> Any:
+        """What keeps connections, and none that this process has from the one that it was forked from.
+
+        On one that two processes share, each could read what the other has asked for.
+        """
+        session = self._client._endpoint.http_session
+        with self._forked:
+            if self._process != os.getpid():
+                session.close()
+                self._process = os.getpid()
+        return session
 
 
 class _Read:

@@ -25,7 +25,7 @@ class AzureSecrets:
     The service needs the role *Key Vault Secrets User*, best on single secrets, and nothing else: nothing is listed.
     Names have letters, digits and ``-``; an ``_`` is asked for as ``-``. A secret that is a JSON object has keys, as
     ``name#key``; without a key it is refused, and ``name#`` is all of it. Redirects are not followed, and a challenge
-    for another domain's token is refused by Azure's client.
+    for another domain's token is refused by Azure's client. ``HTTPS_PROXY`` and ``NO_PROXY`` are used.
 
     Args:
         vault: The name of the vault, or ``https://`` and its host for another cloud.
@@ -52,7 +52,7 @@ class AzureSecrets:
             exclude = {f"exclude_{kind}_credential": True for kind in _OF_DEVELOPERS}
             credential = _load("azure.identity").DefaultAzureCredential(**exclude)
         transport = _load("azure.core.pipeline.transport").RequestsTransport(
-            session=open_session(source="AzureSecrets", extra="azure", ca=ca),
+            session=open_session(source="AzureSecrets", extra="azure", ca=ca, proxies_for=url),
             session_owner=False,
             connection_timeout=timeout,
             read_timeout=timeout,

@@ -1,5 +1,6 @@
 """Secrets from Google Secret Manager."""
 
+import os
 import re
 import threading
 from functools import partial
@@ -57,6 +58,7 @@ class GoogleSecrets:
         self._version = version
         self._endpoint = endpoint
         self._client = client
+        self._process = -1 if client is None else 0  # that made the client; 0: it was given
         self._making = threading.Lock()
         self._reading = Reading(f"gcp://{project}/{prefix}", names=_NAMES, timeout=self._timeout)
 
@@ -85,9 +87,12 @@ class GoogleSecrets:
         return pick(answer.payload.data, key)
 
     def _connected(self) -> Any:
-        """The client, made when it is first needed: that may ask the machine who it is, which takes a while."""
+        """The client, made when a process first needs it.
+
+        That may ask the machine who it is, which takes a while; and gRPC does not outlive a fork.
+        """
         with self._making:
-            if self._client is None:
+            if self._process not in {0, os.getpid()}:
                 maker = self._manager.SecretManagerServiceClient
                 transport = maker.get_transport_class("grpc")
 
@@ -97,6 +102,7 @@ class GoogleSecrets:
 
                 where = {"api_endpoint": self._endpoint} if self._endpoint else None
                 self._client = maker(transport=partial(transport, channel=connect), client_options=where)
+                self._process = os.getpid()
             return self._client
 
     def __repr__(self) -> str:
