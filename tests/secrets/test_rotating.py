@@ -533,10 +533,10 @@ def test_the_thread_begins_with_the_first_use_and_ends_with_the_secret(vault: Va
     (thread,) = threads_of_secrets() - before
     gone = weakref.ref(secret)
     del secret, made, uses, use
-    gc.collect()
+    # More than once: the thread itself may be looking at it.
+    wait_until(lambda: gc.collect() >= 0 and gone() is None)
     thread.join(10)
     assert not thread.is_alive(), "at once, and not after the ttl"
-    assert gone() is None
 
 
 def test_the_thread_takes_a_new_value_by_itself(vault: Vault) -> None:
