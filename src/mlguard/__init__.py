@@ -93,6 +93,7 @@ from mlguard.secrets.azure import AzureSecrets
 from mlguard.secrets.directory import DirectorySecrets
 from mlguard.secrets.environment import EnvironmentSecrets
 from mlguard.secrets.google import GoogleSecrets
+from mlguard.secrets.rotating import Rotating
 from mlguard.secrets.source import SecretSource
 from mlguard.secrets.vault import VaultSecrets
 from mlguard.settings import secret_source
@@ -194,6 +195,7 @@ __all__ = [
     "RedisStore",
     "Reservation",
     "Revocations",
+    "Rotating",
     "SecretNotFoundError",
     "SecretSource",
     "SecretUnavailableError",

@@ -21,7 +21,7 @@ loudly, so they are not answers::
     ├── GuardFailedError         500   a guard crashed; the request is refused, the log has the cause
     └── UnavailableError         503   nothing can be decided now
         ├── OverloadedError      503   too many wait for something costly already
-        ├── KeysUnavailableError 503   no keys to verify tokens with, so nobody can be admitted
+        ├── KeysUnavailableError 503   no keys to verify credentials with, so nobody gets in
         └── StoreFullError       503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     SecretUnavailableError (Exception) a secret that cannot be read now
@@ -223,7 +223,7 @@ class OverloadedError(UnavailableError):
 
 
 class KeysUnavailableError(UnavailableError):
-    """There are no keys that tokens could be verified with, so nobody can be admitted (503)."""
+    """There are no keys that credentials could be verified with, so nobody can be admitted (503)."""
 
     rule = "verification-unavailable"
 

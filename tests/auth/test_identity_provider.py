@@ -230,12 +230,12 @@ def test_keys_of_before_are_kept_while_the_provider_is_in_trouble(
     for number in range(2):
         clock.now += 300 if number == 0 else 10
         assert ask(app, token("one")) == 200
-        wait_until(lambda number=number: auth._keys._failures > number)  # type: ignore[union-attr, misc]  # a default
+        wait_until(lambda number=number: auth._keys._loads.failures > number)  # type: ignore[union-attr, misc]  # a default
     assert auth.health.failure
     assert (auth.health.keys, auth.health.age) == (1, 310)
     assert ask(app, token("two")) == 401
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    wait_until(lambda: auth._keys._loading is None)  # type: ignore[union-attr]
+    wait_until(lambda: auth._keys._loads.running is None)  # type: ignore[union-attr]
     auth._keys._timeout = 5  # type: ignore[union-attr]
     idp.publishes("two")
     clock.now += 60

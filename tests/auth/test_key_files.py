@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, harden, require_api_key
-from mlguard.auth import _watched_file
+from mlguard._lookout import restart_all
 from mlguard.auth._watched_file import WatchedFile
 from mlguard.auth.api_keys import _configured_keys
 from mlguard.auth.key_files import read_keys
@@ -591,7 +591,7 @@ def test_a_child_begins_anew(path: Path, keys: APIKeys) -> None:
     """What runs in the child of a fork, here without one: the thread and the lock are the parent's."""
     assert live(keys) == {"alice"}
     replace(path, as_lines(entry(BOB)))
-    _watched_file._restart_all()
+    restart_all()
     assert live(keys) == {"bob"}
 
 
@@ -618,9 +618,9 @@ def test_nothing_is_left_of_keys_that_nobody_has(path: Path) -> None:
     gone = weakref.ref(keys)
     del keys
     gc.collect()
-    assert gone() is None
     watcher.join(10)
     assert not watcher.is_alive()
+    assert gone() is None
 
 
 def test_without_threads_each_use_looks(path: Path, keys: APIKeys, monkeypatch: pytest.MonkeyPatch) -> None:

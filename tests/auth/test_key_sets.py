@@ -199,7 +199,7 @@ def test_a_broken_file_keeps_the_old_keys(
     for _ in range(3):
         service.later()
         assert [service.ask("one"), service.ask("two")] == [200, 401]
-        wait_until(lambda: service.keys._loading is None)
+        wait_until(lambda: service.keys._loads.running is None)
     assert service.keys.health.failure
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     replace(path, jwks("two"))
@@ -301,7 +301,7 @@ def test_no_thread_to_load_in_is_a_failed_load(monkeypatch: pytest.MonkeyPatch, 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
         assert service.ask("one") == 200
-        assert service.keys.health.failure == "no thread to load them in"
+        assert service.keys.health.failure == "no thread to load in"
     service.later()
     assert service.ask("one") == 200
     wait_until(lambda: service.keys.health.failure is None)
@@ -319,7 +319,7 @@ def test_child_of_a_fork_loads_for_itself(monkeypatch: pytest.MonkeyPatch) -> No
             return jwks("one")
 
     keys = PublishedKeys(Source(), ["RS256"], refresh_every=300, max_stale=3_600, timeout=5, clock=Clock(1_000.0))
-    parent = keys._begin()
+    parent = keys._loads.begin()
     started.wait()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)

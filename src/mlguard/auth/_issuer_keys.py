@@ -59,8 +59,7 @@ class IssuerKeys:
         self._heads = {kind: _head(algorithm, kind, newest) for kind in _KINDS}
         self._model = model_of(algorithm)
         self._key = _signing_key(named[newest], algorithm)
-        #: Whether a signature takes so long that it belongs into a thread.
-        self.is_slow = algorithm.startswith(("RS", "PS"))
+        self.is_slow = is_slow(algorithm)
 
     def sign(self, kind: str, claims: Mapping[str, Any]) -> str:
         """A token of this kind.
@@ -89,6 +88,11 @@ class IssuerKeys:
             if _encoded(given) == signature and verifier.model.verify(signed, given, verifier.key):
                 return verifier.kind, json.loads(_decoded(payload))
         return None
+
+
+def is_slow(algorithm: str) -> bool:
+    """Whether a signature takes so long that it belongs into a thread."""
+    return algorithm.startswith(("RS", "PS"))
 
 
 def _head(algorithm: str, kind: str, kid: str | None) -> str:

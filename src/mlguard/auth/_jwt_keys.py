@@ -24,6 +24,7 @@ from joserfc.jwk import Key, OctKey, import_key
 from joserfc.jws import JWSRegistry
 
 from mlguard.auth._key_forms import attempt, is_key
+from mlguard.auth._published import has_private_key_in_print
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
 
@@ -287,6 +288,10 @@ def _material(key: object, where: str) -> tuple[_Material, str | None]:
         )
     if isinstance(material, RSAPublicKey) and material.key_size < _MIN_RSA_BITS:
         raise ConfigurationError(f"{where} is an RSA key of {material.key_size} bits: use at least {_MIN_RSA_BITS}")
+    if not isinstance(material, bytes) and has_private_key_in_print(material):
+        raise ConfigurationError(
+            f"{where} belongs to a private key that is printed in documentation, so anybody can sign: make a new pair"
+        )
     return material, designed
 
 

@@ -4,22 +4,23 @@ No rule may meet a random secret by chance: base64, hex and UUIDs have no ``$``,
 six letters come about once in millions of secrets.
 """
 
-import base64
 import hashlib
 import re
 from functools import cache
 from itertools import product
 
+from mlguard.auth._published import is_in_print
+
 # References -----------------------------------------------------------------------------------------------------------
 
 _SCHEMES = (
     "arn|aws|awssm|azure|cmd|conjur|data|doppler|enc|encrypted|env|environment|exec|file|gcp|gsm|k8s|keychain|keyring"
-    "|keyvault|kms|kube|kubernetes|literal|op|pass|plain|ref|secrets?|secrets?manager|sm|sops|ssm|var|vault"
+    "|keyvault|kms|kube|kubernetes|literal|op|pass|plain|ref|secrets?|secrets?manager|sm|sops|ssm|urn|var|vault"
 )
 #: What a template, a shell or a secret store should have replaced by the secret: how it begins.
 _REFERENCE = re.compile(
     rf"""
-      \$(?:\w+$|[({{\[]+\ ?[a-z_]\w\w|env:)                            # $TOKEN  $(TOKEN)  $[TOKEN]  $env:TOKEN
+      \$(?:\w+(?:[,;:./-]\$\w+)*$|[({{\[]+\ ?[a-z_]\w\w|env:)      # $TOKEN  $A,$B  $(TOKEN)  $[TOKEN]  $env:TOKEN
     | %\w+%$|%[({{]\w+[)}}]|@\w+@$|@Microsoft\.\w+\(|\#{{\ ?\w\w\w       # %TOKEN%  %(TOKEN)s  @TOKEN@  #{{TOKEN}}#
     | <.*>$|[\[({{](?=.*[g-z])[\w\ .:/,+=(){{}}<>\[\]-]*[\])}}]$        # <token>  [token]  {{token}}, but no {{UUID}}
     | (?:\.{{1,2}}|~)/[\w.-]{{3}}|[a-z]:\\[\w\ .-]+\\|\\\\[\w.-]+\\                  # ./token  C:\secrets\token
@@ -39,7 +40,7 @@ _HOST = re.compile(rb"(?:[\w.+-]+@)?(?:[a-z0-9-]+\.)+[a-z]{2,6}(?::[0-9]+)?(?:/[
 #: The name of a variable: ALICE_PRODUCTION_TOKEN_2.
 _VARIABLE = re.compile(rb"_*[A-Z]{2,14}[0-9]{0,4}(?:_+(?:[A-Z]{1,14}[0-9]{0,4}|[0-9]{1,4}))+_*")
 #: A path or a dotted name of words in lower case: secret/data/alice#token
-_DOTTED = re.compile(rb"[a-z]{1,16}(?:[-_][a-z]{1,16})*[0-9]{0,4}(?:[/.#][a-z]{1,16}(?:[-_][a-z]{1,16})*[0-9]{0,4})+")
+_DOTTED = re.compile(rb"[a-z]{1,16}(?:[-_][a-z]{1,16})*[0-9]{0,4}(?:[/.#][a-z]{1,16}(?:[-_+][a-z]{1,16})*[0-9]{0,4})+")
 _DATE = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:.+Z-]+")
 _WORDS = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+|[0-9]{1,4}")
 _NAMING = frozenset(b"apikey credential credentials key keys password secret secrets todo token tokens".split())
@@ -107,7 +108,7 @@ def is_hash(text: bytes) -> bool:
 
 # Known to everybody ---------------------------------------------------------------------------------------------------
 
-# Placeholders that people leave in, and secrets printed in documentation that people copy.
+# Placeholders that people leave in.
 _PLACEHOLDERS = (
     b"changeme", b"change-me", b"change_me", b"changethis", b"change-this", b"replace-me", b"replaceme", b"password",
     b"passw0rd", b"your-", b"your_", b"yoursecret", b"example", b"insecure", b"secret-key", b"secret_key", b"secretkey",
@@ -120,25 +121,13 @@ _PLACEHOLDERS = (
 )  # fmt: skip
 #: In base64 these come about by chance, so there they count only if all letters have one case.
 _SHORT_PLACEHOLDERS = frozenset(word for word in _PLACEHOLDERS if len(word) <= 6)
-_PUBLISHED = frozenset(
-    {
-        b"09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",  # FastAPI's OAuth2 tutorial
-        b"192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",  # Flask's quickstart
-        b"2b7e151628aed2a6abf7158809cf4f3c",  # FIPS 197, appendix A
-        b"a-string-secret-at-least-256-bits-long",  # jwt.io
-        b"uzvjfb4u3n0jy4t7nz75mdvcr8zstinedjtkgcu46yw4xbyznjjxbdtjukdjpbtbmhhidi6pcl8jsasjltmtdq==",  # RFC 9421, B.1.5
-        b"f81d4fae-7dec-11d0-a765-00a0c91e6bf6",  # RFC 4122
-        b"550e8400-e29b-41d4-a716-446655440000",  # Wikipedia and many API references
-        b"123e4567-e89b-12d3-a456-426614174000",
-    }
-)
 
 
 def is_published(text: bytes) -> bool:
     """Whether it is a placeholder, or a secret from documentation, in any case and in hex or base64."""
     folded = text.lower()
     one_case = text in {folded, text.upper()}
-    if not _PUBLISHED.isdisjoint({folded, text.hex().encode(), base64.b64encode(text).lower()}):
+    if is_in_print(text):
         return True
     return len(text) <= _LONGEST_BY_CHANCE and any(
         word in folded and (one_case or word not in _SHORT_PLACEHOLDERS) for word in _PLACEHOLDERS

@@ -1,18 +1,17 @@
 """A file that is read again when it changes, while what was read from it stays in use."""
 
-import contextlib
 import hashlib
 import os
 import stat
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from mlguard._lookout import Lookout
 from mlguard.errors import ConfigurationError
 from mlguard.problems import logger
 
@@ -79,7 +78,7 @@ class WatchedFile(Generic[T]):
         self._what = what
         self._production = production
         self._lock = threading.Lock()
-        self._watching = False
+        self._lookout = Lookout(self, "mlguard-file")
         self._last_look: _Signature = ()
         # The state of the file that was judged last, and the verdict: why it cannot be used, or None.
         self._judged: _Signature = ()
@@ -88,7 +87,6 @@ class WatchedFile(Generic[T]):
         self._verdict: str | None = None
         self._value: T
         self._health = FileHealth(ok=True, loaded_at=datetime.now(UTC))
-        _watched.add(self)
         problem = self._reread(_go_on)
         if problem is not None:
             raise ConfigurationError(f"{what} cannot be read from {self.path}: {problem}")
@@ -96,14 +94,14 @@ class WatchedFile(Generic[T]):
     @property
     def value(self) -> T:
         """What was read last."""
-        if not self._watching:
+        if not self._lookout.is_out:
             self._watch()
         return self._value
 
     @property
     def health(self) -> FileHealth:
         """Whether that is what the file says now."""
-        if not self._watching:
+        if not self._lookout.is_out:
             self._watch()
         return self._health
 
@@ -128,20 +126,15 @@ class WatchedFile(Generic[T]):
 
     def _watch(self) -> None:
         with self._lock:
-            if self._watching:
+            if self._lookout.is_out:
                 return
             if self._stat() != self._judged or not self._settled:
                 self._tell(self._reread(_go_on))
-            thread = threading.Thread(target=_keep_looking, args=(weakref.ref(self),), name="mlguard-file", daemon=True)
-            # Where there can be no thread, each use comes by here and looks for itself.
-            with contextlib.suppress(RuntimeError):
-                thread.start()
-                self._watching = True
+            self._lookout.send()  # where there can be no thread, each use comes by here and looks for itself
 
     def restart_in_child(self) -> None:
-        """After a fork, in the child: it has no thread, and the lock is as the parent's thread had it."""
+        """After a fork, in the child: the lock is as the parent's thread had it."""
         self._lock = threading.Lock()
-        self._watching = False
 
     def _tell(self, problem: str | None) -> None:
         """Log and show how things stand, if that has changed."""
@@ -216,34 +209,9 @@ def _signature(status: os.stat_result) -> _Signature:
     return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev, status.st_ctime_ns)
 
 
-def _keep_looking(reference: "weakref.ref[WatchedFile[Any]]") -> None:
-    wait = _EVERY
-    while True:
-        time.sleep(wait)
-        file = reference()
-        if file is None:
-            return
-        wait = _EVERY
-        with contextlib.suppress(Exception):  # such as no memory: there is a next look
-            wait = file.look()
-        del file
-
-
 def _go_on() -> None:
     """At start-up nobody waits for anything else."""
 
 
 def _give_way() -> None:
     time.sleep(_PAUSE)
-
-
-_watched: "weakref.WeakSet[WatchedFile[Any]]" = weakref.WeakSet()
-
-
-def _restart_all() -> None:
-    for file in list(_watched):
-        file.restart_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork
-    os.register_at_fork(after_in_child=_restart_all)

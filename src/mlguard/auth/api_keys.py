@@ -20,11 +20,13 @@ from mlguard._order import is_its_turn, judge, once
 from mlguard.auth._failures import checked_failures, with_failures
 from mlguard.auth._key_table import KeyTable
 from mlguard.auth._last_used import LastUsed
+from mlguard.auth._rotating_keys import api_keys_of
 from mlguard.auth._watched_file import FileHealth, WatchedFile
 from mlguard.auth.key_files import file_format, read_keys
 from mlguard.auth.key_format import claims_form, is_test_key, is_whole
 from mlguard.auth.key_records import LIVE, APIKey
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.secrets.rotating import Derived, Rotating, Values
 from mlguard.settings import load_settings
 from mlguard.store import Store
 from mlguard.traffic.rate import RateLimit
@@ -51,7 +53,7 @@ class APIKeys:
         if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable):
             raise ConfigurationError(
                 "APIKeys takes a list of keys, such as [f'alice={secret}']; for text with commas use APIKeys.from_env, "
-                "for a file APIKeys.from_file"
+                "for a file APIKeys.from_file, for a secret that changes APIKeys.from_secret"
             )
         table = KeyTable()
         for number, key in enumerate(keys, start=1):
@@ -66,7 +68,7 @@ class APIKeys:
         if store is not None and not isinstance(store, Store):
             raise ConfigurationError("APIKeys(store=...) must be a Store, such as MemoryStore()")
         self._table = table
-        self._file: WatchedFile[KeyTable] | None = None
+        self._changing: WatchedFile[KeyTable] | Derived[KeyTable] | None = None
         self._health = FileHealth(ok=True, loaded_at=datetime.now(UTC))
         self._last_used = LastUsed(store)
         self.note_use = self._last_used.note
@@ -133,21 +135,62 @@ class APIKeys:
             last_used.forget_all_but(table)
             return table
 
-        keys._file = WatchedFile(chosen, read, what="API keys", production=settings.env == "production")
+        keys._changing = WatchedFile(chosen, read, what="API keys", production=settings.env == "production")
+        return keys
+
+    @classmethod
+    def from_secret(cls, secret: Rotating, *, store: Store | None = None) -> "APIKeys":
+        """Read the keys from a secret that changes, and follow it without a restart.
+
+        The secret has entries as ``MLGUARD_API_KEYS`` has, separated by commas or line ends. A change is in effect once
+        the secret is read again. Who has left the list is refused from then on, and so is a secret that has left it: to
+        let a caller move over in peace, list both for a while. Only where the one secret of an id was replaced by one
+        other is the old one accepted for the ``overlap`` of the secret; it gives what the new one gives, and no more.
+
+        Args:
+            secret: The secret.
+            store: Where it is kept when each key was last used. None is the store that all guards share.
+
+        Raises:
+            ConfigurationError: An entry cannot work, or there is none. No value is quoted. A change to such a value
+                does not take effect: the log and :attr:`health` say so.
+        """
+        if not isinstance(secret, Rotating):
+            raise ConfigurationError("APIKeys.from_secret takes Rotating(source, name)")
+        keys = cls.__new__(cls)
+        keys._hold(KeyTable(), store)
+        last_used = keys._last_used  # and not keys itself, which holds the secret
+
+        where = f"the secret {secret.name!r}"
+
+        def read(values: Values) -> KeyTable:
+            table = api_keys_of(values, where=where)
+            last_used.forget_all_but(table)
+            return table
+
+        keys._changing = secret.derive(read)
         return keys
 
     @property
-    def health(self) -> FileHealth:
-        """Whether the keys in effect are what their file says: ``ok``, ``loaded_at`` and ``error``.
+    def is_rotating(self) -> bool:
+        """Whether they come from a secret that may become too old to be used."""
+        return isinstance(self._changing, Derived)
 
-        Always so where they come from no file.
+    @property
+    def health(self) -> FileHealth:
+        """Whether the keys in effect are what their file or secret says: ``ok``, ``loaded_at`` and ``error``.
+
+        Always so where they come from neither.
         """
-        return self._health if self._file is None else self._file.health
+        return self._health if self._changing is None else self._changing.health
 
     def refresh(self) -> None:
-        """Look at the file now, and read it if it has changed. It is looked at five times a second anyway."""
-        if self._file is not None:
-            self._file.refresh()
+        """Look at the file now, and read it if it has changed. It is looked at five times a second anyway.
+
+        A secret is read in any case. That blocks until it was.
+        """
+        if self._changing is not None:
+            self._changing.refresh()
 
     def find(self, secret: bytes) -> APIKey | None:
         """The key with this secret, if there is one.
@@ -158,7 +201,7 @@ class APIKeys:
         """
         if len(secret) > _MOST:  # hashing it is work that nobody should be able to ask for
             return None
-        table = self._table if self._file is None else self._file.value
+        table = self._table if self._changing is None else self._changing.value
         digest = sha256(secret).digest()
         record = table.used.get(digest)
         if record is None:
@@ -196,7 +239,7 @@ class APIKeys:
         return None if self._takes_test_keys or not is_test_key(secret) else "test key in production"
 
     def _live(self) -> KeyTable:
-        return self._table if self._file is None else self._file.value
+        return self._table if self._changing is None else self._changing.value
 
     def __iter__(self) -> Iterator[APIKey]:
         return iter(self._live())
@@ -233,6 +276,7 @@ class APIKeyAuth(SecurityBase, Guard):
             a test key in production: always the same 401.
         InsufficientScopeError: The key lacks a scope (403).
         RateLimitedError: Too many failures (429).
+        KeysUnavailableError: The keys come from a secret that could not be read for too long (503).
     """
 
     control = Control.AUTHENTICATION
@@ -252,12 +296,17 @@ class APIKeyAuth(SecurityBase, Guard):
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", header, re.ASCII):
             raise ConfigurationError("APIKeyAuth(header=...) must be the name of a header, such as 'X-API-Key'")
         if not isinstance(keys, APIKeys) and not callable(keys):
-            raise ConfigurationError("APIKeyAuth takes APIKeys([...]), APIKeys.from_env() or APIKeys.from_file(path)")
+            raise ConfigurationError(
+                "APIKeyAuth takes APIKeys([...]), APIKeys.from_env(), APIKeys.from_file(path) or "
+                "APIKeys.from_secret(Rotating(source, name))"
+            )
         self._keys = keys
         self._header = header.lower().encode()
         #: The header that carries the credential, and how it begins. For ``AnyAuth``.
         self.credential = (self._header, b"")
         self._failures = checked_failures(failures, where="APIKeyAuth")
+        if isinstance(keys, APIKeys) and keys.is_rotating:
+            self.statuses = (401, 403, 503)
         if failures is not None:
             self.statuses = tuple(sorted({*self.statuses, *failures.statuses}))
         self._clock = clock

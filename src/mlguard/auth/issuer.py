@@ -14,11 +14,13 @@ from joserfc.jwk import Key
 from mlguard.auth._issued_token_auth import IssuedTokenAuth
 from mlguard.auth._issuer_keys import ACCESS, REFRESH, IssuerKeys
 from mlguard.auth._refresh_families import RefreshFamilies, ReusedError
+from mlguard.auth._rotating_keys import RotatingIssuerKeys
 from mlguard.auth._scopes import checked_scopes
 from mlguard.auth._sessions import Refresh, Session, read_refresh, refresh_claims
 from mlguard.auth.jwt import JWTAuth
 from mlguard.auth.revocations import Revocations
 from mlguard.errors import ConfigurationError, InsufficientScopeError, NotAuthenticatedError
+from mlguard.secrets.rotating import Rotating
 from mlguard.store import Store, default_store
 
 logger = logging.getLogger("mlguard")
@@ -59,7 +61,9 @@ class TokenIssuer:
     Args:
         key: What tokens are signed with: a secret for HS256/384/512, a private key in PEM or as a JWK for the others;
             to rotate, ``{kid: key}``, oldest first. The newest signs, all verify; of older ones the public key is
-            enough. Give the first one a name already: tokens of a key without a name end when a second one comes.
+            enough. Give the first one a name already: tokens of a key without a name end when a second one comes. Or
+            :class:`~mlguard.Rotating`: the new value signs once it is older than the ``ttl``, when all processes have
+            read it, and refresh tokens of the value before hold for its overlap.
         algorithm: ``"ES256"``, ``"EdDSA"``, ``"RS256"``, ``"HS256"``, or one of their relatives that ``JWTAuth`` knows.
         issuer: ``iss``: who mints the tokens, usually a URL.
         audience: ``aud`` of access tokens: the service that they are for.
@@ -80,7 +84,7 @@ class TokenIssuer:
 
     def __init__(
         self,
-        key: str | bytes | Key | Mapping[str, Any],
+        key: str | bytes | Key | Mapping[str, Any] | Rotating,
         *,
         algorithm: str,
         issuer: str,
@@ -92,7 +96,11 @@ class TokenIssuer:
         store: Store | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = IssuerKeys(key, algorithm)
+        self._keys: IssuerKeys | RotatingIssuerKeys
+        if isinstance(key, Rotating):
+            self._keys = RotatingIssuerKeys(key, algorithm)
+        else:
+            self._keys = IssuerKeys(key, algorithm)
         self._key, self._algorithm = key, algorithm
         self.issuer = _checked_name("issuer", issuer)
         self.audience = _checked_name("audience", audience)

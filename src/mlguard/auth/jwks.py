@@ -10,14 +10,14 @@ import logging
 import math
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from random import SystemRandom
 
+from mlguard._loading import Loading
 from mlguard.auth._jwt_claims import is_number
 from mlguard.auth._jwt_keys import KeyHealth, Keys, checked_algorithms
 from mlguard.auth._key_sets import KeySet, KeySetError, read_key_set
@@ -27,10 +27,7 @@ from mlguard.errors import ConfigurationError, KeysUnavailableError
 logger = logging.getLogger("mlguard")
 
 _DAY = 86_400.0
-_RETRY = 5.0  # seconds until the second attempt after a failed one; then twice as many each time
-_LONGEST_RETRY = 60.0
 _UNKNOWN_KID_INTERVAL = 30.0
-_random = SystemRandom()
 
 
 class PublishedKeys:
@@ -72,17 +69,19 @@ class PublishedKeys:
         self._source = source
         self._strict = strict
         self._clock = clock
-        self._lock = threading.Lock()
         self._document: bytes | None = None
         self._keys: Keys | None = None
-        self._loaded_at = self._due_at = self._fresh_until = self._unknown_kid_at = -math.inf
-        self._loading: Future[None] | None = None
-        self._process = os.getpid()
-        self._was_expired = False
-        self._failures = 0
-        self._failure: str | None = None
-        self._mistake: str | None = None
         self._faults: tuple[str, ...] = ()
+        self._unknown_kid_at = -math.inf
+        self._loads = Loading(
+            self._load,
+            failed=self._tell,
+            every=self._refresh_every,
+            max_stale=self._max_stale,
+            speaking=KeySetError,
+            name="mlguard-keys",
+            clock=clock,
+        )
 
     def __repr__(self) -> str:
         return f"keys of {self._source} for {', '.join(self._algorithms)}"
@@ -90,11 +89,9 @@ class PublishedKeys:
     @property
     def health(self) -> KeyHealth:
         """Whether tokens can be verified at the moment, and with what."""
-        with self._lock:
-            now = self._clock()
-            usable = self._keys is not None and now < self._loaded_at + self._max_stale
-            age = None if self._keys is None else now - self._loaded_at
-            return KeyHealth(len(self._keys) if self._keys is not None and usable else 0, age, self._failure)
+        keys, loads = self._keys, self._loads
+        age = None if keys is None else self._clock() - loads.loaded_at
+        return KeyHealth(len(keys) if keys is not None and loads.is_usable else 0, age, loads.failure)
 
     def check(self) -> None:
         """Load the keys at start-up, so that the first caller finds them there.
@@ -104,12 +101,12 @@ class PublishedKeys:
         Raises:
             ConfigurationError: The provider answers, and says that the setting is wrong.
         """
-        loading = self._begin() if self._keys is None else None
+        loading = self._loads.begin() if self._keys is None else None
         if loading is not None:
             with suppress(TimeoutError):
                 loading.result(self._timeout + 1)  # it ends by itself before that
-        if self._keys is None and self._mistake is not None:
-            raise ConfigurationError(self._mistake)
+        if self._keys is None and self._loads.mistake is not None:
+            raise ConfigurationError(self._loads.mistake)
 
     def load_now(self) -> None:
         """Load the keys in this thread.
@@ -117,13 +114,13 @@ class PublishedKeys:
         Raises:
             ConfigurationError: They cannot be had.
         """
-        self._load(Future(), self._clock())
-        if self._failure is not None:
-            raise ConfigurationError(f"{self._source}: {self._failure}")
+        self._loads.now()
+        if self._loads.failure is not None:
+            raise ConfigurationError(f"{self._source}: {self._loads.failure}")
 
     def fresh(self) -> Keys | None:
         """The keys, if there is nothing to be done about them."""
-        return self._keys if self._clock() < self._fresh_until else None
+        return self._keys if self._clock() < self._loads.fresh_until else None
 
     async def newer_than(self, seen: Keys | None) -> Keys:
         """The keys after whatever has to be done about them.
@@ -137,103 +134,56 @@ class PublishedKeys:
         """
         if seen is not None and self._keys is not seen:
             return self._usable()
-        loading = self._begin(unknown_kid=seen is not None)
+        loading = self._loads.begin(None if seen is None else self._unknown_kid_is_due)
         if loading is not None and (seen is not None or self._are_needed_now()):
             await _done(loading, self._timeout)
         return self._usable()
 
     def _are_needed_now(self) -> bool:
         """Whether the keys that there are will not do: none, too old, or not looked after because nobody asked."""
-        age = self._clock() - self._loaded_at
-        return age >= self._max_stale or (age >= 2 * self._refresh_every and self._failure is None)
+        age = self._clock() - self._loads.loaded_at
+        return age >= self._max_stale or (age >= 2 * self._refresh_every and self._loads.failure is None)
 
     def _usable(self) -> Keys:
-        keys, now = self._keys, self._clock()
-        if keys is None or now >= self._loaded_at + self._max_stale:
-            raise KeysUnavailableError(
-                f"no usable keys of {self._source}", retry_after=math.ceil(max(1, min(self._due_at - now, _DAY)))
-            )
+        keys = self._keys
+        if keys is None or not self._loads.is_usable:
+            raise KeysUnavailableError(f"no usable keys of {self._source}", retry_after=self._loads.retry_after)
         return keys
+
+    def _unknown_kid_is_due(self, now: float) -> bool:
+        """Unknown kids have a time of their own.
+
+        A key that is new right after a load is found at once, and a flood of them loads once an interval.
+        """
+        if now < self._unknown_kid_at + min(_UNKNOWN_KID_INTERVAL, self._refresh_every):
+            return False
+        self._unknown_kid_at = now
+        return True
 
     # Loading ----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, *, unknown_kid: bool = False) -> Future[None] | None:
-        """The load that is under way, or a new one if it is time.
-
-        Unknown kids have a time of their own: a key that is new right after a load is found at once, and a flood of
-        them loads once an interval.
-        """
-        if self._process != os.getpid():  # after a fork: whatever thread was loading has stayed behind
-            self._lock, self._loading, self._process = threading.Lock(), None, os.getpid()
-        with self._lock:
-            now = self._clock()
-            interval = min(_UNKNOWN_KID_INTERVAL, self._refresh_every)
-            if self._loading is None and now >= (self._unknown_kid_at + interval if unknown_kid else self._due_at):
-                loading: Future[None] = Future()
-                thread = threading.Thread(target=self._load, args=(loading, now), name="mlguard-keys", daemon=True)
-                if unknown_kid:
-                    self._unknown_kid_at = now
-                try:
-                    thread.start()
-                except RuntimeError:  # no more threads to be had, or the process is ending
-                    self._put_off("no thread to load them in", now)
-                else:
-                    self._loading = loading
-            return self._loading
-
-    def _load(self, loading: Future[None], started_at: float) -> None:
-        mistake: str | None = None
-        try:
-            document, found = self._read()
-        except KeySetError as error:
-            failure: str | None = str(error)
-        except ConfigurationError as error:
-            failure = mistake = str(error)
-        except Exception as error:
-            failure = type(error).__name__
-        else:
-            failure = None
-        with self._lock:
-            self._loading = None
-            self._mistake = mistake
-            if failure is None:
-                self._renew(document, found, started_at)
-            else:
-                self._put_off(failure, self._clock())
-        loading.set_result(None)
-
-    def _read(self) -> tuple[bytes, KeySet | None]:
-        """The document, and the keys in it; None if they are the ones that there are."""
+    def _load(self) -> Callable[[], None]:
+        """Read the document, and the keys in it if they are not the ones that there are."""
         document = self._source.read(self._timeout)
-        if document == self._document:
-            return document, None
-        found = read_key_set(document, self._algorithms)
-        if self._strict and found.faults:
-            raise KeySetError("; ".join(found.faults))
-        return document, found
+        found: KeySet | None = None
+        if document != self._document:
+            found = read_key_set(document, self._algorithms)
+            if self._strict and found.faults:
+                raise KeySetError("; ".join(found.faults))
+        return partial(self._take, document, found)
 
-    def _renew(self, document: bytes, found: KeySet | None, loaded_at: float) -> None:
-        if self._failure is not None or self._keys is None:
+    def _take(self, document: bytes, found: KeySet | None) -> None:
+        if self._loads.failure is not None or self._keys is None:
             logger.info("keys of %s: loaded", self._source)
         if found is not None:
             if found.faults and found.faults != self._faults:
                 logger.warning("keys of %s: %s", self._source, "; ".join(found.faults))
             self._document, self._keys, self._faults = document, found.keys, found.faults
-        self._failures, self._failure, self._was_expired = 0, None, False
-        self._loaded_at = loaded_at
-        self._due_at = self._fresh_until = loaded_at + self._refresh_every * _random.uniform(0.9, 1)
 
-    def _put_off(self, failure: str, now: float) -> None:
-        expired = now >= self._loaded_at + self._max_stale
-        if self._failure is None or expired != self._was_expired:
-            kept = "no token is let in" if expired else "those of before are used, for some time"
+    def _tell(self, failure: str, news: bool) -> None:
+        if news:
+            kept = "those of before are used, for some time" if self._loads.is_usable else "no token is let in"
             logger.error("keys of %s: not loaded: %s; %s", self._source, failure, kept)
-        self._was_expired = expired
-        self._failures += 1
-        self._failure = failure
-        pause = min(_RETRY * 2 ** min(self._failures - 1, 8), _LONGEST_RETRY, self._refresh_every)
-        self._due_at = now + pause * _random.uniform(0.9, 1)
-        self._fresh_until = min(self._due_at, self._loaded_at + self._max_stale)
 
 
 async def _done(loading: Future[None], seconds: float) -> None:

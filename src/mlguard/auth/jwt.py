@@ -25,10 +25,12 @@ from mlguard.auth._jwt_claims import ClaimRules, is_number
 from mlguard.auth._jwt_form import RefusedError, bearer_token, read_token, refuse, verified_claims
 from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys
 from mlguard.auth._key_sources import OpenIDProvider
+from mlguard.auth._rotating_keys import RotatingKeys
 from mlguard.auth._token_memory import TokenMemory, VerifiedToken
 from mlguard.auth.jwks import PublishedKeys, keys_from
 from mlguard.auth.revocations import MAX_LEEWAY, Revocations
 from mlguard.errors import ConfigurationError, LoginTooWeakError, NotAuthenticatedError
+from mlguard.secrets.rotating import Rotating
 from mlguard.traffic.rate import RateLimit
 
 _MAX_TOKEN_SIZE = 65_536  # what servers accept of all headers together
@@ -68,7 +70,9 @@ class JWTAuth(SecurityBase, Guard):
     Args:
         key: What signatures are checked with: a secret (``str`` or ``bytes``) for HS256/384/512, as long as the hash at
             least; a public key in PEM for the others; a JWK as a ``dict``; a joserfc ``Key``; or, to rotate keys,
-            ``{kid: any of these}``. Of a private key only the public part is kept. The bare bytes of a public key
+            ``{kid: any of these}``; or :class:`~mlguard.Rotating`, for a secret or a PEM that changes while the service
+            runs: the value before is accepted for its overlap, and tokens of a value that is no more accepted are
+            refused, remembered or not. Of a private key only the public part is kept. The bare bytes of a public key
             cannot be told from a secret: never pass them. Two guards with different keys whose tokens have no ``iss``
             share their identities: the same ``sub`` is the same principal to rate limits. For keys that somebody
             publishes, see :meth:`from_oidc` and :meth:`from_jwks`.
@@ -113,7 +117,8 @@ class JWTAuth(SecurityBase, Guard):
             failure in the sense of ``failures``.
         InsufficientScopeError: When called: the token lacks a scope that the route demands (403).
         RateLimitedError: When called: too many failures (429).
-        KeysUnavailableError: When called: published keys could not be loaded (503).
+        KeysUnavailableError: When called: published keys, or a secret that changes, could not be loaded for too long
+            (503).
     """
 
     control = Control.AUTHENTICATION
@@ -124,7 +129,7 @@ class JWTAuth(SecurityBase, Guard):
 
     def __init__(
         self,
-        key: str | bytes | Key | Mapping[str, Any] | PublishedKeys,
+        key: str | bytes | Key | Mapping[str, Any] | PublishedKeys | Rotating,
         *,
         algorithms: Collection[str],
         issuer: str | None = None,
@@ -144,7 +149,13 @@ class JWTAuth(SecurityBase, Guard):
         clock: Callable[[], float] = time.time,
     ) -> None:
         published = isinstance(key, PublishedKeys)
-        self._keys = key if isinstance(key, PublishedKeys) else Keys(key, algorithms, engine)
+        self._keys: Keys | PublishedKeys | RotatingKeys
+        if isinstance(key, PublishedKeys):
+            self._keys = key
+        elif isinstance(key, Rotating):
+            self._keys = RotatingKeys(key, algorithms, engine)
+        else:
+            self._keys = Keys(key, algorithms, engine)
         if published and engine is not None:
             raise ConfigurationError("engine works with keys that are given here; leave it out for published ones")
         if revocations is not None and not isinstance(revocations, Revocations):
@@ -175,7 +186,7 @@ class JWTAuth(SecurityBase, Guard):
         self._clock = clock
         self.stores = tuple(part.store for part in (failures, revocations) if part is not None)
         self.suspends = published or any(store.suspends for store in self.stores)
-        if published or (revocations is not None and revocations.suspends):
+        if published or isinstance(key, Rotating) or (revocations is not None and revocations.suspends):
             self.statuses = (401, 403, 503)
         if failures is not None:
             self.statuses = tuple(sorted({*self.statuses, *failures.statuses}))

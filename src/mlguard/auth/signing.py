@@ -34,6 +34,7 @@ from mlguard.auth.message_signatures import (
     signing_key,
 )
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
+from mlguard.secrets.rotating import Derived, Rotating
 from mlguard.store import Store, default_store, store_key
 from mlguard.traffic.rate import RateLimit
 
@@ -71,7 +72,8 @@ class SignatureAuth(SecurityBase, Guard):
 
     Args:
         keys: The shared secrets by key id, as str (UTF-8) or bytes, at least 128 bits each. To rotate, add the new key
-            under a new id, move the callers over, then remove the old one.
+            under a new id, move the callers over, then remove the old one; or pass :class:`~mlguard.Rotating`, whose
+            value before is accepted for its overlap.
         scopes: What each key id may do, for ``Security(caller, scopes=[...])``. None by default.
         max_age: Seconds after ``created`` during which a signature holds, 300 by default, at most a day.
         max_skew: Seconds by which ``created`` may lie in the future, because clocks differ, 30 by default.
@@ -99,6 +101,7 @@ class SignatureAuth(SecurityBase, Guard):
         InsufficientScopeError: The key lacks a scope that the route demands (403).
         StoreFullError: No room to remember another nonce of this key id (503).
         RateLimitedError: Too many failures (429).
+        KeysUnavailableError: The key is a secret that could not be read for too long (503).
     """
 
     control: ClassVar[Control] = Control.AUTHENTICATION
@@ -109,7 +112,7 @@ class SignatureAuth(SecurityBase, Guard):
 
     def __init__(
         self,
-        keys: Mapping[str, str | bytes],
+        keys: Mapping[str, str | bytes | Rotating],
         *,
         scopes: Mapping[str, Collection[str]] | None = None,
         max_age: float = 300,
@@ -125,9 +128,10 @@ class SignatureAuth(SecurityBase, Guard):
         if not isinstance(keys, Mapping) or not keys:
             raise ConfigurationError("SignatureAuth needs at least one key: SignatureAuth({'key id': secret})")
         self._keys = {
-            key_id: signing_key(key_id, secret, where=f"SignatureAuth, key {number}")
+            key_id: _accepted(key_id, secret, where=f"SignatureAuth, key {number}")
             for number, (key_id, secret) in enumerate(keys.items(), 1)
         }
+        self._tries = 1 + any(isinstance(accepted, Derived) for accepted in self._keys.values())
         self._scopes = _checked_scopes(scopes or {}, self._keys)
         self._max_age = _seconds("max_age", max_age, positive=True)
         self._max_skew = _seconds("max_skew", max_skew, positive=False)
@@ -163,6 +167,12 @@ class SignatureAuth(SecurityBase, Guard):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key ids: {', '.join(map(repr, self._keys))})"
+
+    def check(self) -> None:
+        """Have the secrets looked after that change."""
+        for accepted in self._keys.values():
+            if isinstance(accepted, Derived):
+                accepted.secret.watch()
 
     def _begin(self) -> None:
         """Note from when on a signature cannot have been used in a process before this one."""
@@ -203,11 +213,14 @@ class SignatureAuth(SecurityBase, Guard):
         if missing:
             raise MalformedSignatureError(f"the signature does not cover {', '.join(missing)}")
         base = signature_base(message, signature.components, signature.params)
-        key = self._keys.get(signature.key_id)
-        genuine = hmac.compare_digest(sign(key or self._unknown_key, base), signature.value)
-        if key is None:
+        accepted = self._keys.get(signature.key_id, ())
+        secrets_now = accepted.value if isinstance(accepted, Derived) else accepted
+        # As many for each key id, so that the time tells neither which there are nor which have just changed.
+        tried = [*secrets_now, *[self._unknown_key] * (self._tries - len(secrets_now))]
+        genuine = [hmac.compare_digest(sign(key, base), signature.value) for key in tried]
+        if not secrets_now:
             raise MalformedSignatureError(f"unknown key id {shown(signature.key_id)}")
-        if not genuine:
+        if not any(genuine[: len(secrets_now)]):
             raise MalformedSignatureError(f"the signature of key id {signature.key_id!r} does not match")
 
     async def _use(self, signature: ReceivedSignature) -> None:
@@ -308,7 +321,22 @@ async def _expect(conn: HTTPConnection, check: Callable[[bytes], None]) -> None:
 # Configuration ------------------------------------------------------------------------------------------------------
 
 
-def _checked_scopes(scopes: Mapping[str, Collection[str]], keys: Mapping[str, bytes]) -> dict[str, frozenset[str]]:
+def _accepted(
+    key_id: object, secret: str | bytes | Rotating, *, where: str
+) -> tuple[bytes, ...] | Derived[tuple[bytes, ...]]:
+    """The secrets of one key id: one, or two while one replaces the other.
+
+    Raises:
+        ConfigurationError: The key id cannot be sent, or the secret is too weak.
+    """
+    if not isinstance(secret, Rotating):
+        return (signing_key(key_id, secret, where=where),)
+    return secret.derive(
+        lambda values: tuple(signing_key(key_id, value.get_secret_value(), where=where) for value in values)
+    )
+
+
+def _checked_scopes(scopes: Mapping[str, Collection[str]], keys: Collection[str]) -> dict[str, frozenset[str]]:
     if not isinstance(scopes, Mapping):
         raise ConfigurationError("SignatureAuth(scopes=...) must be a mapping, such as {'key id': {'predict'}}")
     for number, (key_id, granted) in enumerate(scopes.items(), 1):
