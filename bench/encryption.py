@@ -60,7 +60,7 @@ async def measure(*, short: bool) -> Table:
     rounds = 1 if short else 5
     key = secrets.token_urlsafe(32)
     lines: list[Line] = []
-    if _MEMORY.is_dir():  # where no disk has a say
+    if _MEMORY.is_dir():  # noqa: ASYNC240  # where no disk has a say
         with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
             lines += await _beside_tink(Path(folder), size // 4, key, "in memory", rounds)
     with tempfile.TemporaryDirectory() as folder:
