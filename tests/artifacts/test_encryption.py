@@ -185,6 +185,16 @@ def test_who_has_the_key_cannot_rename_a_body_by_accident(sealed: bytes, tmp_pat
         decrypt_model(tmp_path / "packed", tmp_path / "target", KEY, **IRIS)
 
 
+def test_what_is_wrapped_must_be_a_data_key(sealed: bytes, tmp_path: Path) -> None:
+    """Who has the key has wrapped something else: bytes, nothing, or a key of another kind."""
+    from tink import aead, secret_key_access
+
+    other = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM)
+    header, body = header_of(sealed)
+    for data_key in (b"", b"x" * 32, tink.proto_keyset_format.serialize(other, secret_key_access.TOKEN)):
+        assert "no data key" in refused(tmp_path, bytes(header.wrapping(data_key, KEY)) + body)
+
+
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 256, "é" * 128, "\ud800", "\x00", None, 3, b"iris"])
 def test_a_name_is_a_printable_text(name: Any, tmp_path: Path) -> None:
     """Anything else is a mistake of whoever calls, and nothing is written."""

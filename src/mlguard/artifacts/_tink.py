@@ -88,11 +88,17 @@ class DecryptingReader:
         file: Where the ciphertext is, up to its end.
         data_key: As for encrypting.
         bound: As for encrypting.
+
+    Raises:
+        ModelDecryptionError: The data key is no keyset for streams.
     """
 
     def __init__(self, file: BinaryIO, data_key: bytes, bound: bytes) -> None:
         self._channel = _Channel(file)
-        self._stream = _streaming(data_key).new_decrypting_stream(self._channel, bound)
+        try:
+            self._stream = _streaming(data_key).new_decrypting_stream(self._channel, bound)
+        except load_tink().TinkError:
+            raise ModelDecryptionError("what is wrapped in the header is no data key") from None
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to so many bytes; none at the end.
