@@ -25,6 +25,7 @@ from bench import (
     refusal,
     repeats,
     rows,
+    signing,
     squeezing,
     stores,
     throughput,
@@ -53,6 +54,7 @@ _BENCHES = {
     "callers": callers.measure,
     "prompts": prompts.measure,
     "squeezing": squeezing.measure,
+    "signing": signing.measure,
 }
 
 

@@ -303,6 +303,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "EpsilonLedger": mlguard.EpsilonLedger,
     "harden": mlguard.harden,
     "MemoryStore": mlguard.MemoryStore,
+    "verify_model": mlguard.verify_model,
+    "sign_model": mlguard.sign_model,
     "principal_key": principal_key,
     "Limiter": Limiter,
     "PasslibHashes": PasslibHashes,

@@ -1,1 +1,1 @@
-"""The model file."""
+"""Tests of the model file."""

@@ -1,8 +1,12 @@
 """The files of a model on disk: listed without opening one, then hashed, then listed again.
 
-A link, a device, a pipe or a socket is found when the folder is listed, so none is ever opened. What is opened
-afterwards must be the very file that was listed (device, inode, size and times), before and after it is read: a path
-that leads elsewhere by then, or a file that somebody writes to, is refused. No path from a signature is ever opened.
+A link, a device, a pipe or a socket is found when the folder is listed, so none is ever opened. No path from a
+signature is opened either. What is opened must be the very file that was listed (device, inode, size and times), and
+must still be it when everything was read: a path that leads elsewhere by then is refused, and so is a file that
+somebody writes to.
+
+A write that had begun before a file was listed, and one through a map of it in memory, can go unseen. Even then a model
+is verified only if the bytes that were read are the ones that were signed.
 """
 
 import contextlib
@@ -10,19 +14,23 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 from mlguard.artifacts._paths import is_portable, shown
 from mlguard.artifacts._statement import ITSELF
 from mlguard.errors import ModelSignatureError
 
 _MAX_DEPTH = 64  # folders in folders, each of which holds a descriptor while it is listed
-_CHUNK = 1 << 20  # bytes that are read at once; larger ones fall out of the processor's cache
+_CHUNK = 1 << 18  # bytes that are read at once; more is no faster
 _LARGE = 1 << 20  # bytes of a file from which on a thread of its own pays
 _THREADS = 4  # more do not read any faster from one disk
+
+_TICK = 20_000_000  # nanoseconds; Linux ticks every 1 to 10 ms
 
 # Where the platform has them: not through a link, not waiting for the other end of a pipe, no controlling terminal.
 _SAFELY = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
@@ -30,14 +38,10 @@ _FOLDER = os.O_RDONLY | _SAFELY | getattr(os, "O_DIRECTORY", 0)
 _HAS_DESCRIPTORS = os.scandir in os.supports_fd and os.open in os.supports_dir_fd  # not on Windows
 
 
-class _Identity(NamedTuple):
-    """Tells one state of one file from every other. No program can set the time of the last change to the inode."""
-
-    device: int
-    inode: int
-    size: int
-    written: int
-    changed: int
+#: Tells one state of one file from every other: no program can set the last time, of the last change to the inode.
+_identity = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+_Identity: TypeAlias = tuple[int, int, int, int, int]
+_SIZE, _CHANGED = 2, 4
 
 
 class ModelFiles:
@@ -54,18 +58,18 @@ class ModelFiles:
     """
 
     def __init__(self, path: Path, *, skip: frozenset[str], max_files: int) -> None:
-        self._path = path
+        self._root = str(path)
         self._skip = skip
         self._max_files = max_files
         with _reading():
-            self._identities = dict(self._listed())
+            self._identities = self._first_list()
 
     @property
     def paths(self) -> set[str]:
         """The relative POSIX path of each file; ``"."`` if the model is one file."""
         return {*self._identities}
 
-    def digests(self, check: Callable[[str, str], None]) -> dict[str, str]:
+    def digests(self, check: Callable[[str, str], object]) -> dict[str, str]:
         """Hash all files, the large ones in threads, and see whether anything has changed meanwhile.
 
         Args:
@@ -83,7 +87,8 @@ class ModelFiles:
             check(path, digest)
             digests[path] = digest
 
-        large = [path for path, identity in self._identities.items() if identity.size >= _LARGE]
+        large = [path for path, identity in self._identities.items() if identity[_SIZE] >= _LARGE]
+        self._settle()
         with _reading():
             if len(large) > 1:
                 _in_threads(hash_one, large, stop)
@@ -93,6 +98,24 @@ class ModelFiles:
                     hash_one(path)
             self._check_unchanged()
         return digests
+
+    def _first_list(self) -> dict[str, _Identity]:
+        identities = {}
+        room = largest_signature(self._max_files)
+        for path, identity in self._listed():
+            if path != ITSELF and not is_portable(path):
+                raise ModelSignatureError(f"{shown(path)} is no portable name: too long, or no plain UTF-8")
+            room -= len(path)
+            if room < 0:
+                raise ModelSignatureError("the model has more and longer names than a signature may list: max_files")
+            identities[path] = identity
+        return identities
+
+    def _settle(self) -> None:
+        """Wait until a write to a file that was written just now would show: the file system's clock ticks coarsely."""
+        now = time.time_ns()
+        if any(0 <= now - identity[_CHANGED] < _TICK for identity in self._identities.values()):
+            time.sleep(_TICK / 1e9)
 
     def _check_unchanged(self) -> None:
         count = 0
@@ -104,7 +127,7 @@ class ModelFiles:
             raise ModelSignatureError("a file was removed while the model was read")
 
     def _listed(self) -> Iterator[tuple[str, _Identity]]:
-        status = os.lstat(self._path)
+        status = os.lstat(self._root)
         if stat.S_ISREG(status.st_mode):
             yield ITSELF, _identity(status)
             return
@@ -113,7 +136,7 @@ class ModelFiles:
         if not stat.S_ISDIR(status.st_mode):
             raise ModelSignatureError("the model is neither a file nor a folder")
         budget = iter(range(self._max_files))
-        with _folder(str(self._path), None) as root:
+        with _folder(self._root, None) as root:
             yield from self._below(root, "", budget)
 
     def _below(self, folder: int | str, prefix: str, budget: Iterator[int]) -> Iterator[tuple[str, _Identity]]:
@@ -124,8 +147,6 @@ class ModelFiles:
                     continue
                 if next(budget, None) is None:
                     raise ModelSignatureError(f"the model has more than {self._max_files} files and folders: max_files")
-                if not is_portable(path):
-                    raise ModelSignatureError(f"{shown(path)} is no portable name: too long, or no plain UTF-8")
                 status = entry.stat(follow_symlinks=False) if _HAS_DESCRIPTORS else os.lstat(entry.path)
                 if stat.S_ISREG(status.st_mode):
                     yield path, _identity(status)
@@ -139,24 +160,29 @@ class ModelFiles:
                         yield from self._below(below, f"{path}/", budget)
 
     def _digest(self, path: str, listed: _Identity, stop: threading.Event) -> str:
-        whole = self._path if path == ITSELF else self._path / path
+        """Hash one file. Whether it was written to meanwhile is seen when everything is listed again."""
         hasher = hashlib.sha256()
-        size = 0
-        descriptor = os.open(whole, os.O_RDONLY | _SAFELY)
+        size, whole = 0, listed[_SIZE]
+        descriptor = os.open(f"{self._root}/{path}" if path != ITSELF else self._root, os.O_RDONLY | _SAFELY)
         try:
             if _identity(os.fstat(descriptor)) != listed:
                 raise ModelSignatureError(f"{shown(path)} was replaced or changed while the model was read")
-            buffer = memoryview(bytearray(min(_CHUNK, listed.size + 1)))
-            with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                # One byte more than there should be is enough: a file that grows as it is read would never end.
-                while size <= listed.size and (read := file.readinto(buffer)) and not stop.is_set():
-                    hasher.update(buffer[:read])
-                    size += read
-            if size != listed.size or _identity(os.fstat(descriptor)) != listed:
-                raise ModelSignatureError(f"{shown(path)} was changed while it was read")
+            # One byte more than there should be is enough: a file that grows as it is read would never end.
+            while (chunk := os.read(descriptor, min(_CHUNK, whole + 1 - size))) and not stop.is_set():
+                hasher.update(chunk)
+                size += len(chunk)
+                if size >= whole:
+                    break
         finally:
             os.close(descriptor)
+        if size != whole:
+            raise ModelSignatureError(f"{shown(path)} was changed while it was read")
         return hasher.hexdigest()
+
+
+def largest_signature(max_files: int) -> int:
+    """Bytes that the signature of so many files may have, and characters that all their paths may have."""
+    return (1 << 20) + 512 * max_files
 
 
 def read_small_file(path: Path, most: int) -> bytes:
@@ -174,10 +200,6 @@ def read_small_file(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ModelSignatureError(f"the signature is larger than {most} bytes")
     return content
-
-
-def _identity(status: os.stat_result) -> _Identity:
-    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ files, so a file system that takes one for the other shows a file too few or one
 
 import re
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from mlguard.errors import ConfigurationError
 
@@ -25,6 +26,11 @@ def is_portable(path: str) -> bool:
         and len(path.encode()) <= MAX_PATH
         and not {"", ".", ".."}.intersection(path.split("/"))
     )
+
+
+def is_name(name: object) -> TypeGuard[str]:
+    """Whether it is what a model may be called: one part of such a path."""
+    return isinstance(name, str) and "/" not in name and is_portable(name)
 
 
 def ignored_paths(paths: object) -> frozenset[str]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlguard.artifacts._paths import is_portable
+from mlguard.artifacts._paths import is_name, is_portable
 from mlguard.artifacts._strict_json import strict_json
 from mlguard.errors import ModelSignatureError
 
@@ -130,8 +130,8 @@ def _subject(subjects: object) -> tuple[str, str]:
     if not isinstance(subjects, list) or len(subjects) != 1:
         raise ModelSignatureError("the signed statement must be about one model")
     subject = _members(subjects[0], "name", "digest")
-    if not isinstance(subject["name"], str):
-        raise ModelSignatureError("the signed statement has no name for the model")
+    if not is_name(subject["name"]):
+        raise ModelSignatureError("the signed statement has no name for the model that is one part of a path")
     return subject["name"], _hex_digest(_members(subject["digest"], "sha256")["sha256"])
 
 

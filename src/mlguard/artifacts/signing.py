@@ -15,14 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from mlguard._files import replace_file
 from mlguard._numbers import whole
 from mlguard.artifacts._bundle import open_bundle, write_bundle
-from mlguard.artifacts._model_files import ModelFiles, read_small_file
-from mlguard.artifacts._paths import ignored_paths, is_portable, shown
+from mlguard.artifacts._model_files import ModelFiles, largest_signature, read_small_file
+from mlguard.artifacts._paths import ignored_paths, is_name, shown
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey, key_id, private_key, public_keys
 from mlguard.artifacts._statement import Statement, make_statement, read_statement, write_statement
 from mlguard.errors import ConfigurationError, ModelSignatureError
 from mlguard.monitoring.events import record_event
 
-_MAX_FILES = 100_000
+#: Files and folders that a model may have, unless it is told otherwise.
+MAX_FILES = 100_000
 _MOST_FILES = 10_000_000
 _NAMED = 3  # files that a refusal names; the rest is a number
 
@@ -57,7 +58,7 @@ def verify_model(
     signature: str | os.PathLike[str] | None = None,
     name: str | None = None,
     ignore: Iterable[str] = (),
-    max_files: int = _MAX_FILES,
+    max_files: int = MAX_FILES,
 ) -> VerifiedModel:
     """Verify that a model is what somebody has signed, to the last file.
 
@@ -109,7 +110,7 @@ def sign_model(
     name: str | None = None,
     ignore: Iterable[str] = (),
     password: str | bytes | None = None,
-    max_files: int = _MAX_FILES,
+    max_files: int = MAX_FILES,
 ) -> VerifiedModel:
     """Sign a model, so that ``verify_model`` and ``model_signing verify key`` can tell it from every other.
 
@@ -154,8 +155,7 @@ class _Model:
     def __init__(self, path: object, signature: object, ignore: object, max_files: object) -> None:
         self.path = _path("path", path)
         self.max_files = whole("max_files", max_files, least=1, most=_MOST_FILES)
-        #: Bytes: as a signature of so many files has.
-        self.max_signature = (1 << 20) + 512 * self.max_files
+        self.max_signature = largest_signature(self.max_files)
         if not os.path.lexists(self.path):
             raise ConfigurationError("path: there is no such file or folder")
         is_folder = self.path.is_dir()
@@ -196,7 +196,8 @@ def _compare(model: _Model, statement: Statement) -> None:
     ):
         if paths:
             some = ", ".join(map(shown, sorted(paths)[:_NAMED]))
-            raise ModelSignatureError(f"{len(paths)} files are {what}: {some}{', ...' if len(paths) > _NAMED else ''}")
+            more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+            raise ModelSignatureError(f"{what}: {some}{more}")
 
     def check(path: str, digest: str) -> None:
         if digest != signed[path]:
@@ -212,6 +213,6 @@ def _path(where: str, path: object) -> Path:
 
 
 def _name(where: str, name: object) -> str:
-    if not isinstance(name, str) or not is_portable(name) or "/" in name:
+    if not is_name(name):
         raise ConfigurationError(f"{where} gives the model no name that can be signed: one part of a path, as in iris")
     return name
