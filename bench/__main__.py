@@ -17,6 +17,7 @@ from bench import (
     formats,
     hostile,
     learnt,
+    loading,
     outages,
     passwords,
     predict,
@@ -55,6 +56,7 @@ _BENCHES = {
     "prompts": prompts.measure,
     "squeezing": squeezing.measure,
     "signing": signing.measure,
+    "loading": loading.measure,
 }
 
 

@@ -305,6 +305,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "MemoryStore": mlguard.MemoryStore,
     "verify_model": mlguard.verify_model,
     "sign_model": mlguard.sign_model,
+    "load_model": mlguard.load_model,
+    "inspect_model": mlguard.inspect_model,
     "principal_key": principal_key,
     "Limiter": Limiter,
     "PasslibHashes": PasslibHashes,

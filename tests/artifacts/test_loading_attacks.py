@@ -547,12 +547,12 @@ def test_a_tree_without_nodes_is_refused(tmp_path: Path) -> None:
 def test_what_was_verified_is_what_is_loaded(mine: Mine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody puts another file there, just after the signature was verified."""
     from mlguard.artifacts import loading
+    from mlguard.artifacts.signing import verify_model as verify
 
     path = tmp_path / "model.joblib"
     path.write_bytes(joblib_bytes(LinearRegression().fit(ROWS, CLASSES)))
     key = generate_private_key(SECP256R1())
     sign_model(path, key)
-    verify = loading.verify_model
 
     def verify_and_replace(*args: Any, **options: Any) -> Any:
         verified = verify(*args, **options)

@@ -132,7 +132,7 @@ def _example(suffix: str, folder: Path) -> bytes:
         nodes = [onnx.helper.make_node("Abs", ["x"], ["y"])]
         return bytes(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [values], [result])).SerializeToString())
     else:
-        import skops.io
+        import skops.io  # type: ignore[import-untyped]
 
         skops.io.dump(FOREST, folder / "example.skops")
         return (folder / "example.skops").read_bytes()
