@@ -18,6 +18,7 @@ from bench import (
     formats,
     hostile,
     learnt,
+    loading,
     outages,
     passwords,
     predict,
@@ -57,6 +58,7 @@ _BENCHES = {
     "squeezing": squeezing.measure,
     "signing": signing.measure,
     "encryption": encryption.measure,
+    "loading": loading.measure,
 }
 
 

@@ -338,6 +338,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "AzureSecrets": mlguard.AzureSecrets,
     "GoogleSecrets": mlguard.GoogleSecrets,
     "VaultSecrets": mlguard.VaultSecrets,
+    "load_model": mlguard.load_model,
+    "inspect_model": mlguard.inspect_model,
     "principal_key": principal_key,
     "Limiter": Limiter,
     "PasslibHashes": PasslibHashes,

@@ -61,6 +61,7 @@ def forests() -> Iterator[Any]:
     )
     yield RandomForestClassifier(n_estimators=2, max_leaf_nodes=5, random_state=0).fit(ROWS, NAMES.astype(str))
     yield ExtraTreesClassifier(n_estimators=2, random_state=0).fit(ROWS, np.c_[CLASSES, CLASSES % 2])
+    yield DecisionTreeRegressor().fit(ROWS, np.zeros(len(ROWS)))  # of one node
 
 
 def linear_models() -> Iterator[Any]:

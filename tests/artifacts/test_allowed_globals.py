@@ -49,7 +49,7 @@ def test_a_set_has_what_its_estimators_need_and_nothing_more(
 
 def test_arrays_need_their_set_and_nothing_more(tmp_path: Path) -> None:
     """Numbers, texts, bytes, objects, scalars, either byte order, any order of axes, and none at all."""
-    arrays = [
+    arrays: list[Any] = [
         np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)), np.float32(1),
         np.array(["a", "ä"]), np.array([b"a"]), np.array([True, None, "a"], object), np.zeros((0, 3)), np.array(5),
         np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")]), np.zeros((0,), object), np.arange(20_000), np.array([""]),

@@ -250,6 +250,10 @@ def test_an_extension_code_is_refused(mine: Mine, tmp_path: Path) -> None:
         (HEAD + named("sklearn.linear_model._sgd_fast", "Hinge") + text("a") + b"\x85R.", "never calls it"),
         (HEAD + named("sklearn.preprocessing._function_transformer", "FunctionTransformer") + b")\x81}"
          + text("func") + FOREST + b"sb.", "has a function"),
+        (HEAD + named("sklearn.linear_model._sgd_fast", "Hinge") + b"G" + bytes(8) + b"\x85R}b.", "it gets a state"),
+        (HEAD + b"}\x8a\x08" + struct.pack("<q", (1 << 61) - 1) + b"Ns.", "too large a number"),
+        (b"Np9999999999999999999999\n.", "in the memo"),
+        (b"Np-1\n.", "in the memo"),
         (b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", "larger than the file"),
         (b"\x80\x05\x96" + struct.pack("<Q", 12) + b".", "larger than the file"),
         (b"\x80\x04\x80\x06N.", "broken"),
@@ -263,8 +267,14 @@ def test_an_allowed_global_is_used_only_as_people_save_it(content: bytes, said: 
     assert inspect_model(tmp_path / "model.pkl", max_instructions=2_000).problems
 
 
-def test_tuples_of_tuples_are_no_keys(tmp_path: Path) -> None:
-    """Hashing one takes twice as long for each byte that it is longer."""
+def test_names_of_python_2_are_those_of_python_3(tmp_path: Path) -> None:
+    """As they would be when the file is loaded."""
+    assert "builtins.range" in refuse(tmp_path / "model.pkl", b"c__builtin__\nxrange\n.")
+    assert "builtins.eval" in refuse(tmp_path / "model.pkl", b"c__builtin__\neval\n.")
+
+
+def test_tuples_are_no_keys(tmp_path: Path) -> None:
+    """Hashing one of tuples takes twice as long for each byte that it is longer."""
     tuples = b"N" + b"\x94h" + bytes([0]) + b"\x86"
     for depth in range(1, 60):
         tuples += b"\x94h" + bytes([depth]) + b"\x86"
@@ -366,6 +376,7 @@ def array(shape: bytes, kind: bytes, values: bytes, *, order: bytes = b"\x89", v
         (array(plain([1]), FIELD, b"C\x08" + bytes(8)), False),
         (array(plain((1,)), FIELD, b"]Na"), False),
         (array(plain((1,)), b"N", b"C\x08" + bytes(8)), False),
+        (array(plain((1,)), named("numpy", "dtype") + text("V8") + b"\x89\x88\x87R", b"C\x08" + bytes(8)), False),
         (array(plain((1,)), FIELD, b"C\x08" + bytes(8), order=b"N"), False),
         (array(plain((1,)), FIELD, b"C\x08" + bytes(8), version=2), False),
         (array(plain((1,)), FIELD, b"C\x08" + bytes(8)) + b"Nb", False),
@@ -405,13 +416,17 @@ class Wrapped:
     def content(self) -> bytes:
         wrapper = joblib.numpy_pickle.NumpyArrayWrapper(np.ndarray, (4,), "C", np.dtype("f8"), allow_mmap=True)
         wrapper.__dict__.update(self.changed)
-        return pickle.dumps(wrapper, 2)[:-1] + b"\x00" + bytes(32) + b"."
+        padding = b"" if wrapper.numpy_array_alignment_bytes is None else b"\x02\xff\xff"
+        return pickle.dumps(wrapper, 2)[:-1] + padding + bytes(32) + b"."
 
 
 @pytest.mark.parametrize(
     ("changed", "good"),
     [
         ({}, True),
+        ({"numpy_array_alignment_bytes": None}, True),
+        ({"dtype": np.dtype(">f8")}, True),
+        ({"order": "F"}, True),
         ({"shape": (1 << 40,)}, False),
         ({"shape": (-4,)}, False),
         ({"shape": (5,)}, False),
@@ -532,12 +547,12 @@ def test_a_tree_without_nodes_is_refused(tmp_path: Path) -> None:
 def test_what_was_verified_is_what_is_loaded(mine: Mine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody puts another file there, just after the signature was verified."""
     from mlguard.artifacts import loading
+    from mlguard.artifacts.signing import verify_model as verify
 
     path = tmp_path / "model.joblib"
     path.write_bytes(joblib_bytes(LinearRegression().fit(ROWS, CLASSES)))
     key = generate_private_key(SECP256R1())
     sign_model(path, key)
-    verify = loading.verify_model
 
     def verify_and_replace(*args: Any, **options: Any) -> Any:
         verified = verify(*args, **options)
@@ -584,6 +599,25 @@ def test_a_file_that_is_written_all_the_time_is_good_or_refused(mine: Mine, tmp_
     assert not mine.stepped_on()
 
 
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or shrinks: what was read may be a bit of both."""
+    from mlguard.artifacts import _private_copy
+
+    path = tmp_path / "model.pkl"
+    reserve = _private_copy._memory
+    for changed in (b"N.", b"N...", b"NN."):
+
+        def change(size: int, content: bytes = changed) -> Any:
+            path.write_bytes(content)
+            os.utime(path, ns=(5, 5))
+            return reserve(size)
+
+        path.write_bytes(b"N0.")
+        monkeypatch.setattr(_private_copy, "_memory", change)
+        with pytest.raises(ModelContentError, match="changed while it was read"):
+            load_model(path, unverified=True)
+
+
 # Zip files -----------------------------------------------------------------------------------------------------------
 
 
@@ -615,6 +649,10 @@ def test_a_zip_file_is_one_archive_and_nothing_else(tmp_path: Path) -> None:
     assert "other than arrays" in refuse(path, zipped(("a.pkl", b"N.")))
     assert "more than max_size" in refuse(path, zipped(("a.npy", npy(np.zeros(100_000)))), max_size=10_000)
     assert "broken" in refuse(path, good.replace(b"a.npy", b"c.npy", 1))
+    assert "broken" in refuse(path, good[:-10] + b"\xff" * 8 + good[-2:])
+    assert "encrypted" in refuse(
+        path, good.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+    )
 
 
 if os.name != "nt":

@@ -184,8 +184,6 @@ def _size(shape: Any, dtype: Any) -> int:
     """
     if not isinstance(dtype, Dtype) or not dtype.built:
         raise MisuseError("something other than a dtype, or one that is not finished")
-    if dtype.code[0] == "V" and not dtype.fields:
-        raise MisuseError("values of no type")
     if type(shape) is not tuple or len(shape) > _MOST_AXES or not all(map(is_count, shape)):
         raise MisuseError("a shape that is none")
     return math.prod(shape)

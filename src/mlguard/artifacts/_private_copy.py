@@ -42,9 +42,6 @@ class PrivateCopy:
         self._content.seek(0)
         return self._content
 
-    def __len__(self) -> int:
-        return len(self._content)
-
 
 def read_once(path: str | os.PathLike[str], *, max_size: int) -> PrivateCopy:
     """Read a file.

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 def load_model(
     path: str | os.PathLike[str] | bytes,
     *,
-    key: "PublicKey | list[PublicKey] | None" = None,
+    key: PublicKey | Sequence[PublicKey] | None = None,
     signature: str | os.PathLike[str] | None = None,
     directory: str | os.PathLike[str] | None = None,
     name: str | None = None,

@@ -8,6 +8,7 @@ called with is looked at by their rules.
 """
 
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -79,6 +80,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     """Follows the instructions of one pickle."""
 
     pop_mark: Callable[[], list[Any]]
+    memo: dict[int, Any]
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
@@ -323,12 +325,22 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
             self.contents.add_problem("something is put into an object that is no list, dict or set")
 
     def _check_key(self, key: Any) -> None:
-        """Hashing one may take for ever, or call what the file has made."""
-        parts = key if type(key) is tuple else (key,)
-        if not all(type(part) in _PLAIN_KEYS or isinstance(part, Global | Made) for part in parts):
+        """Whether hashing it takes no time: integers beyond these bounds can all have one hash, as tuples can."""
+        if type(key) not in _PLAIN_KEYS and not isinstance(key, Global | Made):
             raise MisuseError("a key of a dict or a set is neither a text nor a number")
+        if type(key) is int and abs(key) >= sys.hash_info.modulus:
+            raise MisuseError("a key of a dict or a set is too large a number")
 
     # Sizes -----------------------------------------------------------------------------------------------------------
+
+    def _load_put(self) -> None:
+        """PUT, whose number is a text of any length."""
+        index = int(self.readline()[:-1])
+        if not 0 <= index <= self._most:
+            raise MisuseError("a number in the memo is larger than max_instructions=...")
+        self.memo[index] = self.stack[-1]
+
+    dispatch[pickle.PUT[0]] = _load_put
 
     def _load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
