@@ -22,7 +22,7 @@ def read_fernet_model(
     """Decrypt a file that holds one Fernet token, to encrypt it with ``encrypt_model``.
 
     Fernet has no name, no version and no segments: nothing tells which model the file is, and all of it is in memory at
-    once, four to five times. So there is a limit. What is wrong with a file cannot be told either.
+    once, more than five times. So there is a limit. What is wrong with a file cannot be told either.
 
     Args:
         source: The file, as ``Fernet(key).encrypt(...)`` wrote it.
@@ -44,7 +44,7 @@ def read_fernet_model(
         if size > max_bytes:
             raise ConfigurationError(
                 f"the file is larger than {max_bytes} bytes: read_fernet_model(max_bytes=...) takes larger ones, "
-                "and about five times that much memory"
+                "and about six times that much memory"
             )
         token = file.read(size)
     name = Path(source).name
