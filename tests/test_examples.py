@@ -265,12 +265,21 @@ def test_tls_serves_https_and_nothing_else() -> None:
 def test_service_starts_by_the_command_that_it_names(tmp_path: Path) -> None:
     """The full example, the demo's service, starts as any other app with keys and a password of one's own."""
     password = secrets.token_urlsafe(12)
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    for name in ("token", "partner", "model-key"):
+        (tmp_path / "secrets" / name).write_text(secrets.token_urlsafe(32))
+    (tmp_path / "secrets" / "dora").write_text(asyncio.run(Passwords().hash(password)))
+    places = write_key_pair(tmp_path)
     environment = {
         "MLGUARD_API_KEYS_FILE": str(tmp_path / "keys.toml"),
-        "PARTNER_SECRET": secrets.token_urlsafe(32),
-        "TOKEN_SECRET": secrets.token_urlsafe(32),
-        "DORA_PASSWORD_HASH": asyncio.run(Passwords().hash(password)),
+        "MLGUARD_SECRETS": f"dir://{tmp_path / 'secrets'}",
+        "MODEL_STORE": str(tmp_path / "models"),
+        "MODEL_SIGNER": places[1],
     }
+    release = named_command("demo/release")[:2]
+    with program(*release, environment["MODEL_STORE"], *places, str(tmp_path / "secrets" / "model-key")) as released:
+        assert released.process.wait(60) == 0, released.output
+        assert re.search(r"^digits 1, digest [0-9a-f]{64}$", released.output, re.MULTILINE)
     with program("-m", "mlguard", "keys", "new", "alice", "--scope", "predict", environment=environment) as made:
         assert made.process.wait(30) == 0
         key = made.wait_for("mlg_live_[0-9A-Za-z_]+")[0]
@@ -463,13 +472,20 @@ for strength in (1.0, 2.0):
 """
 
 
+def write_key_pair(folder: Path) -> tuple[str, str]:
+    """The files of a private and a public key that signs models."""
+    key = generate_private_key(SECP256R1())
+    pair = folder / "key.pem", folder / "key.pub"
+    pair[0].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    pair[1].write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return str(pair[0]), str(pair[1])
+
+
 def test_a_model_comes_out_of_the_registry_of_mlflow(tmp_path: Path) -> None:
     """The last registered version becomes the promoted one of a store, signed, with MLflow's run as its lineage."""
     pytest.importorskip("alembic")  # MLflow's database needs it
     pytest.importorskip("skops")
-    key = generate_private_key(SECP256R1())
-    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    (tmp_path / "key.pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    write_key_pair(tmp_path)
     registry = f"sqlite:///{tmp_path}/mlflow.db"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     for command in (
@@ -486,7 +502,7 @@ def test_a_model_comes_out_of_the_registry_of_mlflow(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    store = ModelStore(tmp_path / "models", key=key.public_key())
+    store = ModelStore(tmp_path / "models", key=tmp_path / "key.pub")
     found = store.find("iris")
     assert done.stdout == f"iris 1, digest {found.digest}\n"
     assert found.lineage.data == "mlflow version 2"
