@@ -131,7 +131,20 @@ def test_settings_that_cannot_work(path: Path, options: dict[str, Any], said: st
         load_model(path, allow=SKLEARN_LINEAR, **options)
 
 
-@pytest.mark.parametrize("place", [None, 5, "", "a\0b", b"model.pkl"])
+def test_what_a_file_holds_can_be_loaded(path: Path) -> None:
+    """Bytes that were decrypted, pinned by their digest, when it is said what they are."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    assert load_model(content, sha256=digest, format="joblib", allow=SKLEARN_LINEAR).predict(ROWS) is not None
+    with pytest.raises(ModelSignatureError, match="SHA-256"):
+        load_model(content + b".", sha256=digest, format="joblib", allow=SKLEARN_LINEAR)
+    with pytest.raises(ConfigurationError, match="say what the file is"):
+        load_model(content, sha256=digest)
+    with pytest.raises(ConfigurationError, match="bytes are pinned by sha256"):
+        load_model(content, key=KEY.public_key(), format="joblib")
+
+
+@pytest.mark.parametrize("place", [None, 5, "", "a\0b"])
 def test_what_is_no_path(place: Any) -> None:
     """Is a setting that cannot work; a file that is not there is Python's own error."""
     with pytest.raises(ConfigurationError, match="path"):
