@@ -62,6 +62,8 @@ from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
+from mlguard.privacy.pseudonyms import Pseudonymiser
+from mlguard.privacy.reversible_tokens import ReversibleTokens
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -139,11 +141,13 @@ __all__ = [
     "PromptTemplate",
     "ProofOfWork",
     "ProofOfWorkRequiredError",
+    "Pseudonymiser",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",
     "RedisStore",
     "Reservation",
+    "ReversibleTokens",
     "Revocations",
     "SignatureAuth",
     "Spending",
