@@ -62,6 +62,7 @@ from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
+from mlguard.privacy.aggregates import PrivateAggregates, PrivateEstimate, PrivateHistogram
 from mlguard.privacy.pseudonyms import Pseudonymiser
 from mlguard.privacy.reversible_tokens import ReversibleTokens
 from mlguard.redis_store import RedisStore
@@ -132,6 +133,9 @@ __all__ = [
     "Passwords",
     "Principal",
     "PrivacyBudgetExceededError",
+    "PrivateAggregates",
+    "PrivateEstimate",
+    "PrivateHistogram",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
