@@ -62,7 +62,11 @@ from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
+from mlguard.privacy.masks import KeepLast, PseudonymMask
+from mlguard.privacy.pii import find_pii, mask_pii
+from mlguard.privacy.pii_search import PIISearch
 from mlguard.privacy.pseudonyms import Pseudonymiser
+from mlguard.privacy.redactor import Redactor
 from mlguard.privacy.reversible_tokens import ReversibleTokens
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url

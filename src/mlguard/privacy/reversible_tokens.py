@@ -30,8 +30,8 @@ class ReversibleTokens:
     A token is ``t1.<key id>.<base64url>``. It opens under its own purpose only.
 
     Args:
-        keys: Secrets by key id, at least 128 bits each, such as ``{"2026-11": secret}``. The first one makes tokens, all
-            of them open. To rotate, put a new one first. An id is public.
+        keys: Secrets by key id, at least 128 bits each, such as ``{"2026-11": secret}``. The first one makes tokens,
+            all of them open. To rotate, put a new one first. An id is public.
 
     Raises:
         ConfigurationError: No key, an id that cannot be written, a secret that can be guessed or that is there twice.
