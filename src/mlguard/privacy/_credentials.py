@@ -14,10 +14,12 @@ _API_KEY = re.compile(
 )
 _AWS_KEY = re.compile(r"A[KS]IA[A-Z0-9]{16}(?![\w-])", re.ASCII)
 _TOKENS = ((_JWT, "jwt"), (_API_KEY, "api_key"), (_AWS_KEY, "aws_key"))
+#: The kinds that are told by their form.
+TOKEN_KINDS = frozenset(kind for _, kind in _TOKENS)
 _SCHEME = b"bearer"
 _CREDENTIAL = re.compile(r"(?: |%20|\+)++([\w.~+/-]{16,}+=*+)", re.ASCII)
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
-_URL_PASSWORD = re.compile(r"://[^\s/?#@:]{0,256}:([^\s@]{1,256})@")
+_URL_PASSWORD = re.compile(r"://[^\s/?#@:]{0,256}:(?!\d{1,5}/)([^\s@]{1,256}+)@")
 _ANY_DIGIT = re.compile(r"\d", re.ASCII)
 _LINE_END = "-----END"
 
@@ -57,9 +59,11 @@ def find_tokens(text: str, glance: Glance) -> Iterator[Span]:
 
 def find_bearers(text: str, glance: Glance) -> Iterator[Span]:
     """What stands behind ``Bearer``. Without a digit in it, it is the next word."""
+    done = 0
     for place in glance.places_of(_SCHEME):
-        match = _CREDENTIAL.match(text, place + len(_SCHEME))
+        match = _CREDENTIAL.match(text, place + len(_SCHEME)) if place >= done else None
         if match and _ANY_DIGIT.search(match[1]):
+            done = match.end()
             yield Span(*match.span(1), "bearer")
 
 

@@ -34,9 +34,9 @@ FIELD_NAMES: Mapping[str, frozenset[str]] = {
         "kartennummer kreditkartennummer numerodecarte tarjeta numerodetarjeta",
         "iban": "iban bankaccount bankaccountnumber accountnumber kontonummer bankverbindung",
         "ip": "ip ipaddress ipaddr ipv clientip remoteip remoteaddr remoteaddress xforwardedfor xrealip ipadresse",
-        "national_id": "ssn socialsecuritynumber socialsecurity nationalid nationalidnumber nationalinsurancenumber nino "
-        "taxid taxpayerid taxnumber passport passportnumber idcard idcardnumber identitynumber driverslicense "
-        "driverlicense licencenumber steuerid steueridentifikationsnummer idnr sozialversicherungsnummersvnr "
+        "national_id": "ssn socialsecuritynumber socialsecurity nationalid nationalidnumber nationalinsurancenumber "
+        "nino taxid taxpayerid taxnumber passport passportnumber idcard idcardnumber identitynumber driverslicense "
+        "driverlicense licencenumber steuerid steueridentifikationsnummer idnr sozialversicherungsnummer svnr "
         "personalausweis ausweisnummer reisepass numerodesecuritesociale dni nie nif codicefiscale pesel bsn "
         "burgerservicenummer cpf personnummer aadhaar aadhar curp",
         "secret": "password passwords passwd pwd passphrase passcode passwort kennwort motdepasse contrasena senha "

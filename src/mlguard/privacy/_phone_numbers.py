@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -11,13 +10,17 @@ from mlguard.privacy._spans import Span
 
 FindIn = Callable[[str, int, int], Iterator[Span]]
 
+#: Shorter ones are codes and counts.
+LEAST_DIGITS: Final = 7
+
 _MAX_REGIONS = 8  # each is tried at every number
-LEAST_DIGITS: Final = 7  # shorter ones are codes and counts
-# A run that a number can stand in, of bounded length; phonenumbers takes longer than by proportion.
+_MOST_DIGITS = 15  # ITU-T E.164
+_MAX_STARTS = 3  # groups of digits at which a number is tried to begin, where it has no country code
+# A run that a number can stand in. Its length is bounded, and so is the time for it.
 _INTERNATIONAL = re.compile(r"(?<![^\W_])\+[\d(][\d ()./-]{5,40}", re.ASCII)
 _ANY = re.compile(r"(?<![^\W_])(?<!\d[.,])(?:\+[\d(]|[\d(])[\d ()./-]{5,40}", re.ASCII)
-_DECIMAL = re.compile(r"\d{1,2}\.\d+|\d{4}-\d\d-\d\d(?: \d\d)?", re.ASCII)
-_AROUND = 3  # characters on either side, by which phonenumbers tells a part of something longer
+_DATE_OR_DECIMAL = re.compile(r"(?:19|20)\d\d-[01]\d-[0-3]\d(?: [0-2]\d(?!\d))?[ .]*|\d{1,2}\.\d+[ .]*", re.ASCII)
+_GROUP = re.compile(r"\+?\(?\d+", re.ASCII)
 
 
 def is_installed() -> bool:
@@ -38,35 +41,54 @@ def phone_finder(regions: Sequence[str]) -> FindIn:
         raise ConfigurationError("kind 'phone' needs the package phonenumbers: pip install 'mlguard[phonenumbers]'")
     from phonenumbers import SUPPORTED_REGIONS  # noqa: PLC0415  # an extra
 
-    for region in regions:
-        if region not in SUPPORTED_REGIONS:
-            raise ConfigurationError(
-                "PIISearch(regions=...) are countries in two capital letters, such as ('DE', 'FR')"
-            )
-    if len(regions) > _MAX_REGIONS:
-        raise ConfigurationError(f"PIISearch(regions=...): at most {_MAX_REGIONS}")
-    form, places = (_ANY, tuple(regions)) if regions else (_INTERNATIONAL, (None,))
+    if isinstance(regions, str) or len(regions) > _MAX_REGIONS or not set(regions) <= SUPPORTED_REGIONS:
+        raise ConfigurationError(
+            f"PIISearch(regions=...) are up to {_MAX_REGIONS} countries in two capital letters, such as ('DE', 'FR')"
+        )
+    form = _ANY if regions else _INTERNATIONAL
+    is_number = _judge(tuple(regions))
 
     def find(text: str, start: int, end: int) -> Iterator[Span]:
-        for match in form.finditer(text, start, end):
-            if not _DECIMAL.fullmatch(match[0].strip(" -./()")):
-                yield from _in_window(text, match.start(), match.end(), places)
+        match = form.search(text, start, end)
+        while match:
+            span = _number_in(text, match.start(), match.end(), is_number)
+            if span:
+                yield span
+            match = form.search(text, span.end if span else match.end(), end)
 
     return find
 
 
-def _in_window(text: str, start: int, end: int, regions: tuple[str | None, ...]) -> Iterator[Span]:
-    phonenumbers = _phonenumbers()
-    first = max(0, start - _AROUND)
-    window = text[first : end + _AROUND]
-    for region in regions:
-        for found in phonenumbers.PhoneNumberMatcher(window, region, phonenumbers.Leniency.VALID, 16):
-            if sum(map(str.isdigit, found.raw_string)) >= LEAST_DIGITS:
-                yield Span(first + found.start, first + found.end, "phone")
+def _number_in(text: str, start: int, end: int, is_number: Callable[[str], bool]) -> Span | None:
+    """The longest number at one of the first groups of a run, whatever digits stand behind it."""
+    other = _DATE_OR_DECIMAL.match(text, start, end)
+    groups = [group.span() for group in _GROUP.finditer(text, other.end() if other else start, end)]
+    starts = groups[:1] if text[start] == "+" else groups[:_MAX_STARTS]
+    for first, (begin, _) in enumerate(starts):
+        digits = 0
+        stops = []
+        for count, (at, stop) in enumerate(groups[first:]):
+            digits += stop - at
+            # Groups have two digits and more, but for one or two. What has only single ones is a row of numbers.
+            if LEAST_DIGITS <= digits <= _MOST_DIGITS + 2 and digits >= 2 * count:
+                stops.append(stop)
+        for stop in reversed(stops):
+            if is_number(text[begin:stop]):
+                return Span(begin, stop, "phone")
+    return None
 
 
-@cache
-def _phonenumbers():  # type: ignore[no-untyped-def]
+def _judge(regions: tuple[str, ...]) -> Callable[[str], bool]:
+    """Says whether a text is a number that can be, in any of the regions or with its country code."""
     import phonenumbers  # noqa: PLC0415  # an extra, and slow to load
 
-    return phonenumbers
+    def is_number(text: str) -> bool:
+        for region in (None,) if text[0] == "+" else regions:
+            try:
+                if phonenumbers.is_valid_number(phonenumbers.parse(text, region)):
+                    return True
+            except phonenumbers.NumberParseException:
+                continue
+        return False
+
+    return is_number

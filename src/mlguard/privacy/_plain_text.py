@@ -5,6 +5,7 @@ For looking only. Each character becomes one or none, so that what is found can 
 
 import re
 import unicodedata
+from bisect import bisect_right
 from typing import NamedTuple
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
@@ -29,27 +30,25 @@ class PlainText(NamedTuple):
 
     Attributes:
         text: The plain form.
-        places: Where each of its characters stands in the original, and where that ends. None: in the same places.
+        gaps: Before which places of it something is left out, once for each character.
     """
 
     text: str
-    places: list[int] | None
+    gaps: list[int]
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """Where a piece of the plain form, which is not empty, stands in the original."""
-        if self.places is None:
-            return start, end
-        return self.places[start], self.places[end - 1] + 1
+        return start + bisect_right(self.gaps, start), end + bisect_right(self.gaps, end - 1)
 
 
 def plain_text(text: str) -> PlainText:
     """The text in plain form, in time in proportion to its length."""
     if text.isascii():
-        return PlainText(text, None)
+        return PlainText(text, [])
     plain = _NOT_ASCII.sub(_plain_run, text)
     if len(plain) == len(text):
-        return PlainText(plain, None)
-    return PlainText(plain, [place for place, character in enumerate(text) if not _UNSEEN.match(character)])
+        return PlainText(plain, [])
+    return PlainText(plain, [unseen.start() - before for before, unseen in enumerate(_UNSEEN.finditer(text))])
 
 
 class _Forms(dict[int, str]):

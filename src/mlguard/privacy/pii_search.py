@@ -1,7 +1,7 @@
 """What is looked for: kinds of personal data and of secrets, with the finders that know them."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +9,7 @@ from mlguard.errors import ConfigurationError
 from mlguard.privacy import _field_names, _national_ids, _phone_numbers
 from mlguard.privacy._card_numbers import find_card_numbers
 from mlguard.privacy._credentials import (
+    TOKEN_KINDS,
     find_bearers,
     find_named_secrets,
     find_private_keys,
@@ -35,8 +36,6 @@ PERSONAL_KINDS = frozenset(
 )
 PERSONAL_KINDS -= {"secret"}
 
-_TOKENS = frozenset({"jwt", "api_key", "aws_key"})
-
 
 @runtime_checkable
 class TextFinder(Protocol):
@@ -52,12 +51,12 @@ class PIISearch:
     Patterns are checked: a card has a range that is issued and Luhn's digit, an IBAN its country's length and check
     digits, a telephone number an area code. Time is in proportion to the length of the text, whatever is in it.
 
-    Kinds in texts: ``email``, ``card``, ``iban``, ``ip``, ``gb_nino``; with the extra ``phonenumbers`` ``phone``; with
-    the extra ``stdnum`` ``us_ssn``, ``de_tax_id``, ``fr_nir``, ``es_dni``, ``es_nie``, ``it_fiscal_code``, ``pl_pesel``,
-    ``br_cpf``, ``se_personnummer``, ``in_aadhaar`` and, only if it is named, ``nl_bsn``. Secrets: ``jwt``, ``api_key``,
-    ``aws_key``, ``bearer``, ``private_key``, ``url_password``, and ``secret``, which is what a name such as
-    ``password=`` announces. Kinds by field name: ``email``, ``phone``, ``name``, ``address``, ``birth_date``, ``card``,
-    ``iban``, ``ip``, ``national_id``, ``secret``.
+    Kinds in texts: ``email``, ``card``, ``iban``, ``ip``, ``gb_nino``; with the extra ``phonenumbers`` also ``phone``;
+    with the extra ``stdnum`` also ``us_ssn``, ``de_tax_id``, ``fr_nir``, ``es_dni``, ``es_nie``, ``it_fiscal_code``,
+    ``pl_pesel``, ``br_cpf``, ``se_personnummer``, ``in_aadhaar`` and, only if it is named, ``nl_bsn``. Secrets:
+    ``jwt``, ``api_key``, ``aws_key``, ``bearer``, ``private_key``, ``url_password``, and ``secret``, which is what a
+    name such as ``password=`` announces. By field name: ``email``, ``phone``, ``name``, ``address``, ``birth_date``,
+    ``card``, ``iban``, ``ip``, ``national_id``, ``secret``.
 
     Does not find what has no form and no field: names, addresses and illnesses in a sentence. ``finders`` can.
 
@@ -91,13 +90,8 @@ class PIISearch:
             raise ConfigurationError(
                 "PIISearch(finders=...) have a method find(text), such as PresidioFinder(analyzer)"
             )
-        if isinstance(regions, str):
-            raise ConfigurationError("PIISearch(regions=...) are several, such as ('DE',)")
-        self._by_digits = [finder for kind, finder in _DIGIT_FINDERS.items() if kind in self.kinds]
+        self._by_digits, self._find_fiscal_codes = _number_finders(self.kinds)
         self._within_words = [(7, find_ibans)] if "iban" in self.kinds else []
-        ids = {kind: national_id_finder(kind) for kind in sorted(self.kinds & _national_ids.KINDS)}
-        _, self._find_fiscal_codes = ids.pop(FISCAL_CODE, (0, None))
-        self._by_digits += ids.values()
         if "phone" in self.kinds and (kinds is not None or _phone_numbers.is_installed()):
             self._by_digits.append((_phone_numbers.LEAST_DIGITS, phone_finder(regions)))
         elif regions:
@@ -113,50 +107,62 @@ class PIISearch:
         """Where data are in a text, in order. Those that overlap are one, of the kind of the longest."""
         plain = plain_text(text)
         found = self._in_plain(plain.text)
-        if plain.places is not None:
+        if plain.gaps:
             found = [Span(*plain.original(span.start, span.end), span.kind) for span in found]
         for finder in self._finders:
             found += [Span(max(0, start), min(end, len(text)), kind) for start, end, kind in finder.find(text)]
         return merged(found) if found else found
 
     def _in_plain(self, text: str) -> list[Span]:
-        found: list[Span] = []
         glance = Glance(text)
-        kinds = self.kinds
+        found = [*self._numbers(text, glance), *self._credentials(text, glance)]
         if glance.sees_an_at():
-            found += find_emails(text) if "email" in kinds else ()
-            found += find_url_passwords(text) if "url_password" in kinds else ()
+            found += find_emails(text) if "email" in self.kinds else ()
+            found += find_url_passwords(text) if "url_password" in self.kinds else ()
+        return found
+
+    def _numbers(self, text: str, glance: Glance) -> Iterator[Span]:
         for start, end, count, in_word in glance.around_digits() if self._by_digits else ():
             for digits, find in self._within_words if in_word else self._by_digits:
                 if digits <= count:
-                    found += find(text, start, end)
-        if "gb_nino" in kinds and glance.sees_a_nino():
-            found += find_ninos(text, 0, len(text))
+                    yield from find(text, start, end)
+        if "gb_nino" in self.kinds and glance.sees_a_nino():
+            yield from find_ninos(text, 0, len(text))
         if self._find_fiscal_codes and glance.sees_a_fiscal_code():
-            found += self._find_fiscal_codes(text, 0, len(text))
-        if "ip" in kinds and glance.sees_colons():
-            found += find_ipv6(text)
-        if kinds & _TOKENS:
-            found += [span for span in find_tokens(text, glance) if span.kind in kinds]
-        if "private_key" in kinds and glance.sees(b"PRIVATE KEY"):
-            found += find_private_keys(text)
-        if "bearer" in kinds:
-            found += find_bearers(text, glance)
-        if "secret" in kinds:
-            found += find_named_secrets(text, glance)
-        return found
+            yield from self._find_fiscal_codes(text, 0, len(text))
+        if "ip" in self.kinds and glance.sees_colons():
+            yield from find_ipv6(text)
+
+    def _credentials(self, text: str, glance: Glance) -> Iterator[Span]:
+        if self.kinds & TOKEN_KINDS:
+            yield from (span for span in find_tokens(text, glance) if span.kind in self.kinds)
+        if "private_key" in self.kinds and glance.sees(b"PRIVATE KEY"):
+            yield from find_private_keys(text)
+        if "bearer" in self.kinds:
+            yield from find_bearers(text, glance)
+        if "secret" in self.kinds:
+            yield from find_named_secrets(text, glance)
 
     def __repr__(self) -> str:
         return f"PIISearch(kinds={sorted(self.kinds)})"
 
 
-# By kind: how many digits there must be, and what finds it.
-_DIGIT_FINDERS = {
+# How many digits there must be at least, and what finds the number.
+Finder = tuple[int, Callable[[str, int, int], Iterator[Span]]]
+
+_NUMBERS: dict[str, Finder] = {
     "card": (13, find_card_numbers),
     "iban": (7, find_ibans),
     "ip": (4, find_ipv4),
     "gb_nino": (6, find_ninos),
 }
+
+
+def _number_finders(kinds: frozenset[str]) -> tuple[list[Finder], Callable[[str, int, int], Iterator[Span]] | None]:
+    """What finds numbers by their digits, and what finds fiscal codes, whose digits stand too far apart."""
+    ids = {kind: national_id_finder(kind) for kind in sorted(kinds & _national_ids.KINDS)}
+    _, find_fiscal_codes = ids.pop(FISCAL_CODE, (0, None))
+    return [*(finder for kind, finder in _NUMBERS.items() if kind in kinds), *ids.values()], find_fiscal_codes
 
 
 def _named_kinds(kinds: Iterable[str]) -> frozenset[str]:

@@ -60,7 +60,7 @@ class Redactor:
 
     def error(self, error: BaseException) -> str:
         """The text of an error without them: its type and what it says, and those of what caused it. No traceback."""
-        said = []
+        said: list[str] = []
         cause: BaseException | None = error
         while cause is not None and len(said) < _MAX_CAUSES:
             said.append("".join(traceback.format_exception_only(cause)).strip())
@@ -71,7 +71,7 @@ class Redactor:
         """Redact a record of a log, and let it pass. It is what ``logging`` calls."""
         try:
             self._redact(record)
-        except Exception:  # whoever logs has done nothing wrong, and the record may hold anything
+        except Exception:  # whoever logs has done nothing wrong, and it may be anything
             record.msg, record.args = _FAILED, ()
             record.exc_info = record.exc_text = record.stack_info = None
             for name in vars(record).keys() - _OWN:
