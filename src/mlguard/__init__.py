@@ -62,8 +62,14 @@ from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
+from mlguard.privacy._data_walks import Finding
 from mlguard.privacy.aggregates import PrivateAggregates, PrivateEstimate, PrivateHistogram
+from mlguard.privacy.masks import KeepLast, PseudonymMask
+from mlguard.privacy.pii import find_pii, mask_pii
+from mlguard.privacy.pii_search import PIISearch
+from mlguard.privacy.presidio import PresidioFinder
 from mlguard.privacy.pseudonyms import Pseudonymiser
+from mlguard.privacy.redactor import Redactor
 from mlguard.privacy.reversible_tokens import ReversibleTokens
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
@@ -106,6 +112,7 @@ __all__ = [
     "FeatureMatrix",
     "FeatureVector",
     "Features",
+    "Finding",
     "FiniteNumber",
     "Gaussian",
     "GuardFailedError",
@@ -113,6 +120,7 @@ __all__ = [
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
+    "KeepLast",
     "KeysUnavailableError",
     "Laplace",
     "Lease",
@@ -128,9 +136,11 @@ __all__ = [
     "OpenInferenceAnswer",
     "OutputPolicy",
     "OverloadedError",
+    "PIISearch",
     "PasswordCheck",
     "PasswordHasher",
     "Passwords",
+    "PresidioFinder",
     "Principal",
     "PrivacyBudgetExceededError",
     "PrivateAggregates",
@@ -145,10 +155,12 @@ __all__ = [
     "PromptTemplate",
     "ProofOfWork",
     "ProofOfWorkRequiredError",
+    "PseudonymMask",
     "Pseudonymiser",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",
+    "Redactor",
     "RedisStore",
     "Reservation",
     "ReversibleTokens",
@@ -169,7 +181,9 @@ __all__ = [
     "Users",
     "Window",
     "add_noise",
+    "find_pii",
     "harden",
+    "mask_pii",
     "principal_of",
     "repeat_cache",
     "request_id",

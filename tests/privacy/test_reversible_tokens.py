@@ -51,7 +51,7 @@ def test_an_altered_token_does_not_open(position: int, character: str) -> None:
 )
 def test_what_is_no_token_does_not_open(text: str) -> None:
     """Nothing, too little, no base64, too much."""
-    with pytest.raises(ValueError, match="no token|surrogate"):
+    with pytest.raises(ValueError, match=r"no token|surrogate"):
         TOKENS.value(text, purpose="mail")
 
 

@@ -15,8 +15,8 @@ class Pseudonymiser:
     """Gives persons pseudonyms: one for each value and purpose, the same every time, by HMAC-SHA-256 (RFC 2104).
 
     For joining and counting without knowing whom: logs, analytics, training data. Who has the pseudonyms and not the
-    key cannot tell by trying which value one stands for; a hash, salted in the code, tells everybody who reads the code.
-    The same person under two purposes has two pseudonyms, which nobody joins without the key.
+    key cannot find a value by trying all; of a hash that is salted in the code, whoever has read the code can. The same
+    person under two purposes has two pseudonyms, which nobody joins without the key.
 
     Who has the key finds values by trying them. To the GDPR that is pseudonymisation (article 4(5)): a pseudonym is
     still a personal datum. It shows, too, which records are of one person, and how many.
@@ -24,8 +24,9 @@ class Pseudonymiser:
     A pseudonym is ``p1.<key id>.<43 characters of base64url>``.
 
     Args:
-        keys: Secrets by key id, at least 128 bits each, such as ``{"2026-11": secret}``. The first one makes pseudonyms;
-            :meth:`matches` and :meth:`all_pseudonyms` know all. To rotate, put a new one first. An id is public.
+        keys: Secrets by key id, at least 128 bits each, such as ``{"2026-11": secret}``. The first one makes
+            pseudonyms; :meth:`matches` and :meth:`all_pseudonyms` know all. To rotate, put a new one first. An id is
+            public.
 
     Raises:
         ConfigurationError: No key, an id that cannot be written, a secret that can be guessed or that is there twice.

@@ -21,17 +21,17 @@ class ReversibleTokens:
     For what must be had back, such as an address to write to. Where nobody needs the value again, use
     ``Pseudonymiser``: what cannot be turned back cannot be stolen with the key.
 
-    The same value under the same key and purpose has the same token, so that tokens can be joined and be unique in a
-    table. That is why it is AES-SIV and not AES-GCM: it keeps its promise without a nonce, and deterministic tokens show
-    only which values are equal. A token is as long as its value, and 16 bytes more, in base64url: it shows the length.
+    The same value under the same key and purpose has the same token, so that tokens can be joined, and be unique in a
+    table. That is why it is AES-SIV, which needs no nonce, and not AES-GCM, which loses everything with one that is
+    used twice. It shows which values are equal, and how long they are: a token is 17 bytes longer, in base64url.
 
     To the GDPR it is pseudonymisation (article 4(5)): a token is still a personal datum.
 
     A token is ``t1.<key id>.<base64url>``. It opens under its own purpose only.
 
     Args:
-        keys: Secrets by key id, at least 128 bits each, such as ``{"2026-11": secret}``. The first one makes tokens, all
-            of them open. To rotate, put a new one first. An id is public.
+        keys: Secrets by key id, at least 128 bits each, such as ``{"2026-11": secret}``. The first one makes tokens,
+            all of them open. To rotate, put a new one first. An id is public.
 
     Raises:
         ConfigurationError: No key, an id that cannot be written, a secret that can be guessed or that is there twice.
@@ -56,7 +56,7 @@ class ReversibleTokens:
         if not isinstance(value, str):
             raise TypeError(f"a value is a str, and not {type(value).__name__}")
         key_id, cipher = next(iter(self._ciphers.items()))
-        # The first byte stands for the length of nothing: older releases of cryptography encrypt no empty text.
+        # With a byte before it, because older releases of cryptography do not encrypt an empty text.
         sealed = cipher.encrypt(b"\0" + text_bytes(value), _bound(key_id, purpose))
         return f"t1.{key_id}.{base64.urlsafe_b64encode(sealed).decode().rstrip('=')}"
 
