@@ -71,6 +71,8 @@ from mlguard.privacy.presidio import PresidioFinder
 from mlguard.privacy.pseudonyms import Pseudonymiser
 from mlguard.privacy.redactor import Redactor
 from mlguard.privacy.reversible_tokens import ReversibleTokens
+from mlguard.privacy.subject_key_file import SubjectKeyFile, SubjectKeyStore
+from mlguard.privacy.subject_keys import SealedValueError, SubjectErasedError, SubjectKeys
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -165,11 +167,16 @@ __all__ = [
     "Reservation",
     "ReversibleTokens",
     "Revocations",
+    "SealedValueError",
     "SignatureAuth",
     "Spending",
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "SubjectErasedError",
+    "SubjectKeyFile",
+    "SubjectKeyStore",
+    "SubjectKeys",
     "Text",
     "TokenIssuer",
     "Tokens",
