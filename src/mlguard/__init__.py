@@ -70,9 +70,11 @@ from mlguard.privacy.pii_search import PIISearch
 from mlguard.privacy.presidio import PresidioFinder
 from mlguard.privacy.pseudonyms import Pseudonymiser
 from mlguard.privacy.redactor import Redactor
+from mlguard.privacy.retention import Purge, PurgedFile, purge_older_than
 from mlguard.privacy.reversible_tokens import ReversibleTokens
 from mlguard.privacy.subject_key_file import SubjectKeyFile, SubjectKeyStore
 from mlguard.privacy.subject_keys import SealedValueError, SubjectErasedError, SubjectKeys
+from mlguard.privacy.subject_rights import BudgetUse, SubjectErasure, SubjectExport, erase_subject, export_subject
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
@@ -99,6 +101,7 @@ __all__ = [
     "BodyTooLargeError",
     "BudgetExceededError",
     "BudgetStatus",
+    "BudgetUse",
     "BudgetWarning",
     "ClientAddress",
     "ConcurrencyLimit",
@@ -159,6 +162,8 @@ __all__ = [
     "ProofOfWorkRequiredError",
     "PseudonymMask",
     "Pseudonymiser",
+    "Purge",
+    "PurgedFile",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",
@@ -174,6 +179,8 @@ __all__ = [
     "StoreFullError",
     "StoreHealth",
     "SubjectErasedError",
+    "SubjectErasure",
+    "SubjectExport",
     "SubjectKeyFile",
     "SubjectKeyStore",
     "SubjectKeys",
@@ -188,10 +195,13 @@ __all__ = [
     "Users",
     "Window",
     "add_noise",
+    "erase_subject",
+    "export_subject",
     "find_pii",
     "harden",
     "mask_pii",
     "principal_of",
+    "purge_older_than",
     "repeat_cache",
     "request_id",
     "require_api_key",
