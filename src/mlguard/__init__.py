@@ -37,7 +37,9 @@ from mlguard.errors import (
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
+    SealedValueError,
     StoreFullError,
+    SubjectErasedError,
     UnavailableError,
     UnsafeOutputError,
     UnsupportedMediaTypeError,
@@ -73,7 +75,7 @@ from mlguard.privacy.redactor import Redactor
 from mlguard.privacy.retention import Purge, PurgedFile, purge_older_than
 from mlguard.privacy.reversible_tokens import ReversibleTokens
 from mlguard.privacy.subject_key_file import SubjectKeyFile, SubjectKeyStore
-from mlguard.privacy.subject_keys import SealedValueError, SubjectErasedError, SubjectKeys
+from mlguard.privacy.subject_keys import SubjectKeys
 from mlguard.privacy.subject_rights import BudgetUse, SubjectErasure, SubjectExport, erase_subject, export_subject
 from mlguard.redis_store import RedisStore
 from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url

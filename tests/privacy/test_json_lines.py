@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlguard.privacy.json_lines import MAX_LINE, UNREADABLE, NotAFileError, read_lines
+from mlguard.privacy._json_lines import MAX_LINE, UNREADABLE, NotAFileError, read_lines
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from mlguard import ConfigurationError, PurgedFile, purge_older_than
 from mlguard.privacy import retention
-from mlguard.privacy.json_lines import Record, read_lines
+from mlguard.privacy._json_lines import Record, read_lines
 from tests.clock import Clock
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -209,6 +209,14 @@ def test_records_that_were_exchanged_do_not_open(keys: SubjectKeys) -> None:
             keys.seal("alice", "value", context="log")
 
 
+def test_a_file_without_the_key_that_names_are_made_with_is_refused(keys: SubjectKeys, path: Path) -> None:
+    """Else nobody in it could be found, and an erasure would say that there was nothing to erase."""
+    keys.seal("alice", "value", context="log")
+    keys._store.remove("")
+    with pytest.raises(ConfigurationError, match="first record is missing"):
+        SubjectKeys(SubjectKeyFile(path), keys={"1": OLD})
+
+
 # Rotation -------------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlguard.privacy.json_lines import UNREADABLE, Record, read_lines
+from mlguard.privacy._json_lines import UNREADABLE, Record, read_lines
 from mlguard.privacy.subject_keys import SubjectKeys
 
 _DEEPEST = 100  # levels of a record

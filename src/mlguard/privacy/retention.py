@@ -12,7 +12,7 @@ from pathlib import Path
 from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring.events import record_event
-from mlguard.privacy.json_lines import UNREADABLE, read_lines
+from mlguard.privacy._json_lines import UNREADABLE, read_lines
 
 
 @dataclass(frozen=True, slots=True)

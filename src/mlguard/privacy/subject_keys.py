@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from mlguard.errors import ConfigurationError
+from mlguard.errors import ConfigurationError, SealedValueError, SubjectErasedError
 from mlguard.monitoring.events import record_event
 from mlguard.privacy._key_rings import key_ring, text_bytes
 from mlguard.privacy.pseudonyms import Pseudonymiser
@@ -24,14 +24,6 @@ _ID = 16  # bytes of a key's id
 _SEALED = re.compile(r"s1\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{38,})")
 _NAMES = KeyRecord("", "", "")  # the place of the key that makes pseudonyms of subjects
 _AT_ONCE = 1_000  # records of one step
-
-
-class SealedValueError(ValueError):
-    """A text that cannot be opened: not sealed, altered, or sealed for another context."""
-
-
-class SubjectErasedError(SealedValueError):
-    """There is no key for the text: its subject was erased, or it is of another key file."""
 
 
 class SubjectKeys:
@@ -162,6 +154,9 @@ class SubjectKeys:
         """What makes pseudonyms of subjects: one for the file, whatever wraps it."""
         record = self._store.of(_NAMES.subject)
         if record is None:
+            # Without the key that names were made with, nobody who is in the file could be found, nor erased.
+            if any(True for _ in self._store) and self._store.of(_NAMES.subject) is None:
+                raise ConfigurationError("SubjectKeys(store): its first record is missing; use a copy that has it")
             wrapped = self._wrapped(_NAMES, secrets.token_bytes(_KEY))
             record = self._store.add(_NAMES._replace(wrapped=wrapped))
         return self._unwrapped(record)

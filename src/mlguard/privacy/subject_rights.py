@@ -17,8 +17,8 @@ from mlguard._numbers import is_number
 from mlguard.auth.revocations import Revocations, revocation_keys
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring.events import record_event
+from mlguard.privacy._json_lines import Record
 from mlguard.privacy._subject_logs import About
-from mlguard.privacy.json_lines import Record
 from mlguard.privacy.subject_keys import SubjectKeys
 from mlguard.store import Store, default_store
 from mlguard.traffic._by import By
