@@ -47,9 +47,10 @@ def test_the_tree_is_as_drawn() -> None:
     assert drawn == {kind.__name__: kind.status for kind in TREE if kind is not MLGuardError}
     public = {name for name, each in vars(errors).items() if inspect.isclass(each) and name.endswith("Error")}
     beside = {name for name in public if f"    {name} (" in (errors.__doc__ or "")}
-    refused_models = set(re.findall(r"── (Model\w+Error) ", errors.__doc__ or ""))
-    assert refused_models == {kind.__name__ for kind in errors.ModelRefusedError.__subclasses__()}
-    assert public == {*drawn, *beside, *refused_models}
+    below = set(re.findall(r"── (\w+Error) +[a-z]", errors.__doc__ or ""))
+    roots = (errors.ModelRefusedError, errors.SealedValueError)
+    assert below == {kind.__name__ for root in roots for kind in root.__subclasses__()}
+    assert public == {*drawn, *beside, *below}
 
 
 @pytest.mark.parametrize("kind", [MLGuardError, *REFUSALS])

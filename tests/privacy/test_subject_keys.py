@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,22 +304,31 @@ assert keys.key_id("bob") and keys.erase("alice")
 """
 
 
-def start(program: str, path: Path) -> "subprocess.Popen[str]":
+@contextlib.contextmanager
+def started(program: str, path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has been told to begin, and is killed at the end."""
     command = [sys.executable, "-c", program, str(path), OLD]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == "ready\n"
-    return worker
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+            yield worker
+        finally:
+            worker.kill()
 
 
-def test_processes_that_begin_at_once_share_file_and_keys(path: Path) -> None:
-    """Both make the file and the same subjects' keys at the same time: each subject has one, and all texts open."""
-    workers = [start(SEALS, path) for _ in range(2)]
+def go(*workers: "subprocess.Popen[str]") -> None:
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    texts = [worker.communicate(timeout=60)[0].split() for worker in workers]
+
+
+def test_processes_that_begin_at_once_share_file_and_keys(path: Path) -> None:
+    """Both make the file and the same subjects' keys at the same time: each subject has one, and all texts open."""
+    with started(SEALS, path) as first, started(SEALS, path) as second:
+        go(first, second)
+        texts = [worker.communicate(timeout=60)[0].split() for worker in (first, second)]
     keys = SubjectKeys(SubjectKeyFile(path), keys={"1": OLD})
     for number, (one, other) in enumerate(zip(*texts, strict=True)):
         assert keys.open(one, context="log") == keys.open(other, context="log") == str(number)
@@ -327,15 +336,11 @@ def test_processes_that_begin_at_once_share_file_and_keys(path: Path) -> None:
 
 
 def test_after_a_crash_sealed_is_sealed_and_erased_is_erased(path: Path) -> None:
-    """Whatever a process that is killed had said it had done."""
-    worker = start(DIES, path)
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write("go\n")
-    worker.stdin.flush()
-    lines = [worker.stdout.readline().split() for _ in range(61)]
-    worker.kill()
-    worker.communicate(timeout=60)
+    """Whatever a process that is killed has said that it did."""
+    with started(DIES, path) as worker:
+        go(worker)
+        assert worker.stdout is not None
+        lines = [worker.stdout.readline().split() for _ in range(61)]
     keys = SubjectKeys(SubjectKeyFile(path), keys={"1": OLD})
     texts = [line[1] for line in lines if line[0] == "sealed"]
     erased = {int(line[1]) for line in lines if line[0] == "erased"}
@@ -351,7 +356,7 @@ def test_after_a_crash_sealed_is_sealed_and_erased_is_erased(path: Path) -> None
 
 def test_a_fork_makes_a_connection_of_its_own(path: Path) -> None:
     """What SQLite holds for the parent is neither used nor closed in the child."""
-    subprocess.run([sys.executable, "-W", "error", "-c", FORKS, str(path), OLD], check=True)
+    subprocess.run([sys.executable, "-W", "error::ResourceWarning", "-c", FORKS, str(path), OLD], check=True)
     file = SubjectKeyFile(path)
     parents = file._connection
     file._process = -1
