@@ -42,7 +42,7 @@ class SubjectKeys:
     keep it apart from the logs, and from time to time put a new key first in ``keys``, :meth:`rewrap`, and destroy the
     old key: from then on, older copies of the file open nothing.
 
-    Calls look into the file, 30 to 40 microseconds in all; the first one of a subject writes to the disk and waits for
+    Calls look into the file, 15 to 40 microseconds in all; the first one of a subject writes to the disk and waits for
     it. In ``async`` code, call them in a thread.
 
     Args:
