@@ -60,9 +60,11 @@ from mlguard.errors import (
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
     RateLimitedError,
+    SealedValueError,
     SecretNotFoundError,
     SecretUnavailableError,
     StoreFullError,
+    SubjectErasedError,
     UnavailableError,
     UnsafeOutputError,
     UnsupportedMediaTypeError,
@@ -87,6 +89,19 @@ from mlguard.outputs.policy import OutputPolicy
 from mlguard.outputs.repeats import repeat_cache
 from mlguard.outputs.streaming import EventStream
 from mlguard.outputs.truncation import truncate_output
+from mlguard.privacy._data_walks import Finding
+from mlguard.privacy.aggregates import PrivateAggregates, PrivateEstimate, PrivateHistogram
+from mlguard.privacy.masks import KeepLast, PseudonymMask
+from mlguard.privacy.pii import find_pii, mask_pii
+from mlguard.privacy.pii_search import PIISearch
+from mlguard.privacy.presidio import PresidioFinder
+from mlguard.privacy.pseudonyms import Pseudonymiser
+from mlguard.privacy.redactor import Redactor
+from mlguard.privacy.retention import Purge, PurgedFile, purge_older_than
+from mlguard.privacy.reversible_tokens import ReversibleTokens
+from mlguard.privacy.subject_key_file import SubjectKeyFile, SubjectKeyStore
+from mlguard.privacy.subject_keys import SubjectKeys
+from mlguard.privacy.subject_rights import BudgetUse, SubjectErasure, SubjectExport, erase_subject, export_subject
 from mlguard.redis_store import RedisStore
 from mlguard.secrets.aws import AWSSecrets
 from mlguard.secrets.azure import AzureSecrets
@@ -130,6 +145,7 @@ __all__ = [
     "BodyTooLargeError",
     "BudgetExceededError",
     "BudgetStatus",
+    "BudgetUse",
     "BudgetWarning",
     "ClientAddress",
     "ConcurrencyLimit",
@@ -147,6 +163,7 @@ __all__ = [
     "FeatureMatrix",
     "FeatureVector",
     "Features",
+    "Finding",
     "FiniteNumber",
     "Gaussian",
     "GoogleSecrets",
@@ -155,6 +172,7 @@ __all__ = [
     "InsufficientScopeError",
     "InvalidInputError",
     "JWTAuth",
+    "KeepLast",
     "KeysUnavailableError",
     "Laplace",
     "Lease",
@@ -175,11 +193,16 @@ __all__ = [
     "OpenInferenceAnswer",
     "OutputPolicy",
     "OverloadedError",
+    "PIISearch",
     "PasswordCheck",
     "PasswordHasher",
     "Passwords",
+    "PresidioFinder",
     "Principal",
     "PrivacyBudgetExceededError",
+    "PrivateAggregates",
+    "PrivateEstimate",
+    "PrivateHistogram",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
@@ -189,13 +212,20 @@ __all__ = [
     "PromptTemplate",
     "ProofOfWork",
     "ProofOfWorkRequiredError",
+    "PseudonymMask",
+    "Pseudonymiser",
+    "Purge",
+    "PurgedFile",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",
+    "Redactor",
     "RedisStore",
     "Reservation",
+    "ReversibleTokens",
     "Revocations",
     "Rotating",
+    "SealedValueError",
     "SecretNotFoundError",
     "SecretSource",
     "SecretUnavailableError",
@@ -205,6 +235,12 @@ __all__ = [
     "Store",
     "StoreFullError",
     "StoreHealth",
+    "SubjectErasedError",
+    "SubjectErasure",
+    "SubjectExport",
+    "SubjectKeyFile",
+    "SubjectKeyStore",
+    "SubjectKeys",
     "SuspectService",
     "SuspectServiceError",
     "Text",
@@ -225,10 +261,15 @@ __all__ = [
     "decrypt_model",
     "decrypted_model",
     "encrypt_model",
+    "erase_subject",
+    "export_subject",
+    "find_pii",
     "harden",
     "inspect_model",
     "load_model",
+    "mask_pii",
     "principal_of",
+    "purge_older_than",
     "read_encrypted_model",
     "read_fernet_model",
     "repeat_cache",

@@ -31,6 +31,8 @@ loudly, so they are not answers::
     ├── ModelSignatureError            not as it was signed, or not signed with this key
     ├── ModelContentError              a format that may not be loaded, or content that could run code
     └── ModelDecryptionError           another key, name or version, cut short, or altered
+    SealedValueError (ValueError)      a text that ``SubjectKeys`` cannot open: altered, or of another context
+    └── SubjectErasedError             there is no key for it any more
 """
 
 from collections.abc import Mapping
@@ -279,3 +281,11 @@ class ModelContentError(ModelRefusedError):
 
 class ModelDecryptionError(ModelRefusedError):
     """The file cannot be decrypted: another key, another name or version, cut short, or altered."""
+
+
+class SealedValueError(ValueError):
+    """A text that ``SubjectKeys`` cannot open: not sealed, altered, or sealed for another context."""
+
+
+class SubjectErasedError(SealedValueError):
+    """There is no key for the text: its subject was erased, or it is of another key file."""

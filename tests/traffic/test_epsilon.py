@@ -155,6 +155,29 @@ def test_an_answer_costs_something(epsilon: str) -> None:
     assert service.left()["spent"] == 0
 
 
+@pytest.mark.parametrize("answers", ["-1", "-1000000000000"])
+def test_fewer_answers_than_none_give_nothing_back(answers: str) -> None:
+    """It is a mistake of the endpoint, and would be epsilon for nothing."""
+    service = Service("1/ever")
+    assert service.statuses("", f"answers={answers}") == [200, 500]
+    assert service.left()["spent"] == 0.5
+
+
+def test_it_is_charged_outside_of_requests_too() -> None:
+    """For jobs, and for data sets: the same account, the same refusal."""
+    ledger = EpsilonLedger("1/ever", store=MemoryStore())
+
+    async def spend() -> list[float]:
+        left = [(await ledger.spend("patients", 0.4)).remaining for _ in range(2)]
+        with pytest.raises(PrivacyBudgetExceededError):
+            await ledger.spend("patients", 0.4)
+        with pytest.raises(ConfigurationError, match="above 0"):
+            await ledger.spend("patients", -0.4)
+        return [*left, (await ledger.status_of("patients")).remaining]
+
+    assert asyncio.run(spend()) == [0.6, 0.2, 0.2]
+
+
 def test_a_budget_of_queries_is_another_one() -> None:
     """Also one of the same name, by the same caller, in the same store."""
     service = Service("1/month", name="iris")

@@ -1,11 +1,11 @@
 """Differentially private noise, by OpenDP: ``DPNoise``."""
 
-import importlib
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from mlguard._numbers import is_number
+from mlguard._opendp import load_opendp
 from mlguard.errors import ConfigurationError
 from mlguard.outputs.rounding import FloatArray
 
@@ -63,7 +63,7 @@ class DPNoise:
         self.delta = delta or 0.0
         self._sensitivity = sensitivity
         self._mechanism = mechanism
-        dp = _opendp()
+        dp = load_opendp(where="DPNoise")
         make, promised = (_laplace, epsilon) if delta is None else (_gaussian, (epsilon, delta))
         self.scale: float = dp.binary_search_param(
             lambda scale: make(dp, scale, delta), d_in=float(sensitivity), d_out=promised, T=float
@@ -84,19 +84,6 @@ def _check_number(setting: str, value: object, *, below: float = math.inf) -> No
     if not is_number(value) or not 0 < value < below:
         limit = "" if below == math.inf else f", and below {below:g}"
         raise ConfigurationError(f"DPNoise({setting}=...) is a number above 0{limit}")
-
-
-def _opendp() -> Any:
-    try:
-        dp = importlib.import_module("opendp.prelude")  # an extra, and slow to import
-    except ImportError:
-        missing = True
-    else:
-        missing = False
-    if missing:
-        raise ConfigurationError("DPNoise needs the package opendp: pip install 'mlguard[opendp]'")
-    dp.enable_features("contrib")  # without which OpenDP has no mechanism at all
-    return dp
 
 
 def _laplace(dp: Any, scale: float, delta: float | None) -> Any:  # noqa: ARG001  # as the other one

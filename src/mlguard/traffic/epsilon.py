@@ -12,12 +12,12 @@ from typing import Any, get_args
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, RequestMemory
-from mlguard._numbers import is_number
+from mlguard._numbers import is_number, whole
 from mlguard.errors import ConfigurationError, PrivacyBudgetExceededError
 from mlguard.store import Store
 from mlguard.traffic._by import MAX_UNITS, By, OfCaller, describe, signature
 from mlguard.traffic._counting import CountingGuard
-from mlguard.traffic.ledger import BudgetStatus, Ledger, Registration
+from mlguard.traffic.ledger import BudgetStatus, Charge, Ledger, Registration
 from mlguard.traffic.periods import Quota, Unit
 
 #: Stores count whole numbers: an epsilon of 1 is a million units.
@@ -156,15 +156,36 @@ class EpsilonLedger(CountingGuard):
         Raises:
             PrivacyBudgetExceededError: There is too little left (429).
         """
+        charge = await self._charge(caller, epsilon, answers)
+        RequestMemory.of(conn.scope).headers.append((b"epsilon-remaining", self._left(charge).encode()))
+
+    async def spend(self, caller: Any, epsilon: float) -> EpsilonStatus:
+        """Charge outside of a request, all of it or nothing: for jobs, and for :class:`PrivateAggregates`.
+
+        Args:
+            caller: Whose account: a :class:`Principal`, or a name, which may be that of a data set.
+            epsilon: How much.
+
+        Returns:
+            What is left then.
+
+        Raises:
+            ConfigurationError: It is no number above 0.
+            PrivacyBudgetExceededError: There is too little left (429, where it is raised in a request).
+            UnavailableError: The store does not answer (503).
+        """
+        charge = await self._charge(caller, epsilon, 1)
+        return self._spelt(self._ledger.state(charge.spending.used, charge.period))
+
+    async def _charge(self, caller: Any, epsilon: float, answers: int) -> Charge:
+        answers = whole("EpsilonLedger: answers", answers, least=0)  # fewer would give epsilon away
+        units = min(MAX_UNITS, _units(epsilon, where="EpsilonLedger") * answers)
         if not self._registration.is_done:
             await self._registration.make()
-        units = min(MAX_UNITS, _units(epsilon, where="EpsilonLedger") * answers)
         charge = await self._ledger.charge(self.store, self._by.identity(caller), units, self._clock())
-        left = max(0, self.quota.limit - charge.spending.used)
         if charge.spending.admitted:
-            RequestMemory.of(conn.scope).headers.append((b"epsilon-remaining", str(Decimal(left) / UNITS).encode()))
-            return
-        headers = {"Epsilon-Remaining": str(Decimal(left) / UNITS)}
+            return charge
+        headers = {"Epsilon-Remaining": self._left(charge)}
         if units <= self.quota.limit and self.quota.unit != "ever":
             headers["Retry-After"] = str(max(1, math.ceil(charge.period.ends.timestamp() - charge.at)))
         raise PrivacyBudgetExceededError(
@@ -172,6 +193,9 @@ class EpsilonLedger(CountingGuard):
             f"{describe(caller)}",
             headers=headers,
         )
+
+    def _left(self, charge: Charge) -> str:
+        return str(Decimal(max(0, self.quota.limit - charge.spending.used)) / UNITS)
 
     def _spelt(self, status: BudgetStatus) -> EpsilonStatus:
         resets_at = None if self.quota.unit == "ever" else status.resets_at

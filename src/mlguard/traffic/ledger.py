@@ -112,6 +112,17 @@ class Ledger:
         logger.warning("budget %s: begun anew%s, with %d units spent", self.name, _describe("for", identity), used)
         return status
 
+    async def forget(self, store: Store, identity: tuple[str, ...], now: float) -> int:
+        """The same, and the log is not told whose: for a caller who is to be erased.
+
+        Returns:
+            How much had been spent or, below 0, granted.
+        """
+        used = (await self.status(store, identity, now)).used
+        if used:
+            await self._spend(store, identity, -used, now)
+        return used
+
     def state(self, used: int, period: Period) -> BudgetStatus:
         """What is left where so much is spent."""
         return BudgetStatus(self.quota.limit, int(used), max(0, self.quota.limit - used), period.ends)

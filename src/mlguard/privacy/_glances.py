@@ -1,0 +1,137 @@
+"""A glance at a text: which kinds of datum can be in it at all, and where. Most records hold none, and cost this only.
+
+A glance may say yes where there is nothing. It may not say no where there is something, so it asks for what every
+datum of a kind has: an @, seven digits with nothing but separators between them, a word such as "secret". It asks by
+translating bytes and by searching them for a few, which is faster than any pattern.
+"""
+
+import re
+import string
+from typing import NamedTuple
+
+_REACH = 4  # characters around digits that are of the same number, such as the letter of a Spanish one
+
+
+def _table(*classes: tuple[str, str]) -> bytes:
+    """A table for ``bytes.translate``: the characters of each class become one, and all others a comma."""
+    table = bytearray(b"," * 256)
+    for characters, name in classes:
+        for code in characters.encode():
+            table[code] = ord(name)
+    return bytes(table)
+
+
+_SHAPES = _table((string.ascii_letters, "a"), (string.digits, "0"), (" ", " "), (".", "."), ("-/()_+", "-"))
+_DIGITS = re.compile(rb"0[0 .-]{6,}+")
+_DATES = frozenset({b"0000-00-00", b"0000-00-00 ", b"0000-00-00 00"})  # with the hour, too
+_CENTURIES = ("19", "20")
+_DECIMAL = re.compile(rb"0{1,2}\.0+[ .]?")
+_NINO = b"aa000000a"  # in one piece, it has too few digits
+_LEAST = 6  # in a National Insurance number with spaces
+# What shows that digits are a part of a word. A single letter may belong to a number.
+_BEFORE = frozenset({b"aa", b"0a"})
+_BEHIND = frozenset({b"aa", b"a0"})
+_FISCAL_CODE = b"aaaaaa00a00a000a"
+_WORDS = _table((string.ascii_letters + string.digits + "_-", "a"))
+_TOKEN = b"a" * 20  # tokens of every form have so many such characters in a row
+_HEX = string.hexdigits.encode()
+_SEVEN = b":::::::"
+
+
+class Digits(NamedTuple):
+    """A part of a text in which a number may stand.
+
+    Attributes:
+        start: Where it begins.
+        end: Where it ends.
+        digits: How many digits the number has at most.
+        in_word: Whether they stand within a word, as in a digest in hex: of all numbers only an IBAN does so.
+    """
+
+    start: int
+    end: int
+    digits: int
+    in_word: bool
+
+
+class Glance:
+    """What a plain text may hold.
+
+    Args:
+        text: The plain text.
+    """
+
+    __slots__ = ("_bytes", "_lower", "_shapes", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._bytes = text.encode("ascii", "replace")  # in the same places: one byte for each character
+        self._lower = b""
+        self._shapes = b""
+
+    def sees_an_at(self) -> bool:
+        """Whether there is an @, as it is or as URLs write it."""
+        return "@" in self._text or ("%" in self._text and "%40" in self._text)
+
+    def sees(self, piece: bytes) -> bool:
+        """Whether a piece of ASCII is there, as it is."""
+        return piece in self._bytes
+
+    def places_of(self, word: bytes) -> list[int]:
+        """Where a word of lower-case ASCII stands, in whatever case."""
+        lower = self._lower = self._lower or self._bytes.lower()
+        place = lower.find(word)
+        places = []
+        while place >= 0:
+            places.append(place)
+            place = lower.find(word, place + len(word))
+        return places
+
+    def long_words(self) -> list[tuple[int, int]]:
+        """Where twenty or more letters, digits, ``-`` and ``_`` stand in a row, up to where that ends."""
+        words = self._bytes.translate(_WORDS)
+        found = []
+        start = words.find(_TOKEN)
+        while start >= 0:
+            end = words.find(b",", start)
+            found.append((start, end if end >= 0 else len(words)))
+            start = words.find(_TOKEN, end) if end >= 0 else -1
+        return found
+
+    def sees_a_nino(self) -> bool:
+        """Whether letters and digits stand as in a British National Insurance number without spaces."""
+        return _NINO in self._shaped()
+
+    def sees_a_fiscal_code(self) -> bool:
+        """Whether letters and digits stand as in an Italian fiscal code."""
+        return _FISCAL_CODE in self._shaped()
+
+    def sees_colons(self) -> bool:
+        """Whether there are as many colons as in an IPv6 address."""
+        return b"::" in self._bytes or _SEVEN in self._bytes.translate(None, _HEX)
+
+    def around_digits(self) -> list[Digits]:
+        """The parts of the text in which seven digits or more stand together that are no date and no decimal.
+
+        No two of them overlap, so that whoever searches them all looks at each character once.
+        """
+        parts: list[Digits] = []
+        shapes = self._shaped()
+        for match in _DIGITS.finditer(shapes):
+            run, (start, end) = match[0], match.span()
+            if (run in _DATES and self._text.startswith(_CENTURIES, start)) or _DECIMAL.fullmatch(run):
+                continue
+            count = run.count(b"0")
+            if count < _LEAST and run.count(b".") < 3:  # but an IPv4 address may have four
+                continue
+            in_word = run.isalnum() and (shapes[start - 2 : start] in _BEFORE or shapes[end : end + 2] in _BEHIND)
+            part = Digits(max(0, start - _REACH), min(len(shapes), end + _REACH), count, in_word)
+            if parts and part.start <= parts[-1].end:
+                last = parts.pop()
+                part = Digits(last.start, part.end, last.digits + part.digits, last.in_word and in_word)
+            parts.append(part)
+        return parts
+
+    def _shaped(self) -> bytes:
+        shapes = self._shapes = self._shapes or self._bytes.translate(_SHAPES)
+        return shapes
