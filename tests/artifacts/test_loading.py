@@ -63,15 +63,17 @@ def test_a_signed_file_is_loaded(path: Path) -> None:
         load_model(path, key=PUBLIC, allow=SKLEARN_LINEAR)
 
 
-def test_a_file_in_a_signed_folder_is_loaded(path: Path, tmp_path: Path) -> None:
+def test_a_file_in_a_signed_folder_is_loaded(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole folder is verified, and the file must be in it, and be signed."""
     folder = tmp_path / "iris"
     (folder / "deep").mkdir(parents=True)
     inside = folder / "deep" / "model.joblib"
     path.rename(inside)
     (folder / "README.md").write_text("A model.")
+    monkeypatch.chdir(tmp_path)
     sign_model(folder, KEY, name="iris")
-    load_model(inside, directory=folder, key=PUBLIC, name="iris", allow=SKLEARN_LINEAR)
+    for root in (folder, "iris", Path("iris")):
+        load_model(inside, directory=root, key=PUBLIC, name="iris", allow=SKLEARN_LINEAR)
     with pytest.raises(ConfigurationError, match="not in it"):
         load_model(path, directory=folder, key=PUBLIC, allow=SKLEARN_LINEAR)
     with pytest.raises(ModelSignatureError, match="not among"):
@@ -399,6 +401,11 @@ def test_arrays_are_loaded(tmp_path: Path) -> None:
         head + struct.pack("<H", 60) + b"{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }".ljust(59) + b"\n",
         head + struct.pack("<H", 60) + b"{'descr': '<f8', 'fortran_order': False, 'shape': (0,), }".ljust(59) + b"\n",
         b"\x93NUMPY\x09\x00" + good[8:],
+        head
+        + struct.pack("<H", 70)
+        + b"{'descr': ('<f8', (2,)), 'fortran_order': False, 'shape': (1,), }".ljust(69)
+        + b"\n"
+        + bytes(16),
     ):
         path.write_bytes(broken)
         with pytest.raises(ModelContentError, match=r"\.npy file"):

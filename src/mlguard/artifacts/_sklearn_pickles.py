@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
 from mlguard.artifacts._symbols import Array, Made, MisuseError, Name
 
-_LEAF = -1
+_LEAF = _NOBODY = -1
 _TREE: Name = ("sklearn.tree._tree", "Tree")
 _STATE = {"max_depth", "node_count", "nodes", "values"}
 
@@ -135,28 +135,24 @@ def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any],
         raise MisuseError("its nodes are no tree")
     if feature.min() < 0 or feature.max() >= features:
         raise MisuseError("a node of a feature that there is not")
-    parent = np.zeros(count, np.intp)
+    parent = np.full(count, _NOBODY)
     parent[left] = inner
     parent[right] = inner
-    seen = np.zeros(count, np.bool_)
-    seen[left] = True
-    seen[right] = True
-    if np.count_nonzero(seen) != count - 1:  # as many children as nodes, so one has two parents
+    if np.count_nonzero(parent == _NOBODY) != 1:  # as many children as nodes, so one has two parents
         raise MisuseError("its nodes are no tree")
-    _check_depth(parent, max_depth)
+    parent[0] = 0
+    if max_depth < len(inner):  # no tree is deeper than that
+        _check_depth(parent, max_depth)
 
 
 def _check_depth(parent: NDArray[np.intp], max_depth: int) -> None:
     """Whether every node reaches the root in as many steps, by squaring."""
-    steps = min(max_depth, len(parent))
-    reached = np.arange(len(parent))
-    while steps:
-        if steps & 1:
+    reached = parent
+    for bit in bin(max_depth)[3:] if max_depth else "":
+        reached = reached[reached]
+        if bit == "1":
             reached = parent[reached]
-        steps >>= 1
-        if steps:
-            parent = parent[parent]
-    if reached.any():
+    if not max_depth or reached.any():
         raise MisuseError("its nodes are deeper than it says")
 
 

@@ -1,5 +1,6 @@
 """The gate in front of a model file: signature, then format, then content, and only then anything of it runs."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -102,11 +103,13 @@ def load_model(
             "load_model(signature=..., directory=..., name=..., ignore=...) are of use with key=..."
         )
 
+    hashed = hashlib.sha256()
     with ThreadPoolExecutor(1, thread_name_prefix="mlguard-digest") as beside:
         digest: Future[str] | None = None
         try:
-            copy = read_once(place, max_size=size)
-            digest = beside.submit(copy.sha256)  # without the GIL: beside the rest, where nobody waits for it
+            # One thread takes them in their order, without the GIL: beside the rest, where nobody waits for it.
+            copy = read_once(place, max_size=size, watch=lambda piece: beside.submit(hashed.update, piece))
+            digest = beside.submit(hashed.hexdigest)
             if any(digest.result() != one for one in wanted):
                 raise ModelSignatureError("the file is not the one that was signed or pinned: its SHA-256 is another")
             gate = _Gate(place, format, allowed, size, instructions)
@@ -165,10 +168,11 @@ def inspect_model(
     place = _place(path)
     size = whole("inspect_model(max_size=...)", max_size, least=1)
     instructions = whole("inspect_model(max_instructions=...)", max_instructions, least=1)
-    copy = read_once(place, max_size=size)
+    hashed = hashlib.sha256()
+    copy = read_once(place, max_size=size, watch=hashed.update)
     gate = _Gate(place, format, frozenset(), size, instructions)
     names, problems = gate.inspect(copy)
-    return ModelReport(gate.format, compression_of(copy.view), copy.sha256(), names, problems)
+    return ModelReport(gate.format, compression_of(copy.view), hashed.hexdigest(), names, problems)
 
 
 class _Gate:
@@ -274,7 +278,7 @@ def _signed_digest(files: Any, place: Path, root: Path) -> str:
     relative = "."
     if place != root:
         try:
-            relative = place.relative_to(root).as_posix()
+            relative = place.absolute().relative_to(root.absolute()).as_posix()
         except ValueError:
             raise ConfigurationError("load_model(directory=...): the file is not in it") from None
     digest = files.get(relative)
