@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
+    IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
 )
@@ -62,6 +63,7 @@ def forests() -> Iterator[Any]:
     yield RandomForestClassifier(n_estimators=2, max_leaf_nodes=5, random_state=0).fit(ROWS, NAMES.astype(str))
     yield ExtraTreesClassifier(n_estimators=2, random_state=0).fit(ROWS, np.c_[CLASSES, CLASSES % 2])
     yield DecisionTreeRegressor().fit(ROWS, np.zeros(len(ROWS)))  # of one node
+    yield IsolationForest(n_estimators=3, max_features=0.5, random_state=0).fit(ROWS)
 
 
 def linear_models() -> Iterator[Any]:

@@ -113,6 +113,7 @@ BY_HAND = {
     "in the middle of an estimator": HEAD + FOREST + b")\x81}" + text("a") + BOOM + b")Rsb.",
     "in a state": HEAD + FOREST + b")\x81" + BOOM + b")Rb.",
     "in a key": HEAD + b"}" + BOOM + b")RNs.",
+    "behind a key that takes long to hash": HEAD + b"}N\x85Ns0" + BOOM + b")R.",
     "in a frame": HEAD + b"\x95" + struct.pack("<Q", len(BOOM) + 3) + BOOM + b")R.",
     "across two frames": HEAD + b"\x95" + struct.pack("<Q", len(BOOM)) + BOOM + b")R.",
     "with a class instead of the names": HEAD + BOOM + b"0" + FOREST + text("boom") + b"\x93)R.",
