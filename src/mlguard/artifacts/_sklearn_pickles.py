@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlguard.artifacts._encoder_pickles import OneHotEncoder
 from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
 from mlguard.artifacts._symbols import Array, Made, MisuseError, Name
 
@@ -182,6 +183,7 @@ _KINDS: dict[Name, type[Rule]] = {
     ("sklearn.linear_model._sgd_fast", "ModifiedHuber"): _Loss,
     ("sklearn.linear_model._sgd_fast", "SquaredEpsilonInsensitive"): _Loss,
     ("sklearn.linear_model._sgd_fast", "SquaredHinge"): _Loss,
+    ("sklearn.preprocessing._encoders", "OneHotEncoder"): OneHotEncoder,
     ("sklearn.preprocessing._function_transformer", "FunctionTransformer"): _FunctionTransformer,
     _TREE: _Tree,
     ("sklearn.tree._classes", "DecisionTreeClassifier"): _DecisionTree,
