@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.preprocessing import OneHotEncoder
 
 from mlguard import (
     NUMPY_ARRAYS,
@@ -490,6 +491,21 @@ def test_trees_in_skops_are_trees(member: str, tmp_path: Path) -> None:
     io_.dump({"a": [(np.array([forest], object),)]}, path)
     with pytest.raises(ModelContentError, match="a node of a feature" if member == "feature" else "no tree"):
         load_model(path, unverified=True, allow=SKLEARN_FORESTS)
+    with pytest.raises(ModelContentError, match="max_instructions"):
+        load_model(path, unverified=True, allow=SKLEARN_FORESTS, max_instructions=100)
+
+
+def test_encoders_in_skops_have_as_many_columns_as_categories(tmp_path: Path) -> None:
+    """Skops trusts an encoder whatever its numbers are."""
+    io_ = pytest.importorskip("skops.io")
+    path = tmp_path / "model.skops"
+    encoder = OneHotEncoder().fit([[1], [2], [3]])
+    io_.dump(encoder, path)
+    load_model(path, unverified=True)
+    encoder._n_features_outs = [1]
+    io_.dump(encoder, path)
+    with pytest.raises(ModelContentError, match="categories"):
+        load_model(path, unverified=True)
 
 
 class Own:

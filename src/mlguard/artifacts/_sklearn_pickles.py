@@ -5,8 +5,6 @@ and features without looking: with others it reads what is beside the tree in me
 ``decision_path``, writes beyond its array. So the nodes have to be a tree here already.
 """
 
-from collections.abc import Mapping
-from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -48,34 +46,6 @@ class _Tree(Value):
             raise MisuseError("a state that scikit-learn never writes")
         left, right, feature = (_field(nodes, name) for name in ("left_child", "right_child", "feature"))
         _check_nodes(left, right, feature, made.args[0], members["max_depth"])
-
-
-def check_trees(model: Any) -> None:
-    """Whether the nodes of all trees in a model that another library has loaded are trees. Nobody has asked one yet.
-
-    Raises:
-        MisuseError: Those of one are not.
-    """
-    waiting, seen = [model], set()
-    while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(found))
-        if (type(found).__module__, type(found).__name__) == _TREE:
-            state = found.__getstate__()
-            nodes = state["nodes"]
-            _check_nodes(
-                nodes["left_child"], nodes["right_child"], nodes["feature"], found.n_features, state["max_depth"]
-            )
-        elif isinstance(found, Mapping):
-            waiting.extend(found.values())
-        elif isinstance(found, list | tuple | set):
-            waiting.extend(found)
-        elif isinstance(found, np.ndarray):
-            waiting.extend(found.flat if found.dtype.hasobject else ())
-        else:
-            waiting.extend(vars(found).values() if hasattr(found, "__dict__") else ())
 
 
 class _DecisionTree(Rule):

@@ -232,7 +232,7 @@ class _Gate:
             return load_npz(content, max_size=self._max_size)
         if self.format == "onnx":
             return load_onnx(content)
-        return load_skops(content, self._allowed, max_size=self._max_size)
+        return load_skops(content, self._allowed, max_size=self._max_size, max_instructions=self._max_instructions)
 
 
 def _check_names(contents: PickleContents, allowed: frozenset[Name]) -> None:
