@@ -120,9 +120,9 @@ def _check_depth(parent: NDArray[np.intp], max_depth: int) -> None:
     """Whether every node reaches the root in as many steps, by squaring."""
     reached = parent
     for bit in bin(max_depth)[3:] if max_depth else "":
-        reached = reached[reached]
+        reached = reached.take(reached)
         if bit == "1":
-            reached = parent[reached]
+            reached = parent.take(reached)
     if not max_depth or reached.any():
         raise MisuseError("its nodes are deeper than it says")
 

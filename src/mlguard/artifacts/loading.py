@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,22 +103,17 @@ def load_model(
             "load_model(signature=..., directory=..., name=..., ignore=...) are of use with key=..."
         )
 
-    hashed = hashlib.sha256()
-    with ThreadPoolExecutor(1, thread_name_prefix="mlguard-digest") as beside:
-        digest: Future[str] | None = None
-        try:
-            # One thread takes them in their order, without the GIL: beside the rest, where nobody waits for it.
-            copy = read_once(place, max_size=size, watch=lambda piece: beside.submit(hashed.update, piece))
-            digest = beside.submit(hashed.hexdigest)
-            if any(digest.result() != one for one in wanted):
-                raise ModelSignatureError("the file is not the one that was signed or pinned: its SHA-256 is another")
-            gate = _Gate(place, format, allowed, size, instructions)
-            model = gate.load(copy)
-        except (ModelContentError, ModelSignatureError) as error:
-            found = digest.result() if digest is not None else None
-            record_event("model.refused", model=place.name, digest=found, reason=type(error).__name__)
-            raise
-        record_event("model.loaded", model=place.name, digest=digest.result(), format=gate.format)
+    gate = _Gate(place, format, allowed, size, instructions)
+    digest = None
+    try:
+        copy, digest = _read_and_hash(place, size)
+        if any(digest != one for one in wanted):
+            raise ModelSignatureError("the file is not the one that was signed or pinned: its SHA-256 is another")
+        model = gate.load(copy)
+    except (ModelContentError, ModelSignatureError) as error:
+        record_event("model.refused", model=place.name, digest=digest, reason=type(error).__name__)
+        raise
+    record_event("model.loaded", model=place.name, digest=digest, format=gate.format)
     return model
 
 
@@ -168,11 +163,18 @@ def inspect_model(
     place = _place(path)
     size = whole("inspect_model(max_size=...)", max_size, least=1)
     instructions = whole("inspect_model(max_instructions=...)", max_instructions, least=1)
-    hashed = hashlib.sha256()
-    copy = read_once(place, max_size=size, watch=hashed.update)
+    copy, digest = _read_and_hash(place, size)
     gate = _Gate(place, format, frozenset(), size, instructions)
     names, problems = gate.inspect(copy)
-    return ModelReport(gate.format, compression_of(copy.view), hashed.hexdigest(), names, problems)
+    return ModelReport(gate.format, compression_of(copy.view), digest, names, problems)
+
+
+def _read_and_hash(place: Path, max_size: int) -> tuple[PrivateCopy, str]:
+    """What is in the file, and the SHA-256 of these very bytes: of each piece while the next one is read."""
+    hashed = hashlib.sha256()
+    with ThreadPoolExecutor(1, thread_name_prefix="mlguard-digest") as beside:  # one, so that they keep their order
+        copy = read_once(place, max_size=max_size, watch=lambda piece: beside.submit(hashed.update, piece))
+    return copy, hashed.hexdigest()
 
 
 class _Gate:
