@@ -91,6 +91,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "resource of blake2b": (lambda d: _first(d).update(algorithm="blake2b"), "none of SHA-256"),
     "digest short": (lambda d: _first(d).update(digest=A[:-1]), "none of SHA-256"),
     "digest in capitals": (lambda d: _first(d).update(digest=A.upper()), "none of SHA-256"),
+    "digest long": (lambda d: _first(d).update(digest=A + "\n"), "none of SHA-256"),
     "digest with a line feed": (lambda d: _first(d).update(digest=A[:-1] + "\n"), "none of SHA-256"),
     "digest a number": (lambda d: _first(d).update(digest=5), "none of SHA-256"),
     "digest another": (lambda d: _first(d).update(digest=B), "contradicts itself"),
@@ -143,7 +144,8 @@ def test_a_model_is_a_file_or_a_folder() -> None:
     "text",
     [b"", b"[]", b"\xff", b"[" * 100_000, PAYLOAD[:-1], PAYLOAD + b"{}",
      PAYLOAD.replace(b'"name"', b'"name":1,"name"', 1), PAYLOAD.replace(b'"iris"', b"NaN"),
-     PAYLOAD.replace(b'"iris"', b"9" * 5_000)],
+     PAYLOAD.replace(b'"predicate":{', b'"predicate":{"card":NaN,'),
+     PAYLOAD.replace(b'"predicate":{', b'"predicate":{"card":-Infinity,'), PAYLOAD.replace(b'"iris"', b"9" * 5_000)],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused(text: bytes) -> None:
     """Members twice, numbers that are none or endless, nesting without end."""

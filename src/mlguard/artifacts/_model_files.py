@@ -241,9 +241,8 @@ def _in_threads(work: Callable[[str], None], paths: list[str], stop: threading.E
                 work(path)
         except BaseException as error:
             with lock:
-                if not stop.is_set():  # later ones may only say that they were stopped
-                    failures.append(error)
-                    stop.set()
+                failures.append(error)
+                stop.set()
 
     threads = min(_THREADS, len(paths), os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, thread_name_prefix="mlguard-model") as pool:
@@ -253,4 +252,4 @@ def _in_threads(work: Callable[[str], None], paths: list[str], stop: threading.E
         finally:
             stop.set()  # also when whoever waits is interrupted
     if failures:
-        raise failures[0]
+        raise failures[0]  # later ones may only say that they were stopped
