@@ -527,6 +527,11 @@ def test_a_broken_skops_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelContentError):
             load_model(path, unverified=True)
     assert "this" not in sys.modules
+    with zipfile.ZipFile(io.BytesIO(good)) as archive, zipfile.ZipFile(path, "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name) if name == "schema.json" else b"no array")
+    with pytest.raises(ModelContentError, match="refuses what the file holds"):
+        load_model(path, unverified=True)
     path.write_bytes(good[:-1])
     with pytest.raises(ModelContentError, match="zip"):
         load_model(path, unverified=True)
