@@ -159,7 +159,8 @@ def test_every_compression_of_joblib_is_read(compression: str, suffix: str, tmp_
     loaded = load_model(path, unverified=True, allow=SKLEARN_LINEAR)
     assert np.array_equal(loaded.predict(ROWS), MODEL.predict(ROWS))
     assert inspect_model(path).compression == compression
-    for broken in (content[:-4], content[: len(content) // 2], content + b"x", content + content):
+    altered = content[:40] + bytes([content[40] ^ 0xFF]) + bytes(20) + content[61:]
+    for broken in (content[:-4], content[: len(content) // 2], content + b"x", content + content, altered):
         path.write_bytes(broken)
         with pytest.raises(ModelContentError, match="compressed file"):
             load_model(path, unverified=True, allow=SKLEARN_LINEAR)

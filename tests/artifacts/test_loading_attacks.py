@@ -217,6 +217,7 @@ def test_an_extension_code_is_refused(mine: Mine, tmp_path: Path) -> None:
     [
         (HEAD + b"Pid\n.", "persistent id"),
         (HEAD + b"NQ.", "persistent id"),
+        (HEAD + b"NQ0NQ.", "persistent id"),
         (b"\x80\x05\x97.", "out-of-band"),
         (b"\x80\x05N\x98.", "out-of-band"),
         (HEAD + FOREST + b"N" + b"}" + text("predict") + FOREST + b"s\x86b.", "no object gets a state"),
