@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
+    IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
 )
@@ -62,6 +63,7 @@ def forests() -> Iterator[Any]:
     yield RandomForestClassifier(n_estimators=2, max_leaf_nodes=5, random_state=0).fit(ROWS, NAMES.astype(str))
     yield ExtraTreesClassifier(n_estimators=2, random_state=0).fit(ROWS, np.c_[CLASSES, CLASSES % 2])
     yield DecisionTreeRegressor().fit(ROWS, np.zeros(len(ROWS)))  # of one node
+    yield IsolationForest(n_estimators=3, max_features=0.5, random_state=0).fit(ROWS)
 
 
 def linear_models() -> Iterator[Any]:
@@ -100,6 +102,14 @@ def preprocessing() -> Iterator[Any]:
         ("as they are", "passthrough", [1]),
     ]
     yield ColumnTransformer(columns, remainder=MinMaxScaler(), sparse_threshold=0).fit(ROWS)
+    rows = np.array([["a", 1], ["b", 2], ["c", np.nan]] * 3 + [["a", 1]] * 9, object)
+    for options in ({}, {"drop": "first"}, {"drop": "if_binary"}, {"drop": ["a", 2]}, {"min_frequency": 5},
+                    {"max_categories": 2, "drop": "first"}, {"min_frequency": 20, "drop": "first"}):  # fmt: skip
+        yield Pipeline([("encoder", OneHotEncoder(**options))]).fit(rows)
+    for kind in ("U", "S"):
+        yield Pipeline([("encoder", OneHotEncoder())]).fit(NAMES.astype(kind).reshape(-1, 1))
+    yield Pipeline([("encoder", OneHotEncoder())]).fit([[2.0], [1.0], [np.nan]])
+    yield OneHotEncoder()
     yield LabelEncoder().fit(NAMES)
     yield LabelBinarizer().fit(NAMES)
 

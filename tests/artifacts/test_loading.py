@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.preprocessing import OneHotEncoder
 
 from mlguard import (
     NUMPY_ARRAYS,
@@ -63,15 +64,17 @@ def test_a_signed_file_is_loaded(path: Path) -> None:
         load_model(path, key=PUBLIC, allow=SKLEARN_LINEAR)
 
 
-def test_a_file_in_a_signed_folder_is_loaded(path: Path, tmp_path: Path) -> None:
+def test_a_file_in_a_signed_folder_is_loaded(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole folder is verified, and the file must be in it, and be signed."""
     folder = tmp_path / "iris"
     (folder / "deep").mkdir(parents=True)
     inside = folder / "deep" / "model.joblib"
     path.rename(inside)
     (folder / "README.md").write_text("A model.")
+    monkeypatch.chdir(tmp_path)
     sign_model(folder, KEY, name="iris")
-    load_model(inside, directory=folder, key=PUBLIC, name="iris", allow=SKLEARN_LINEAR)
+    for root in (folder, "iris", Path("iris")):
+        load_model(inside, directory=root, key=PUBLIC, name="iris", allow=SKLEARN_LINEAR)
     with pytest.raises(ConfigurationError, match="not in it"):
         load_model(path, directory=folder, key=PUBLIC, allow=SKLEARN_LINEAR)
     with pytest.raises(ModelSignatureError, match="not among"):
@@ -169,7 +172,8 @@ def test_every_compression_of_joblib_is_read(compression: str, suffix: str, tmp_
     loaded = load_model(path, unverified=True, allow=SKLEARN_LINEAR)
     assert np.array_equal(loaded.predict(ROWS), MODEL.predict(ROWS))
     assert inspect_model(path).compression == compression
-    for broken in (content[:-4], content[: len(content) // 2], content + b"x", content + content):
+    altered = content[:40] + bytes([content[40] ^ 0xFF]) + bytes(20) + content[61:]
+    for broken in (content[:-4], content[: len(content) // 2], content + b"x", content + content, altered):
         path.write_bytes(broken)
         with pytest.raises(ModelContentError, match="compressed file"):
             load_model(path, unverified=True, allow=SKLEARN_LINEAR)
@@ -412,6 +416,11 @@ def test_arrays_are_loaded(tmp_path: Path) -> None:
         head + struct.pack("<H", 60) + b"{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }".ljust(59) + b"\n",
         head + struct.pack("<H", 60) + b"{'descr': '<f8', 'fortran_order': False, 'shape': (0,), }".ljust(59) + b"\n",
         b"\x93NUMPY\x09\x00" + good[8:],
+        head
+        + struct.pack("<H", 70)
+        + b"{'descr': ('<f8', (2,)), 'fortran_order': False, 'shape': (1,), }".ljust(69)
+        + b"\n"
+        + bytes(16),
     ):
         path.write_bytes(broken)
         with pytest.raises(ModelContentError, match=r"\.npy file"):
@@ -496,6 +505,21 @@ def test_trees_in_skops_are_trees(member: str, tmp_path: Path) -> None:
     io_.dump({"a": [(np.array([forest], object),)]}, path)
     with pytest.raises(ModelContentError, match="a node of a feature" if member == "feature" else "no tree"):
         load_model(path, unverified=True, allow=SKLEARN_FORESTS)
+    with pytest.raises(ModelContentError, match="max_instructions"):
+        load_model(path, unverified=True, allow=SKLEARN_FORESTS, max_instructions=100)
+
+
+def test_encoders_in_skops_have_as_many_columns_as_categories(tmp_path: Path) -> None:
+    """Skops trusts an encoder whatever its numbers are."""
+    io_ = pytest.importorskip("skops.io")
+    path = tmp_path / "model.skops"
+    encoder = OneHotEncoder().fit([[1], [2], [3]])
+    io_.dump(encoder, path)
+    load_model(path, unverified=True)
+    encoder._n_features_outs = [1]
+    io_.dump(encoder, path)
+    with pytest.raises(ModelContentError, match="categories"):
+        load_model(path, unverified=True)
 
 
 class Own:
@@ -517,6 +541,11 @@ def test_a_broken_skops_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelContentError):
             load_model(path, unverified=True)
     assert "this" not in sys.modules
+    with zipfile.ZipFile(io.BytesIO(good)) as archive, zipfile.ZipFile(path, "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name) if name == "schema.json" else b"no array")
+    with pytest.raises(ModelContentError, match="refuses what the file holds"):
+        load_model(path, unverified=True)
     path.write_bytes(good[:-1])
     with pytest.raises(ModelContentError, match="zip"):
         load_model(path, unverified=True)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from sklearn.linear_model import LinearRegression
+from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
 from mlguard import (
@@ -113,6 +114,7 @@ BY_HAND = {
     "in the middle of an estimator": HEAD + FOREST + b")\x81}" + text("a") + BOOM + b")Rsb.",
     "in a state": HEAD + FOREST + b")\x81" + BOOM + b")Rb.",
     "in a key": HEAD + b"}" + BOOM + b")RNs.",
+    "behind a key that takes long to hash": HEAD + b"}N\x85Ns0" + BOOM + b")R.",
     "in a frame": HEAD + b"\x95" + struct.pack("<Q", len(BOOM) + 3) + BOOM + b")R.",
     "across two frames": HEAD + b"\x95" + struct.pack("<Q", len(BOOM)) + BOOM + b")R.",
     "with a class instead of the names": HEAD + BOOM + b"0" + FOREST + text("boom") + b"\x93)R.",
@@ -215,6 +217,7 @@ def test_an_extension_code_is_refused(mine: Mine, tmp_path: Path) -> None:
     [
         (HEAD + b"Pid\n.", "persistent id"),
         (HEAD + b"NQ.", "persistent id"),
+        (HEAD + b"NQ0NQ.", "persistent id"),
         (b"\x80\x05\x97.", "out-of-band"),
         (b"\x80\x05N\x98.", "out-of-band"),
         (HEAD + FOREST + b"N" + b"}" + text("predict") + FOREST + b"s\x86b.", "no object gets a state"),
@@ -539,6 +542,71 @@ def test_a_tree_without_nodes_is_refused(tmp_path: Path) -> None:
     tree = HEAD + named("sklearn.tree._tree", "Tree") + number(4)
     for kinds in (none, b"N", array(plain((1,)), dtype("f8", (3, *GOOD))[2:], b"C\x08" + bytes(8))):
         assert "Tree: " in refuse(tmp_path / "model.pkl", tree + kinds + number(1) + b"\x87R.")
+
+
+# Encoders ------------------------------------------------------------------------------------------------------------
+
+
+def encoder_with(changes: dict[str, Any], **options: Any) -> bytes:
+    """An encoder, some of whose attributes are changed."""
+    encoder = OneHotEncoder(handle_unknown="ignore", **options).fit(np.arange(12).reshape(-1, 1) % 4)
+    encoder.__dict__.update(changes)
+    return pickle.dumps(encoder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_n_features_outs": [1]},  # SciPy writes beyond its array
+        {"_n_features_outs": [5]},
+        {"_n_features_outs": [4, 4]},
+        {"_n_features_outs": ["4"]},
+        {"_n_features_outs": (4,)},
+        {"_n_features_outs": None},
+        {"n_features_in_": 2},
+        {"categories_": [np.array([0, 1, 2])]},
+        {"categories_": [np.array([3, 2, 1, 0])]},
+        {"categories_": [np.array([[0, 1, 2, 3]])]},
+        {"categories_": [np.array([0, 1, 2, 3], complex)]},
+        {"categories_": [[0, 1, 2, 3]]},
+        {"_drop_idx_after_grouping": np.array([4], object)},
+        {"_drop_idx_after_grouping": np.array([-1], object), "_n_features_outs": [3]},
+        {"_drop_idx_after_grouping": np.array([None], object), "_n_features_outs": [3]},
+        {"_drop_idx_after_grouping": np.array([np.int64(9)], object), "_n_features_outs": [3]},
+        {"_drop_idx_after_grouping": np.array([np.float64(0)], object), "_n_features_outs": [3]},
+        {"_drop_idx_after_grouping": np.array(["0"], object), "_n_features_outs": [3]},
+        {"_drop_idx_after_grouping": [0], "_n_features_outs": [3]},
+        {"_infrequent_enabled": True},
+        {"_infrequent_enabled": 1},
+    ],
+)
+def test_an_encoder_has_as_many_columns_as_categories(changes: dict[str, Any], tmp_path: Path) -> None:
+    """SciPy writes the categories into the columns without looking."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(encoder_with({}))
+    load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
+    assert "OneHotEncoder: " in refuse(path, encoder_with(changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_default_to_infrequent_mappings": [None]},
+        {"_default_to_infrequent_mappings": []},
+        {"_default_to_infrequent_mappings": [np.array([0, 1, 9, 2])]},
+        {"_default_to_infrequent_mappings": [np.array([0, 1, -1, 2])]},
+        {"_default_to_infrequent_mappings": [np.array([0, 1, 2])]},
+        {"_default_to_infrequent_mappings": [np.array([0.0, 1, 2, 1])]},
+        {"_infrequent_indices": [None]},
+        {"_infrequent_indices": None},
+    ],
+)
+def test_an_encoder_has_as_many_columns_as_groups(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Where rare categories share one."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(encoder_with({}, max_categories=2))
+    load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
+    assert "OneHotEncoder: " in refuse(path, encoder_with(changes, max_categories=2))
 
 
 # Files that change ---------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "underscores": lambda text: text.replace(" ", "_"),
     "no spaces": lambda text: text.title().replace(" ", ""),
     "fullwidth": lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
-    "letters alike": lambda text: text.translate(str.maketrans("aeiop", "аеіор")),  # noqa: RUF001
+    "letters alike": lambda text: text.translate(str.maketrans("aeiop", "аеіор")),
     "accents": lambda text: text.replace("e", "ë").replace("o", "ö"),
     "digits": lambda text: text.translate(str.maketrans("eios", "310$")),
     "swapped letters": lambda text: text.replace("Ignore", "Ingore").replace("previous", "previuos"),

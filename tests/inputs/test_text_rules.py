@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001  # letters that look like others are the point here
+# letters that look like others are the point here
 """What may stand in a text, by what people write and by what has been hidden in texts."""
 
 import unicodedata

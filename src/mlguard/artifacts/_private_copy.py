@@ -1,15 +1,15 @@
 """One reading of a file into memory that nobody else can write to: what is verified is what is loaded."""
 
 import contextlib
-import hashlib
 import io
 import mmap
 import os
 import stat
+from collections.abc import Callable
 
 from mlguard.errors import ModelContentError
 
-_AT_A_TIME = 1 << 20  # bytes
+_AT_A_TIME = 1 << 22  # bytes; enough for a thread beside this one
 
 
 class PrivateCopy:
@@ -21,10 +21,6 @@ class PrivateCopy:
 
     def __init__(self, content: "bytes | mmap.mmap") -> None:
         self._content = content
-
-    def sha256(self) -> str:
-        """The digest of these very bytes, in hexadecimal."""
-        return hashlib.sha256(self._content).hexdigest()
 
     @property
     def view(self) -> memoryview:
@@ -43,12 +39,15 @@ class PrivateCopy:
         return self._content
 
 
-def read_once(path: str | os.PathLike[str], *, max_size: int) -> PrivateCopy:
+def read_once(
+    path: str | os.PathLike[str], *, max_size: int, watch: Callable[[memoryview], object] = len
+) -> PrivateCopy:
     """Read a file.
 
     Args:
         path: A file, not a device or a directory. Links are followed.
         max_size: Bytes that it may have.
+        watch: Called with each piece as soon as it is there, where it will stay.
 
     Raises:
         ModelContentError: It is no file, empty, too large, or it changed while it was read.
@@ -65,9 +64,10 @@ def read_once(path: str | os.PathLike[str], *, max_size: int) -> PrivateCopy:
             raise ModelContentError(f"the file has {before.st_size} bytes, more than max_size={max_size}")
         memory = _memory(before.st_size)
         filled = 0
-        with memoryview(memory) as view:
-            while read := file.readinto(view[filled : filled + _AT_A_TIME]):
-                filled += read
+        view = memoryview(memory)
+        while read := file.readinto(view[filled : filled + _AT_A_TIME]):
+            watch(view[filled : filled + read])
+            filled += read
         after = os.fstat(file.fileno())
         if filled != before.st_size or file.read(1) or _marks(before) != _marks(after):
             raise ModelContentError("the file changed while it was read")

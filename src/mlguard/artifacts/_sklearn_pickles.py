@@ -5,17 +5,16 @@ and features without looking: with others it reads what is beside the tree in me
 ``decision_path``, writes beyond its array. So the nodes have to be a tree here already.
 """
 
-from collections.abc import Mapping
-from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlguard.artifacts._encoder_pickles import OneHotEncoder
 from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
 from mlguard.artifacts._symbols import Array, Made, MisuseError, Name
 
-_LEAF = -1
+_LEAF = _NOBODY = -1
 _TREE: Name = ("sklearn.tree._tree", "Tree")
 _STATE = {"max_depth", "node_count", "nodes", "values"}
 
@@ -47,34 +46,6 @@ class _Tree(Value):
             raise MisuseError("a state that scikit-learn never writes")
         left, right, feature = (_field(nodes, name) for name in ("left_child", "right_child", "feature"))
         _check_nodes(left, right, feature, made.args[0], members["max_depth"])
-
-
-def check_trees(model: Any) -> None:
-    """Whether the nodes of all trees in a model that another library has loaded are trees. Nobody has asked one yet.
-
-    Raises:
-        MisuseError: Those of one are not.
-    """
-    waiting, seen = [model], set()
-    while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(found))
-        if (type(found).__module__, type(found).__name__) == _TREE:
-            state = found.__getstate__()
-            nodes = state["nodes"]
-            _check_nodes(
-                nodes["left_child"], nodes["right_child"], nodes["feature"], found.n_features, state["max_depth"]
-            )
-        elif isinstance(found, Mapping):
-            waiting.extend(found.values())
-        elif isinstance(found, list | tuple | set):
-            waiting.extend(found)
-        elif isinstance(found, np.ndarray):
-            waiting.extend(found.flat if found.dtype.hasobject else ())
-        else:
-            waiting.extend(vars(found).values() if hasattr(found, "__dict__") else ())
 
 
 class _DecisionTree(Rule):
@@ -135,28 +106,24 @@ def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any],
         raise MisuseError("its nodes are no tree")
     if feature.min() < 0 or feature.max() >= features:
         raise MisuseError("a node of a feature that there is not")
-    parent = np.zeros(count, np.intp)
+    parent = np.full(count, _NOBODY)
     parent[left] = inner
     parent[right] = inner
-    seen = np.zeros(count, np.bool_)
-    seen[left] = True
-    seen[right] = True
-    if np.count_nonzero(seen) != count - 1:  # as many children as nodes, so one has two parents
+    if np.count_nonzero(parent == _NOBODY) != 1:  # as many children as nodes, so one has two parents
         raise MisuseError("its nodes are no tree")
-    _check_depth(parent, max_depth)
+    parent[0] = 0
+    if max_depth < len(inner):  # no tree is deeper than that
+        _check_depth(parent, max_depth)
 
 
 def _check_depth(parent: NDArray[np.intp], max_depth: int) -> None:
     """Whether every node reaches the root in as many steps, by squaring."""
-    steps = min(max_depth, len(parent))
-    reached = np.arange(len(parent))
-    while steps:
-        if steps & 1:
-            reached = parent[reached]
-        steps >>= 1
-        if steps:
-            parent = parent[parent]
-    if reached.any():
+    reached = parent
+    for bit in bin(max_depth)[3:] if max_depth else "":
+        reached = reached.take(reached)
+        if bit == "1":
+            reached = parent.take(reached)
+    if not max_depth or reached.any():
         raise MisuseError("its nodes are deeper than it says")
 
 
@@ -186,6 +153,7 @@ _KINDS: dict[Name, type[Rule]] = {
     ("sklearn.linear_model._sgd_fast", "ModifiedHuber"): _Loss,
     ("sklearn.linear_model._sgd_fast", "SquaredEpsilonInsensitive"): _Loss,
     ("sklearn.linear_model._sgd_fast", "SquaredHinge"): _Loss,
+    ("sklearn.preprocessing._encoders", "OneHotEncoder"): OneHotEncoder,
     ("sklearn.preprocessing._function_transformer", "FunctionTransformer"): _FunctionTransformer,
     _TREE: _Tree,
     ("sklearn.tree._classes", "DecisionTreeClassifier"): _DecisionTree,

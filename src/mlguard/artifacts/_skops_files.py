@@ -1,12 +1,14 @@
 """Loads what skops has saved, with the list of trusted types that it was made for."""
 
+import pickle
 import re
 from importlib.metadata import version
 from typing import Any
 
-from mlguard.artifacts._sklearn_pickles import check_trees
+from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._symbols import Name
 from mlguard.artifacts._zip_files import open_zip
+from mlguard.artifacts.pickle_globals import read_pickle
 from mlguard.errors import ConfigurationError, ModelContentError
 
 _OLDEST = (0, 13)  # older ones can be made to run what is not on the list: CVE-2025-54412, -54413, -54886
@@ -28,11 +30,15 @@ def untrusted_types(content: bytes, *, max_size: int) -> list[str]:
     return untrusted
 
 
-def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int) -> Any:
+def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int, max_instructions: int) -> Any:
     """The object.
 
+    Before anybody asks it anything it is looked at as if it had come in a pickle: skops trusts an estimator whatever
+    its numbers are.
+
     Raises:
-        ModelContentError: It is broken, or names a type that is neither trusted by skops nor allowed.
+        ModelContentError: It is broken, names a type that is neither trusted by skops nor allowed, or its numbers would
+            let native code read or write beside its memory.
         ConfigurationError: The package is not installed, or too old.
     """
     names = {".".join(pair) for pair in allowed}
@@ -41,9 +47,14 @@ def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int) -> An
         raise ModelContentError(f"the file names what is not allowed: {', '.join(ascii(n)[1:-1] for n in refused)}")
     try:
         model = _skops_io().loads(content, trusted=sorted(names))
-        check_trees(model)
+        again = pickle.dumps(model, 5)
     except Exception as error:
         raise ModelContentError(f"a class that the file names refuses what the file holds: {error!r:.300}") from error
+    problems = read_pickle(PrivateCopy(again), max_instructions=max_instructions).problems
+    # What NumPy and other libraries have made is theirs. An estimator's native code believes it, whoever has made it.
+    told = [problem for problem in problems if problem.startswith("sklearn.") or "max_instructions" in problem]
+    if told:
+        raise ModelContentError("; ".join(told))
     return model
 
 

@@ -33,9 +33,10 @@ def _estimators(**modules: str) -> frozenset[Name]:
     }
 
 
-#: Decision trees, random forests and extremely randomised trees.
+#: Decision trees, random forests, extremely randomised trees and isolation forests.
 SKLEARN_FORESTS = _estimators(
     ensemble___forest="RandomForestClassifier RandomForestRegressor ExtraTreesClassifier ExtraTreesRegressor",
+    ensemble___iforest="IsolationForest",
     tree___classes="DecisionTreeClassifier DecisionTreeRegressor ExtraTreeClassifier ExtraTreeRegressor",
     tree___tree="Tree",
 )

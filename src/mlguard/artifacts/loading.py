@@ -1,9 +1,10 @@
 """The gate in front of a model file: signature, then format, then content, and only then anything of it runs."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mlguard.artifacts.allowed_globals import checked_names
 from mlguard.artifacts.compression import compression_of, decompress
 from mlguard.artifacts.model_formats import format_of
 from mlguard.artifacts.pickle_globals import PickleContents, read_pickle
-from mlguard.artifacts.signing import verify_model
+from mlguard.artifacts.signing import signed_files, verify_model
 from mlguard.errors import ConfigurationError, ModelContentError, ModelSignatureError
 from mlguard.monitoring.events import record_event
 
@@ -97,28 +98,24 @@ def load_model(
     if key is not None and content is not None:
         raise ConfigurationError("load_model(key=...) verifies files: bytes are pinned by sha256=...")
     if key is not None:
-        root = place if directory is None else _place(directory)
-        files = verify_model(root, key, signature=signature, name=name, ignore=ignore).files
-        wanted.append(_signed_digest(files, place, root))
+        digest = _signed_digest(place, directory, key=key, signature=signature, name=name, ignore=ignore)
+        wanted.append(digest)
     elif (directory, signature, name, tuple(ignore)) != (None, None, None, ()):
         raise ConfigurationError(
             "load_model(signature=..., directory=..., name=..., ignore=...) are of use with key=..."
         )
 
-    with ThreadPoolExecutor(1, thread_name_prefix="mlguard-digest") as beside:
-        digest: Future[str] | None = None
-        try:
-            copy = read_once(place, max_size=size) if content is None else PrivateCopy(content)
-            digest = beside.submit(copy.sha256)  # without the GIL: beside the rest, where nobody waits for it
-            if any(digest.result() != one for one in wanted):
-                raise ModelSignatureError("the file is not the one that was signed or pinned: its SHA-256 is another")
-            gate = _Gate(place, format, allowed, size, instructions)
-            model = gate.load(copy)
-        except (ModelContentError, ModelSignatureError) as error:
-            found = digest.result() if digest is not None else None
-            record_event("model.refused", model=place.name, digest=found, reason=type(error).__name__)
-            raise
-        record_event("model.loaded", model=place.name, digest=digest.result(), format=gate.format)
+    gate = _Gate(place, format, allowed, size, instructions)
+    found = None
+    try:
+        copy, found = _read_and_hash(place if content is None else content, size)
+        if any(found != one for one in wanted):
+            raise ModelSignatureError("the file is not the one that was signed or pinned: its SHA-256 is another")
+        model = gate.load(copy)
+    except (ModelContentError, ModelSignatureError) as error:
+        record_event("model.refused", model=place.name, digest=found, reason=type(error).__name__)
+        raise
+    record_event("model.loaded", model=place.name, digest=found, format=gate.format)
     return model
 
 
@@ -168,10 +165,20 @@ def inspect_model(
     place = _place(path)
     size = whole("inspect_model(max_size=...)", max_size, least=1)
     instructions = whole("inspect_model(max_instructions=...)", max_instructions, least=1)
-    copy = read_once(place, max_size=size)
+    copy, digest = _read_and_hash(place, size)
     gate = _Gate(place, format, frozenset(), size, instructions)
     names, problems = gate.inspect(copy)
-    return ModelReport(gate.format, compression_of(copy.view), copy.sha256(), names, problems)
+    return ModelReport(gate.format, compression_of(copy.view), digest, names, problems)
+
+
+def _read_and_hash(source: Path | bytes, max_size: int) -> tuple[PrivateCopy, str]:
+    """What is in a file, or the bytes themselves, and their SHA-256: of each piece while the next one is read."""
+    if isinstance(source, bytes):
+        return PrivateCopy(source), hashlib.sha256(source).hexdigest()
+    hashed = hashlib.sha256()
+    with ThreadPoolExecutor(1, thread_name_prefix="mlguard-digest") as beside:  # one, so that they keep their order
+        copy = read_once(source, max_size=max_size, watch=lambda piece: beside.submit(hashed.update, piece))
+    return copy, hashed.hexdigest()
 
 
 class _Gate:
@@ -231,7 +238,7 @@ class _Gate:
             return load_npz(content, max_size=self._max_size)
         if self.format == "onnx":
             return load_onnx(content)
-        return load_skops(content, self._allowed, max_size=self._max_size)
+        return load_skops(content, self._allowed, max_size=self._max_size, max_instructions=self._max_instructions)
 
 
 def _check_names(contents: PickleContents, allowed: frozenset[Name]) -> None:
@@ -272,14 +279,23 @@ def _wanted(key: object, sha256: object, *, unverified: object) -> list[str]:
     return [sha256.lower()]
 
 
-def _signed_digest(files: Any, place: Path, root: Path) -> str:
-    """The digest of one file among those that were signed."""
+def _signed_digest(
+    place: Path, directory: Any, *, key: Any, signature: Any, name: str | None, ignore: Iterable[str]
+) -> str:
+    """The digest that a file must have by its signature, or by that of the folder that it is in.
+
+    A folder is verified whole. A file that was signed by itself is not read for that: it is when it is loaded.
+    """
     relative = "."
-    if place != root:
+    if directory is None:
+        files = signed_files(place, key, signature=signature, name=name).files
+    else:
+        root = _place(directory)
         try:
-            relative = place.relative_to(root).as_posix()
+            relative = place.absolute().relative_to(root.absolute()).as_posix()
         except ValueError:
             raise ConfigurationError("load_model(directory=...): the file is not in it") from None
+        files = verify_model(root, key, signature=signature, name=name, ignore=ignore).files
     digest = files.get(relative)
     if digest is None:
         raise ModelSignatureError("the file is not among those that were signed")

@@ -293,17 +293,14 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     def _update(self, target: Any, items: list[Any]) -> None:
         if len(items) % 2:
             raise MisuseError("a key without a value")
-        for key in items[::2]:
-            self._check_key(key)
+        pairs = [(key, value) for key, value in zip(items[::2], items[1::2], strict=True) if self._is_key(key)]
         if type(target) is dict:
-            target.update(zip(items[::2], items[1::2], strict=True))
+            target.update(pairs)
         else:
             self._change(target)
 
     def _load_additems(self) -> None:
-        items = self.pop_mark()
-        for item in items:
-            self._check_key(item)
+        items = filter(self._is_key, self.pop_mark())
         if type(self.stack[-1]) is set:
             self.stack[-1].update(items)
         else:
@@ -312,10 +309,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     dispatch[pickle.ADDITEMS[0]] = _load_additems
 
     def _load_frozenset(self) -> None:
-        items = self.pop_mark()
-        for item in items:
-            self._check_key(item)
-        self.append(frozenset(items))
+        self.append(frozenset(filter(self._is_key, self.pop_mark())))
 
     dispatch[pickle.FROZENSET[0]] = _load_frozenset
 
@@ -324,12 +318,15 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         if not isinstance(target, Made) or target.name in RULES:
             self.contents.add_problem("something is put into an object that is no list, dict or set")
 
-    def _check_key(self, key: Any) -> None:
+    def _is_key(self, key: Any) -> bool:
         """Whether hashing it takes no time: integers beyond these bounds can all have one hash, as tuples can."""
         if type(key) not in _PLAIN_KEYS and not isinstance(key, Global | Made):
-            raise MisuseError("a key of a dict or a set is neither a text nor a number")
+            self.contents.add_problem("a key of a dict or a set is neither a text nor a number")
+            return False
         if type(key) is int and abs(key) >= sys.hash_info.modulus:
-            raise MisuseError("a key of a dict or a set is too large a number")
+            self.contents.add_problem("a key of a dict or a set is too large a number")
+            return False
+        return True
 
     # Sizes -----------------------------------------------------------------------------------------------------------
 

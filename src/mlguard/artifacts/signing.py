@@ -104,16 +104,16 @@ def signed_files(
     path: str | os.PathLike[str],
     key: PublicKey | Sequence[PublicKey],
     *,
-    name: str,
     signature: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> VerifiedModel:
     """What a signature says of a model, which is not looked at: for a list, and for small files that are hashed anyway.
 
     Args:
         path: The model.
         key: As for ``verify_model``.
-        name: As for ``verify_model``.
         signature: As for ``verify_model``.
+        name: As for ``verify_model``.
 
     Raises:
         ModelSignatureError: There is no signature, it does not hold, or is of a model with another name.
