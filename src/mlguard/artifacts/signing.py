@@ -4,8 +4,9 @@ The signature is a Sigstore bundle around an in-toto statement that lists every 
 ``model_signing`` verifies it with ``verify key``, and what ``model_signing sign key`` writes is verified here.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -90,12 +91,9 @@ def verify_model(
     model = _Model(path, signature, ignore, max_files)
     keys = public_keys(key)
     wanted = _name("name", name) if name is not None else None
-    try:
+    with _recording_refusal(wanted or model.path.name):
         signer, statement = _signed(model, keys, wanted)
         _compare(model, statement)
-    except ModelSignatureError as error:
-        record_event("model.refused", model=model.path.name, reason=str(error))
-        raise
     record_event("model.verified", model=statement.name, digest=statement.digest, key=signer)
     return VerifiedModel(model.path, statement.name, statement.digest, signer, MappingProxyType({**statement.files}))
 
@@ -120,7 +118,9 @@ def signed_files(
         ConfigurationError: There is no model at ``path``, or an argument cannot work.
     """
     model = _Model(path, signature, (), MAX_FILES)
-    signer, statement = _signed(model, public_keys(key), name)
+    keys = public_keys(key)
+    with _recording_refusal(name or model.path.name):
+        signer, statement = _signed(model, keys, name)
     return VerifiedModel(model.path, statement.name, statement.digest, signer, MappingProxyType({**statement.files}))
 
 
@@ -169,6 +169,15 @@ def sign_model(
     named = key_id(signer.public_key())
     record_event("model.signed", model=statement.name, digest=statement.digest, key=named)
     return VerifiedModel(model.path, statement.name, statement.digest, named, MappingProxyType({**statement.files}))
+
+
+@contextlib.contextmanager
+def _recording_refusal(model: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelSignatureError as error:
+        record_event("model.refused", model=model, reason=str(error))
+        raise
 
 
 class _Model:
