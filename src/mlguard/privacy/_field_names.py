@@ -53,6 +53,7 @@ _MAX_NAME = 128  # characters; a longer one is a text
 _MAX_WORDS = 5
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _CAPITAL = re.compile(r"(?<=[a-zß-ÿ\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LABEL = re.compile(r"\[\w+\](?: \d+)?")  # what a mask has put in the place of a key
 _MAX_KNOWN = 4_096  # names whose kind is remembered
 
 
@@ -90,6 +91,8 @@ class FieldNames:
         return kind
 
     def _find(self, name: str) -> str | None:
+        if _LABEL.fullmatch(name):
+            return None
         words = _words(name)
         for count in range(min(len(words), _MAX_WORDS), 0, -1):
             ending = "".join(words[-count:])
