@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  # that they look alike is the point
 """What the names of fields tell, and what only sounds like it."""
 
 import pytest
@@ -15,6 +16,7 @@ SEARCH = PIISearch()
         ("email", "email"),
         ("eMail", "email"),
         ("e_mail", "email"),
+        ("user[email]", "email"),
         ("E-MAIL", "email"),
         ("customer-email", "email"),
         ("customerEmailAddress", "email"),
@@ -71,6 +73,7 @@ def test_names_of_fields_tell_a_kind(name: str, kind: str) -> None:
         "42",
         "[email]",
         "[phone] 2",
+        "x:[secret] token",
         "email" * 100,
     ],
 )

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  # that they look alike is the point
 """What stands in the place of a datum."""
 
 import secrets
@@ -55,6 +56,8 @@ def test_a_pseudonym_is_not_masked_again() -> None:
     assert mask_pii(once, mask=mask) == once
     assert mask_pii({"email": mask_pii("j@x.org", mask=mask)}, mask=mask) == {"email": mask_pii("j@x.org", mask=mask)}
     assert mask_pii(f"{once} k@x.org", mask=mask).count("p1.k.") == 4
+    named = f"password={PSEUDONYMS.pseudonym('x', purpose='y')}, token=abc"
+    assert mask_pii(named, mask=mask) == named.replace("abc", "[secret]")
 
 
 def test_what_looks_like_a_pseudonym_hides_nothing() -> None:

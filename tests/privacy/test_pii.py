@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  # that they look alike is the point
 """Data of any shape: what is found in it, and the copy without it."""
 
 import copy
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from mlguard import Finding, PIISearch, find_pii, mask_pii
+from mlguard.privacy._spans import Span
 
 CARD = "4111111111111111"
 
@@ -38,7 +40,7 @@ class Patient(BaseModel):
     person: Person | None = None
 
 
-Pair = namedtuple("Pair", ["phone", "count"])  # noqa: PYI024  # an old one
+Pair = namedtuple("Pair", ["phone", "count"])
 
 
 def test_findings_have_places_and_no_values() -> None:
@@ -66,7 +68,9 @@ def test_every_shape_is_looked_into() -> None:
         "frozen": frozenset({"j@x.org"}),
         "ordered": OrderedDict(email="j"),
         "dataclass": Person("j", ["j@x.org"]),
-        "model": Patient(firstName="Jane", notes=["j@x.org"], person=Person("j"), other="j@x.org", ssn="1"),
+        "model": Patient.model_validate(
+            {"firstName": "Jane", "notes": ["j@x.org"], "person": Person("j"), "other": "j@x.org", "ssn": "1"}
+        ),
         "bytes": b"to j@x.org",
         "latin": b"\xfc j@x.org",
         "path": pathlib.PurePosixPath("/home/j@x.org"),
@@ -83,8 +87,14 @@ def test_every_shape_is_looked_into() -> None:
         "frozen": frozenset({"[email]"}),
         "ordered": {"email": "[email]"},
         "dataclass": Person("[email]", ["[email]"]),
-        "model": Patient(
-            firstName="[name]", notes=["[email]"], person=Person("[email]"), other="[email]", ssn="[national_id]"
+        "model": Patient.model_validate(
+            {
+                "firstName": "[name]",
+                "notes": ["[email]"],
+                "person": Person("[email]"),
+                "other": "[email]",
+                "ssn": "[national_id]",
+            }
         ),
         "bytes": b"to [email]",
         "latin": b"\xfc [email]",
@@ -184,7 +194,7 @@ def test_arrays_of_numbers_are_measurements() -> None:
     masked = mask_pii({"x": numbers})["x"]
     assert masked is not numbers
     assert masked.tolist() == numbers.tolist()
-    assert mask_pii({"phones": numbers}) == {"phones": "[phone]"}  # type: ignore[comparison-overlap]
+    assert mask_pii({"phones": numbers}) == {"phones": "[phone]"}
 
 
 def test_what_cannot_be_read_is_not_passed_on() -> None:
@@ -312,6 +322,23 @@ def test_a_planted_datum_does_not_come_out(data: Any, shape: str) -> None:
     planted = {"list": [data, planted], "dict": {"a": data, "b": [planted]}, "text": f"see {planted}, {data!r}"}[shape]
     assert "email" in {one.kind for one in find_pii(planted)}
     assert "betelgeuse" not in repr(mask_pii(planted))
+
+
+def test_a_mask_that_goes_on_for_ever_ends() -> None:
+    """What it shows is masked a few times, and then stays."""
+    assert mask_pii("j@x.org", mask=lambda _, value: f"a{value}") == "aaaj@x.org"
+
+
+def test_a_number_that_has_a_datum_in_it_is_none() -> None:
+    """Only a whole number is a card."""
+    search = PIISearch(kinds={"ip"}, finders=[_FirstFour()])
+    assert mask_pii(12_345_678, search=search) == 12_345_678
+    assert mask_pii("12345678", search=search) == "[pin]5678"
+
+
+class _FirstFour:
+    def find(self, text: str) -> list[Span]:
+        return [Span(0, 4, "pin"), Span(4, 4, "nothing")] if text.startswith("1234") else []
 
 
 def test_a_search_of_ones_own_is_used() -> None:

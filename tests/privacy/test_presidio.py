@@ -30,7 +30,7 @@ def analyzer() -> Any:
     class BlankEngine(SpacyNlpEngine):
         def __init__(self) -> None:
             super().__init__(ner_model_configuration=NerModelConfiguration(default_score=0.8))
-            self.nlp = {"en": nlp}
+            self.nlp = {"en": nlp}  # type: ignore[assignment]
 
         def load(self) -> None:
             pass
@@ -59,7 +59,8 @@ def test_settings_that_cannot_be_are_refused(analyzer: Any) -> None:
     """No analyzer, an entity that it does not know, a threshold that is none."""
     with pytest.raises(ConfigurationError, match=r"mlguard\[presidio\]"):
         PresidioFinder("en_core_web_lg")
-    for settings in ({"entities": ["PERSONS"]}, {"entities": []}, {"threshold": 2.0}):
+    wrong: tuple[dict[str, Any], ...] = ({"entities": ["PERSONS"]}, {"entities": []}, {"threshold": 2.0})
+    for settings in wrong:
         with pytest.raises(ConfigurationError, match="PresidioFinder"):
             PresidioFinder(analyzer, **settings)
 

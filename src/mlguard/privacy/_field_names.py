@@ -53,7 +53,7 @@ _MAX_NAME = 128  # characters; a longer one is a text
 _MAX_WORDS = 5
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _CAPITAL = re.compile(r"(?<=[a-zß-ÿ\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_LABEL = re.compile(r"\[\w+\](?: \d+)?")  # what a mask has put in the place of a key
+_LABEL = re.compile(r"(?<![^\W_])\[\w+\]")  # what a mask has put there; "user[email]" is a name, as forms write it
 _MAX_KNOWN = 4_096  # names whose kind is remembered
 
 
@@ -91,7 +91,7 @@ class FieldNames:
         return kind
 
     def _find(self, name: str) -> str | None:
-        if _LABEL.fullmatch(name):
+        if _LABEL.search(name):
             return None
         words = _words(name)
         for count in range(min(len(words), _MAX_WORDS), 0, -1):
