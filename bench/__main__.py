@@ -19,6 +19,7 @@ from bench import (
     learnt,
     outages,
     passwords,
+    people,
     predict,
     prompts,
     puzzles,
@@ -53,6 +54,8 @@ _BENCHES = {
     "callers": callers.measure,
     "prompts": prompts.measure,
     "squeezing": squeezing.measure,
+    "people": people.measure_recall,
+    "redaction": people.measure_redaction,
 }
 
 

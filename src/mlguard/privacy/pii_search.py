@@ -117,8 +117,9 @@ class PIISearch:
         glance = Glance(text)
         found = [*self._numbers(text, glance), *self._credentials(text, glance)]
         if glance.sees_an_at():
-            found += find_emails(text) if "email" in self.kinds else ()
-            found += find_url_passwords(text) if "url_password" in self.kinds else ()
+            passwords = [*find_url_passwords(text)] if "url_password" in self.kinds else []
+            found += passwords
+            found += find_emails(text, {one.end for one in passwords}) if "email" in self.kinds else ()
         return found
 
     def _numbers(self, text: str, glance: Glance) -> Iterator[Span]:
