@@ -67,8 +67,8 @@ async def measure_recall(*, short: bool) -> Grid:
     head = ["kind", "found whole", "share", "95 % interval", "precision; with regions"]
     notes = [
         "",
-        "Precision: of what is found as this kind in the whole set, how much is. Where there is no datum, the last column",
-        f"is the share in which something is found with PIISearch(regions={_REGIONS}).",
+        "Precision: of what is found as this kind in the whole set, how much is. Where there is no datum, the last",
+        f"column is the share in which something is found with PIISearch(regions={_REGIONS}).",
     ]
     return Grid("find_pii on the labelled set", head, rows, notes)
 
@@ -165,7 +165,7 @@ async def measure_redaction(*, short: bool) -> Table:
             record.getMessage()
 
         timing = await take_turns(
-            {"bare": bare, "guarded": guarded}, rounds=10 if short else 200, calls=10 if short else 50
+            {"bare": bare, "guarded": guarded}, rounds=3 if short else 30, calls=10 if short else 40
         )
         lines.append(Extra(f"4 KB: {name}", timing, _TARGET))
     size = _MEGABYTE // 100 if short else _MEGABYTE

@@ -22,7 +22,7 @@ def test_the_last_characters_are_kept() -> None:
     assert masked == {"n": "********1111", "iban": "********3000", "email": "[email]", "phone": "[phone]"}
     assert mask_pii(masked, mask=KeepLast()) == masked
     assert mask_pii({"password": "********1234"}, mask=KeepLast()) == {"password": "[secret]"}
-    assert mask_pii("4111111111111111", mask=KeepLast(2, kinds=frozenset({"iban"}))) == "[card]"
+    assert mask_pii("4111111111111111", mask=KeepLast(2, kinds={"iban"})) == "[card]"
 
 
 @pytest.mark.parametrize("count", [0, 5, True, "4"])
@@ -43,7 +43,7 @@ def test_a_pseudonym_is_the_same_for_the_same_value() -> None:
         "email": PSEUDONYMS.pseudonym("x", purpose="logs/email"),
         "phone": PSEUDONYMS.pseudonym("x", purpose="logs/phone"),
     }
-    some = PseudonymMask(PSEUDONYMS, purpose="logs", kinds=frozenset({"phone"}))
+    some = PseudonymMask(PSEUDONYMS, purpose="logs", kinds=["phone"])
     assert mask_pii({"email": "x"}, mask=some) == {"email": "[email]"}
 
 
