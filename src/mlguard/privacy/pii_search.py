@@ -127,10 +127,11 @@ class PIISearch:
             for digits, find in self._within_words if in_word else self._by_digits:
                 if digits <= count:
                     yield from find(text, start, end)
-        if "gb_nino" in self.kinds and glance.sees_a_nino():
-            yield from find_ninos(text, 0, len(text))
-        if self._find_fiscal_codes and glance.sees_a_fiscal_code():
-            yield from self._find_fiscal_codes(text, 0, len(text))
+        for start, end in glance.like_a_nino() if "gb_nino" in self.kinds else ():
+            yield from find_ninos(text, start, end)
+        if self._find_fiscal_codes:
+            for start, end in glance.like_a_fiscal_code():
+                yield from self._find_fiscal_codes(text, start, end)
         if "ip" in self.kinds and glance.sees_colons():
             yield from find_ipv6(text)
 
