@@ -61,26 +61,25 @@ class Glance:
         text: The plain text.
     """
 
-    __slots__ = ("_bytes", "_lower", "_shapes", "_text")
+    __slots__ = ("_bytes", "_lower", "_places", "_shapes", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._bytes = text.encode("ascii", "replace")  # in the same places: one byte for each character
         self._lower = b""
+        self._places: dict[bytes, list[int]] = {}
         self._shapes = b""
 
     def sees_an_at(self) -> bool:
         """Whether there is an @, as it is or as URLs write it."""
         return "@" in self._text or ("%" in self._text and "%40" in self._text)
 
-    def sees(self, piece: bytes) -> bool:
-        """Whether a piece of ASCII is there, as it is."""
-        return piece in self._bytes
-
     def places_of(self, word: bytes) -> list[int]:
         """Where a word of lower-case ASCII stands, in whatever case."""
-        lower = self._lower = self._lower or self._bytes.lower()
-        return _places(lower, word)
+        if word not in self._places:
+            lower = self._lower = self._lower or self._bytes.lower()
+            self._places[word] = _places(lower, word)
+        return self._places[word]
 
     def long_words(self) -> list[tuple[int, int]]:
         """Where twenty or more letters, digits, ``-`` and ``_`` stand in a row, up to where that ends."""
