@@ -287,6 +287,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=12).map("".join))
+@example("+49 30 901820" * 20)
 @example("password='a\\\n-----BEGIN PRIVATE KEY-----")
 def test_masking_what_is_masked_changes_nothing(text: str) -> None:
     """Whatever stands beside whatever."""
@@ -326,7 +327,7 @@ def test_a_planted_datum_does_not_come_out(data: Any, shape: str) -> None:
 
 def test_a_mask_that_goes_on_for_ever_ends() -> None:
     """What it shows is masked a few times, and then stays."""
-    assert mask_pii("j@x.org", mask=lambda _, value: f"a{value}") == "aaaj@x.org"
+    assert mask_pii("j@x.org", mask=lambda _, value: f"a{value}") == "a" * 10 + "j@x.org"
 
 
 def test_a_number_that_has_a_datum_in_it_is_none() -> None:

@@ -80,6 +80,18 @@ def test_messages_and_arguments_are_redacted(log: Log) -> None:
     ]
 
 
+def test_data_in_a_record_are_redacted_by_names_too(log: Log) -> None:
+    """A mapping as message, as the only argument, and as one of several."""
+    person = {"first_name": "Jane", "n": 1}
+    log.logger.info(person)
+    log.logger.info("got %s", person)
+    log.logger.info("got %s and %d", [person], 2)
+    log.logger.info("%(first_name)s is %(n)d", person)
+    shown = "{'first_name': '[name]', 'n': 1}"
+    assert log.text.splitlines() == [shown, f"got {shown}", f"got [{shown}] and 2", "[name] is 1"]
+    assert person == {"first_name": "Jane", "n": 1}
+
+
 def test_an_object_is_redacted_as_it_is_written(log: Log) -> None:
     """Its own text may hold anything."""
 

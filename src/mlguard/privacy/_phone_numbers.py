@@ -16,8 +16,8 @@ LEAST_DIGITS: Final = 7
 _MAX_REGIONS = 8  # each is tried at every number
 _MOST_DIGITS = 15  # ITU-T E.164
 # A run that a number can stand in. Its length is bounded, and so is the time for it.
-_INTERNATIONAL = re.compile(r"(?<![^\W_])\+[\d(][\d ()./-]{5,40}", re.ASCII)
-_ANY = re.compile(r"(?<![^\W_])(?<!\d[.,])(?<![^\W_]-)(?:\+[\d(]|[\d(])[\d ()./-]{5,40}", re.ASCII)
+_INTERNATIONAL = re.compile(r"\+[\d(][\d ()./-]{5,40}", re.ASCII)
+_ANY = re.compile(r"(?:\+[\d(]|(?<![^\W_])(?<!\d[.,])(?<![^\W_]-)[\d(])[\d ()./-]{5,40}", re.ASCII)
 _DATE = re.compile(r"(?:19|20)\d\d-[01]\d-[0-3]\d", re.ASCII)
 _DATE_OR_DECIMAL = re.compile(rf"{_DATE.pattern}(?: [0-2]\d(?!\d))?[ .]*|\d+\.\d+(?![./-]?\d)[ .]*", re.ASCII)
 _GROUP = re.compile(r"\+?\(?\d+", re.ASCII)
