@@ -87,8 +87,17 @@ def test_data_in_a_record_are_redacted_by_names_too(log: Log) -> None:
     log.logger.info("got %s", person)
     log.logger.info("got %s and %d", [person], 2)
     log.logger.info("%(first_name)s is %(n)d", person)
+    log.logger.info("%(a)s@%(b)s", {"a": "jane", "b": "example.org"})
+    log.logger.handle(logging.makeLogRecord({"msg": "no arguments", "args": None}))
     shown = "{'first_name': '[name]', 'n': 1}"
-    assert log.text.splitlines() == [shown, f"got {shown}", f"got [{shown}] and 2", "[name] is 1"]
+    assert log.text.splitlines() == [
+        shown,
+        f"got {shown}",
+        f"got [{shown}] and 2",
+        "[name] is 1",
+        "[email]",
+        "no arguments",
+    ]
     assert person == {"first_name": "Jane", "n": 1}
 
 
