@@ -17,6 +17,7 @@ SEARCH = PIISearch()
         ("eMail", "email"),
         ("e_mail", "email"),
         ("user[email]", "email"),
+        ("[email] phone", "phone"),
         ("E-MAIL", "email"),
         ("customer-email", "email"),
         ("customerEmailAddress", "email"),
@@ -73,7 +74,7 @@ def test_names_of_fields_tell_a_kind(name: str, kind: str) -> None:
         "42",
         "[email]",
         "[phone] 2",
-        "x:[secret] token",
+        "x:[secret]",
         "email" * 100,
     ],
 )

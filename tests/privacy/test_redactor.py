@@ -88,7 +88,9 @@ def test_data_in_a_record_are_redacted_by_names_too(log: Log) -> None:
     log.logger.info("got %s and %d", [person], 2)
     log.logger.info("%(first_name)s is %(n)d", person)
     log.logger.info("%(a)s@%(b)s", {"a": "jane", "b": "example.org"})
-    log.logger.handle(logging.makeLogRecord({"msg": "no arguments", "args": None}))
+    log.logger.handle(
+        logging.makeLogRecord({"name": log.logger.name, "levelno": 20, "msg": "no arguments", "args": None})
+    )
     shown = "{'first_name': '[name]', 'n': 1}"
     assert log.text.splitlines() == [
         shown,

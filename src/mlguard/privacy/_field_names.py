@@ -91,9 +91,7 @@ class FieldNames:
         return kind
 
     def _find(self, name: str) -> str | None:
-        if _LABEL.search(name):
-            return None
-        words = _words(name)
+        words = _words(_LABEL.sub(" ", name))
         for count in range(min(len(words), _MAX_WORDS), 0, -1):
             ending = "".join(words[-count:])
             if ending in self._kinds:
