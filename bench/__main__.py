@@ -21,6 +21,7 @@ from bench import (
     loading,
     outages,
     passwords,
+    people,
     predict,
     prompts,
     puzzles,
@@ -59,6 +60,8 @@ _BENCHES = {
     "signing": signing.measure,
     "encryption": encryption.measure,
     "loading": loading.measure,
+    "people": people.measure_recall,
+    "redaction": people.measure_redaction,
 }
 
 

@@ -1,3 +1,4 @@
+# that they look alike is the point
 """Texts as a person reads them, for looking, with the places of the original."""
 
 import pytest

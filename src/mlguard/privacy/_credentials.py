@@ -27,6 +27,7 @@ _LINE_END = "-----END"
 _KEYS = "api", "access", "private", "account", "signing", "encryption", "secret", "master", "subscription"
 _NAMES = {
     b"pass": (r"(?:words?|wd|wort|phrase|code)?", None),
+    b"pwd": ("", None),
     b"secret": (r"(?:[_-]?access)?(?:[_-]?key)?", None),
     b"token": ("", None),
     b"authorization": ("", None),
@@ -62,8 +63,10 @@ def find_bearers(text: str, glance: Glance) -> Iterator[Span]:
     done = 0
     for place in glance.places_of(_SCHEME):
         match = _CREDENTIAL.match(text, place + len(_SCHEME)) if place >= done else None
-        if match and _ANY_DIGIT.search(match[1]):
-            done = match.end()
+        if match is None:
+            continue
+        done = match.end()  # without a digit too: what was read is not read again
+        if _ANY_DIGIT.search(match[1]):
             yield Span(*match.span(1), "bearer")
 
 

@@ -173,7 +173,7 @@ class DataWalk:
         copied: dict[Any, Any] = {}
         for position, (key, inner) in enumerate(value.items()):
             shown, step = self._key(key, position, place)
-            kind = self._search.kind_of_field(key) if isinstance(key, str) else None
+            kind = self._search.kind_of_field(step) if isinstance(step, str) else None
             copied[_free(shown, copied)] = self._visit(inner, place.below(step, kind))
         return copied
 

@@ -4,7 +4,7 @@ A subset of RFC 5321 and RFC 6531: no quoted names, no comments, no domain witho
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from mlguard.privacy._spans import Span
 
@@ -17,9 +17,16 @@ _TOP_LEVEL = re.compile(rf"[^\W\d_][\w{_MARKS}-]*")
 _PICTURE = re.compile(r"\dx\.(?:avif|gif|jpe?g|png|svg|webp)", re.IGNORECASE)  # logo@2x.png
 
 
-def find_emails(text: str) -> Iterator[Span]:
-    """The mail addresses in a plain text. At each @, no more than 254 characters on either side are looked at."""
+def find_emails(text: str, passwords: Collection[int] = ()) -> Iterator[Span]:
+    """The mail addresses in a plain text. At each @, no more than 254 characters on either side are looked at.
+
+    Args:
+        text: The plain text.
+        passwords: Where passwords of URLs end, whose @ is of no address.
+    """
     for at in _AT.finditer(text):
+        if at.start() in passwords:
+            continue
         before = text[max(0, at.start() - _REACH) : at.start()][::-1]
         name = _NAME.match(before)
         length = len(name[0].rstrip(".'%-+")) if name else 0

@@ -53,6 +53,7 @@ _MAX_NAME = 128  # characters; a longer one is a text
 _MAX_WORDS = 5
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _CAPITAL = re.compile(r"(?<=[a-zß-ÿ\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LABEL = re.compile(r"(?<![^\W_])\[\w+\]")  # what a mask has put there; "user[email]" is a name, as forms write it
 _MAX_KNOWN = 4_096  # names whose kind is remembered
 
 
@@ -90,7 +91,7 @@ class FieldNames:
         return kind
 
     def _find(self, name: str) -> str | None:
-        words = _words(name)
+        words = _words(_LABEL.sub(" ", name))
         for count in range(min(len(words), _MAX_WORDS), 0, -1):
             ending = "".join(words[-count:])
             if ending in self._kinds:

@@ -61,31 +61,25 @@ class Glance:
         text: The plain text.
     """
 
-    __slots__ = ("_bytes", "_lower", "_shapes", "_text")
+    __slots__ = ("_bytes", "_lower", "_places", "_shapes", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._bytes = text.encode("ascii", "replace")  # in the same places: one byte for each character
         self._lower = b""
+        self._places: dict[bytes, list[int]] = {}
         self._shapes = b""
 
     def sees_an_at(self) -> bool:
         """Whether there is an @, as it is or as URLs write it."""
         return "@" in self._text or ("%" in self._text and "%40" in self._text)
 
-    def sees(self, piece: bytes) -> bool:
-        """Whether a piece of ASCII is there, as it is."""
-        return piece in self._bytes
-
     def places_of(self, word: bytes) -> list[int]:
         """Where a word of lower-case ASCII stands, in whatever case."""
-        lower = self._lower = self._lower or self._bytes.lower()
-        place = lower.find(word)
-        places = []
-        while place >= 0:
-            places.append(place)
-            place = lower.find(word, place + len(word))
-        return places
+        if word not in self._places:
+            lower = self._lower = self._lower or self._bytes.lower()
+            self._places[word] = _places(lower, word)
+        return self._places[word]
 
     def long_words(self) -> list[tuple[int, int]]:
         """Where twenty or more letters, digits, ``-`` and ``_`` stand in a row, up to where that ends."""
@@ -98,17 +92,24 @@ class Glance:
             start = words.find(_TOKEN, end) if end >= 0 else -1
         return found
 
-    def sees_a_nino(self) -> bool:
-        """Whether letters and digits stand as in a British National Insurance number without spaces."""
-        return _NINO in self._shaped()
+    def like_a_nino(self) -> list[tuple[int, int]]:
+        """Where letters and digits stand as in a British National Insurance number without spaces."""
+        return self._like(_NINO)
 
-    def sees_a_fiscal_code(self) -> bool:
-        """Whether letters and digits stand as in an Italian fiscal code."""
-        return _FISCAL_CODE in self._shaped()
+    def like_a_fiscal_code(self) -> list[tuple[int, int]]:
+        """Where letters and digits stand as in an Italian fiscal code."""
+        return self._like(_FISCAL_CODE)
+
+    def _like(self, shape: bytes) -> list[tuple[int, int]]:
+        """Where a shape stands, and one character more, by which one sees that it ends there."""
+        return [(place, place + len(shape) + 1) for place in _places(self._shaped(), shape)]
 
     def sees_colons(self) -> bool:
         """Whether there are as many colons as in an IPv6 address."""
-        return b"::" in self._bytes or _SEVEN in self._bytes.translate(None, _HEX)
+        count = self._bytes.count(b":")
+        return count > 1 and (
+            b"::" in self._bytes or (count >= len(_SEVEN) and _SEVEN in self._bytes.translate(None, _HEX))
+        )
 
     def around_digits(self) -> list[Digits]:
         """The parts of the text in which seven digits or more stand together that are no date and no decimal.
@@ -135,3 +136,12 @@ class Glance:
     def _shaped(self) -> bytes:
         shapes = self._shapes = self._shapes or self._bytes.translate(_SHAPES)
         return shapes
+
+
+def _places(text: bytes, piece: bytes) -> list[int]:
+    places = []
+    place = text.find(piece)
+    while place >= 0:
+        places.append(place)
+        place = text.find(piece, place + len(piece))
+    return places

@@ -5,7 +5,7 @@ from mlguard.privacy._spans import Span
 from mlguard.privacy.masks import Mask, PseudonymMask
 from mlguard.privacy.pii_search import PIISearch
 
-_PASSES = 3  # what stood beside a datum may be one without it
+_PASSES = 10  # what stood beside a datum may be one without it
 
 
 def masked_text(text: str, spans: list[Span], search: PIISearch, mask: Mask) -> str:

@@ -24,7 +24,11 @@ _FORMS = {
     "pl_pesel": (r"\d{11}", 11, "pl.pesel"),
     "br_cpf": (r"\d{3}\.\d{3}\.\d{3}-\d\d|\d{11}", 11, "br.cpf"),
     "se_personnummer": (r"(?:\d\d)?\d{6}[-+]?\d{4}", 10, "se.personnummer"),
-    "in_aadhaar": (r"\d{4}([ -])\d{4}\1\d{4}", 12, "in_.aadhaar"),  # only in groups: one in ten has the digit
+    "in_aadhaar": (
+        r"(?<!\d[ -])\d{4}([ -])\d{4}\1\d{4}(?![ -]\d)",
+        12,
+        "in_.aadhaar",
+    ),  # in groups: one in ten has the digit
     "nl_bsn": (r"\d{9}|\d{4}\.\d\d\.\d{3}", 9, "nl.bsn"),
 }
 #: One in eleven numbers of nine digits is one: found only where it is asked for.

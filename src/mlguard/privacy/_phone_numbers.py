@@ -15,12 +15,13 @@ LEAST_DIGITS: Final = 7
 
 _MAX_REGIONS = 8  # each is tried at every number
 _MOST_DIGITS = 15  # ITU-T E.164
-_MAX_STARTS = 3  # groups of digits at which a number is tried to begin, where it has no country code
 # A run that a number can stand in. Its length is bounded, and so is the time for it.
-_INTERNATIONAL = re.compile(r"(?<![^\W_])\+[\d(][\d ()./-]{5,40}", re.ASCII)
-_ANY = re.compile(r"(?<![^\W_])(?<!\d[.,])(?:\+[\d(]|[\d(])[\d ()./-]{5,40}", re.ASCII)
-_DATE_OR_DECIMAL = re.compile(r"(?:19|20)\d\d-[01]\d-[0-3]\d(?: [0-2]\d(?!\d))?[ .]*|\d{1,2}\.\d+[ .]*", re.ASCII)
+_INTERNATIONAL = re.compile(r"\+[\d(][\d ()./-]{5,40}", re.ASCII)
+_ANY = re.compile(r"(?:\+[\d(]|(?<![^\W_])(?<!\d[.,])(?<![^\W_]-)[\d(])[\d ()./-]{5,40}", re.ASCII)
+_DATE = re.compile(r"(?:19|20)\d\d-[01]\d-[0-3]\d", re.ASCII)
+_DATE_OR_DECIMAL = re.compile(rf"{_DATE.pattern}(?: [0-2]\d(?!\d))?[ .]*|\d+\.\d+(?![./-]?\d)[ .]*", re.ASCII)
 _GROUP = re.compile(r"\+?\(?\d+", re.ASCII)
+_GOES_ON = re.compile(r"-?[^\W\d]", re.ASCII)  # it is a part of a code with letters
 
 
 def is_installed() -> bool:
@@ -60,22 +61,29 @@ def phone_finder(regions: Sequence[str]) -> FindIn:
 
 
 def _number_in(text: str, start: int, end: int, is_number: Callable[[str], bool]) -> Span | None:
-    """The longest number at one of the first groups of a run, whatever digits stand behind it."""
+    """The number in a run. With a country code it may have digits behind it, without one only a date."""
     other = _DATE_OR_DECIMAL.match(text, start, end)
-    groups = [group.span() for group in _GROUP.finditer(text, other.end() if other else start, end)]
-    starts = groups[:1] if text[start] == "+" else groups[:_MAX_STARTS]
-    for first, (begin, _) in enumerate(starts):
-        digits = 0
-        stops = []
-        for count, (at, stop) in enumerate(groups[first:]):
-            digits += stop - at
-            # Groups have two digits and more, but for one or two. What has only single ones is a row of numbers.
-            if LEAST_DIGITS <= digits <= _MOST_DIGITS + 2 and digits >= 2 * count:
-                stops.append(stop)
-        for stop in reversed(stops):
-            if is_number(text[begin:stop]):
-                return Span(begin, stop, "phone")
-    return None
+    begin = other.end() if other else start
+    date = _DATE.search(text, begin, end)
+    groups = [group.span() for group in _GROUP.finditer(text, begin, date.start() if date else end)]
+    if not groups:
+        return None
+    begin, last = groups[0][0], groups[-1][1]
+    ends = [one for one in _possible_ends(text, groups) if text[start] == "+" or one == last]
+    return next((Span(begin, one, "phone") for one in reversed(ends) if is_number(text[begin:one])), None)
+
+
+def _possible_ends(text: str, groups: list[tuple[int, int]]) -> list[int]:
+    """Behind which groups of digits a number may end that begins with the first of them."""
+    begin, digits, ends = groups[0][0], 0, []
+    for count, (start, end) in enumerate(groups):
+        digits += end - start
+        # Groups have two digits and more, but for one or two: what has only single ones is a row of numbers. What has
+        # one group is the number of an order, unless it begins as at home, with a nought.
+        is_like_one = digits >= 2 * count and (count > 0 or text[begin] in "+0")
+        if LEAST_DIGITS <= digits <= _MOST_DIGITS + 2 and is_like_one and not _GOES_ON.match(text, end):
+            ends.append(end)
+    return ends
 
 
 def _judge(regions: tuple[str, ...]) -> Callable[[str], bool]:

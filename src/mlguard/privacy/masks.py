@@ -1,5 +1,6 @@
 """What stands in the place of a datum."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from mlguard._numbers import whole
@@ -33,7 +34,7 @@ class KeepLast:
         ConfigurationError: A count out of its range.
     """
 
-    def __init__(self, count: int = 4, *, kinds: frozenset[str] = frozenset({"card", "iban", "phone"})) -> None:
+    def __init__(self, count: int = 4, *, kinds: Collection[str] = ("card", "iban", "phone")) -> None:
         self._count = whole("KeepLast(count)", count, least=1, most=4)
         self._kinds = kinds
 
@@ -60,7 +61,7 @@ class PseudonymMask:
         ConfigurationError: Something else than a Pseudonymiser, or no purpose.
     """
 
-    def __init__(self, pseudonymiser: Pseudonymiser, *, purpose: str, kinds: frozenset[str] | None = None) -> None:
+    def __init__(self, pseudonymiser: Pseudonymiser, *, purpose: str, kinds: Collection[str] | None = None) -> None:
         if not isinstance(pseudonymiser, Pseudonymiser):
             raise ConfigurationError("PseudonymMask needs a Pseudonymiser")
         pseudonymiser.pseudonym("", purpose=purpose)

@@ -117,8 +117,9 @@ class PIISearch:
         glance = Glance(text)
         found = [*self._numbers(text, glance), *self._credentials(text, glance)]
         if glance.sees_an_at():
-            found += find_emails(text) if "email" in self.kinds else ()
-            found += find_url_passwords(text) if "url_password" in self.kinds else ()
+            passwords = [*find_url_passwords(text)] if "url_password" in self.kinds else []
+            found += passwords
+            found += find_emails(text, {one.end for one in passwords}) if "email" in self.kinds else ()
         return found
 
     def _numbers(self, text: str, glance: Glance) -> Iterator[Span]:
@@ -126,17 +127,18 @@ class PIISearch:
             for digits, find in self._within_words if in_word else self._by_digits:
                 if digits <= count:
                     yield from find(text, start, end)
-        if "gb_nino" in self.kinds and glance.sees_a_nino():
-            yield from find_ninos(text, 0, len(text))
-        if self._find_fiscal_codes and glance.sees_a_fiscal_code():
-            yield from self._find_fiscal_codes(text, 0, len(text))
+        for start, end in glance.like_a_nino() if "gb_nino" in self.kinds else ():
+            yield from find_ninos(text, start, end)
+        if self._find_fiscal_codes:
+            for start, end in glance.like_a_fiscal_code():
+                yield from self._find_fiscal_codes(text, start, end)
         if "ip" in self.kinds and glance.sees_colons():
             yield from find_ipv6(text)
 
     def _credentials(self, text: str, glance: Glance) -> Iterator[Span]:
         if self.kinds & TOKEN_KINDS:
             yield from (span for span in find_tokens(text, glance) if span.kind in self.kinds)
-        if "private_key" in self.kinds and glance.sees(b"PRIVATE KEY"):
+        if "private_key" in self.kinds and glance.places_of(b"key"):
             yield from find_private_keys(text)
         if "bearer" in self.kinds:
             yield from find_bearers(text, glance)

@@ -2,7 +2,10 @@
 
 import logging
 import traceback
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from mlguard.errors import ConfigurationError
 from mlguard.privacy._data_walks import DataWalk
@@ -17,6 +20,7 @@ _UNFIT = "[its arguments do not fit]"
 _ACCESS_LOG = "uvicorn.access"
 # What a record has by itself. Everything else came with extra=...
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_DATA = (Mapping, list, tuple, set, frozenset, BaseModel)
 _TRACEBACKS = logging.Formatter()
 _MAX_CAUSES = 16
 
@@ -79,6 +83,11 @@ class Redactor:
         return True
 
     def _redact(self, record: logging.LogRecord) -> None:
+        record.msg = self._by_names(record.msg)
+        if isinstance(record.args, tuple):
+            record.args = tuple([self._by_names(one) for one in record.args])
+        elif record.args:  # logging takes a mapping that is the only argument out of its tuple
+            record.args = self.data(record.args)
         said = _said(record)
         redacted = self.text(said)
         if redacted != said:
@@ -94,6 +103,10 @@ class Redactor:
         for name in vars(record).keys() - _OWN:
             (masked,) = self.data({name: getattr(record, name)}).values()
             setattr(record, name, masked)
+
+    def _by_names(self, value: Any) -> Any:
+        """Data as data, because in a text names of fields say less."""
+        return self.data(value) if isinstance(value, _DATA) else value
 
     def _replace(self, record: logging.LogRecord, redacted: str) -> None:
         """Make the record say this. In its arguments, if they alone do it, for a formatter may want to see them."""
