@@ -101,8 +101,8 @@ class Program:
 
 
 @contextmanager
-def program(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """Run Python with these arguments in the root of the repository, until the block ends.
+def program(*arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Program]:
+    """Run Python with these arguments, by default in the root of the repository, until the block ends.
 
     Warnings are errors in it. Of this environment's settings for mlguard it sees none but those that are given.
     """
@@ -113,7 +113,7 @@ def program(*arguments: str, environment: Mapping[str, str] | None = None) -> It
         with output.open("ab") as sink, _interrupts():
             process = subprocess.Popen(
                 [sys.executable, "-u", *_WARNINGS, *arguments],
-                cwd=ROOT,
+                cwd=cwd,
                 env=settings,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,

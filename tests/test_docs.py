@@ -122,8 +122,8 @@ class Reader:
     def _serve(self) -> None:
         self._running.close()
         settings = {name: value for name, value in os.environ.items() if name.startswith("MLGUARD_")}
-        command = ("-m", "uvicorn", "--app-dir", str(self._folder), "main:app", "--port", "0")
-        self._server = self._running.enter_context(program(*command, environment=settings))
+        command = ("-m", "uvicorn", "main:app", "--port", "0")
+        self._server = self._running.enter_context(program(*command, environment=settings, cwd=self._folder))
         self._place = self._server.url().removeprefix("http://")
 
     def _run_shell(self, command: str) -> str:
