@@ -55,8 +55,10 @@ attacks-short: $(VENV)/ready
 	$(BIN)/python -m bench.attacks --quick
 
 # Both environments install exactly what the lock files name, by hash, and then mlguard itself without touching the rest.
+# Python 3.11 comes with a pip that cannot check the hash of what two packages ask for, one of them with an extra.
 $(VENV)/ready: requirements/newest.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/newest.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
