@@ -85,8 +85,8 @@ class SubjectKeyFile:
 
     With 100 000 subjects it has some 27 MB. Not for network file systems, whose locks SQLite cannot rely on. A file
     that is exchanged for another one, such as a backup, is not used until there is a new object: from the one before,
-    this object could still read who was erased from the other. Do not open the file by other means in this process: when
-    it is closed again, SQLite's locks on it are gone (fcntl(2)). Copy it by ``sqlite3``'s ``backup``.
+    this object could still read who was erased from the other. Do not open the file by other means in this process:
+    when it is closed again, SQLite's locks on it are gone (fcntl(2)). Copy it by ``sqlite3``'s ``backup``.
 
     Args:
         path: The file. Made if it is not there, for its owner only (0600). Its folder must be there.
