@@ -185,6 +185,27 @@ def test_a_file_in_another_journal_mode_is_put_right(keys: SubjectKeys, path: Pa
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
+def test_a_file_that_is_put_into_another_journal_mode_meanwhile(
+    keys: SubjectKeys, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is called erased while a log of the other mode keeps it, and once it is gone, nothing is left."""
+    monkeypatch.setattr(subject_key_file, "_WAIT", 0.01)
+    keys = SubjectKeys(SubjectKeyFile(path), keys={"1": OLD})
+    keys.seal("alice", "value", context="log")
+    record = keys._record("alice")
+    assert record is not None
+    backup = sqlite3.connect(path)
+    assert backup.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    backup.execute("SELECT count(*) FROM keys").fetchone()
+    with pytest.raises(UnavailableError):
+        keys.erase("alice")
+    assert keys.key_id("alice") == record.key_id
+    backup.close()
+    assert keys.erase("alice")
+    for file in path.parent.iterdir():
+        assert record.wrapped.encode() not in file.read_bytes()
+
+
 def test_the_same_subject_has_the_same_key_after_a_restart(keys: SubjectKeys, path: Path) -> None:
     """And under another secret nothing opens: that is said at once."""
     sealed = keys.seal("alice", "value", context="log")

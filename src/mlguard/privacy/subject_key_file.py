@@ -127,8 +127,6 @@ class SubjectKeyFile:
                 form = _FORM
             return int(form)
 
-        # What a write-ahead log holds is not overwritten. The mode is kept in the file, where others may have set it.
-        self._ask(lambda connection: connection.execute("PRAGMA journal_mode = DELETE").fetchone())
         if self._write(prepare) != _FORM:
             raise ConfigurationError("SubjectKeyFile(path): this is another kind of database")
 
@@ -185,6 +183,10 @@ class SubjectKeyFile:
         """Change something as one step. The lock is taken at once, or two who have read could not both go on."""
 
         def in_one_step(connection: sqlite3.Connection) -> T:
+            # With a write-ahead log, what was removed stays in the file for a while. The mode is kept in the file, and
+            # others may set it at any time, such as a program that makes backups. While they use it, this is an error.
+            connection.execute("PRAGMA schema_version").fetchone()  # without a look, it does not know of that yet
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 result = change(connection)
