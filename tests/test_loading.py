@@ -2,6 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+
+import pytest
 
 from mlguard._loading import Loading
 from tests.clock import Clock
@@ -57,3 +60,20 @@ def test_a_load_that_has_just_ended_is_no_failure() -> None:
     slow.loads.put_off(running, "no end")
     assert slow.failures == []
     assert slow.loads.is_usable
+
+
+def test_who_listens_and_fails_keeps_nobody_waiting() -> None:
+    """Such as a filter of a log that raises: a load that has failed has ended."""
+    slow = Slow()
+
+    def load() -> Callable[[], None]:
+        raise LookupError("not there")
+
+    def listen(failure: str, _: bool) -> None:
+        raise BufferError(failure)
+
+    slow.loads._load, slow.loads._failed = load, listen
+    running: Future[None] = Future()
+    with pytest.raises(BufferError):
+        slow.loads._run(running, 1_000.0)
+    assert running.done()

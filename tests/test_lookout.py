@@ -3,7 +3,7 @@
 import threading
 import weakref
 
-from mlguard._lookout import Lookout, Watched, _keep_looking, restart_all
+from mlguard._lookout import Lookout, OwnLock, Watched, _keep_looking, restart_all
 
 
 class Owner:
@@ -58,3 +58,14 @@ def test_a_child_of_a_fork_has_none() -> None:
     del other
     restart_all()
     assert (owner.lookout.is_out, orphan.is_out, owner.restarts) == (False, False, 1)
+
+
+def test_a_lock_is_free_in_the_child_of_a_fork() -> None:
+    """Whoever held it in the parent, and whether that goes on in the child or not."""
+    lock = OwnLock()
+    with lock:
+        restart_all()
+        with lock:
+            pass
+    with lock:
+        pass

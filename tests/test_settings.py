@@ -122,6 +122,14 @@ def test_files_that_cannot_be_used(content: bytes | None, tmp_path: Path, monkey
     assert "xxx" not in str(error.value)
 
 
+def test_no_part_of_a_large_file_is_taken_for_its_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is cut off would be sent to somebody."""
+    (tmp_path / "value").write_bytes(b"x" * 70_000)
+    monkeypatch.setenv("MLGUARD_VAULT_TOKEN_FILE", str(tmp_path / "value"))
+    with pytest.raises(ConfigurationError, match=r"MLGUARD_VAULT_TOKEN_FILE names a file .*: it is larger than"):
+        load_settings()
+
+
 @pytest.mark.parametrize("path", ["", "/", "\0" * 3, "x" * 5000])
 def test_paths_that_are_none(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that names no file is not one that is unset."""
@@ -155,6 +163,15 @@ def test_dotenv_does_not_turn_itself_on(tmp_path: Path, caplog: pytest.LogCaptur
     assert line.levelno == logging.WARNING
     assert ".env has settings of mlguard, and is not read" in line.getMessage()
     assert SECRET not in caplog.text
+
+
+def test_a_dotenv_of_others_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However large it is, and whatever is in it: no more than its beginning is looked at, once."""
+    with (tmp_path / ".env").open("wb") as file:
+        file.write(b"\n" * 100_000 + b"MLGUARD_ENV=development\n")
+        file.truncate(2**36)  # a hole: 64 GiB
+    assert load_settings().env == "production"
+    assert not caplog.records
 
 
 def test_dotenv_of_others_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -328,6 +345,15 @@ def test_names_in_lower_case_are_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     """As pydantic-settings reads them; no other spelling is known."""
     monkeypatch.setenv("mlguard_env", "development")
     assert load_settings().env == "development"
+
+
+def test_two_spellings_that_differ_stop_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it depended on the order of the environment whether this is production. Variables of others may differ."""
+    monkeypatch.setattr("os.environ", {"MLGUARD_ENV": "production", "mlguard_env": "development"})
+    with pytest.raises(ConfigurationError, match="MLGUARD_ENV is set twice"):
+        load_settings()
+    monkeypatch.setattr("os.environ", {"MLGUARD_ENV": "production", "mlguard_env": "production", "a": "1", "A": "2"})
+    assert load_settings().env == "production"
 
 
 def test_import_reads_nothing() -> None:

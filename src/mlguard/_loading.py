@@ -144,9 +144,11 @@ class Loading:
                 self.due_at = self.fresh_until = started_at + self._every * _random.uniform(0.9, 1)
             else:
                 news = self._put_off(failure)
-        if failure is not None:
-            self._failed(failure, news)
-        running.set_result(None)
+        try:
+            if failure is not None:
+                self._failed(failure, news)
+        finally:  # also where a log has no room, or whoever listens to it fails
+            running.set_result(None)
 
     def _put_off(self, failure: str) -> bool:
         now = self._clock()

@@ -37,7 +37,7 @@ class Lookout:
         self._owner = weakref.ref(owner)
         self._name = name
         self.is_out = False
-        _lookouts.add(self)
+        restart_after_fork(self)
 
     def send(self) -> None:
         """Start the thread. The owner sees to it that nobody else does at the same time.
@@ -75,13 +75,41 @@ def _keep_looking(reference: "weakref.ref[Watched]", over: threading.Lock) -> No
             return
 
 
-_lookouts: "weakref.WeakSet[Lookout]" = weakref.WeakSet()
+class OwnLock:
+    """A lock of this process alone: whoever held it in the parent of a fork does not hold it in the child."""
+
+    def __init__(self) -> None:
+        self.restart_in_child()
+        restart_after_fork(self)
+
+    def restart_in_child(self) -> None:
+        """After a fork, in the child: who held it has stayed behind."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # who held it has forked, and here is the child
+            self._lock.release()
+
+
+class _Forked(Protocol):
+    def restart_in_child(self) -> None: ...
+
+
+_forked: "weakref.WeakSet[_Forked]" = weakref.WeakSet()
+
+
+def restart_after_fork(one: _Forked) -> None:
+    """Have ``restart_in_child`` called in the child of each fork, for as long as this object is there."""
+    _forked.add(one)
 
 
 def restart_all() -> None:
     """Begin anew in the child of a fork."""
-    for lookout in list(_lookouts):
-        lookout.restart_in_child()
+    for one in list(_forked):
+        one.restart_in_child()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork

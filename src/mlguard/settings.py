@@ -4,17 +4,16 @@ import os
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mlguard._files import open_regular
 from mlguard.errors import ConfigurationError, SecretNotFoundError, SecretUnavailableError
 from mlguard.problems import logger
-from mlguard.secrets._files import read_secret_file
-from mlguard.secrets._reading import Unusable
+from mlguard.secrets._files import read_secret_text
 from mlguard.secrets.from_url import source_from_url
 from mlguard.secrets.source import SecretSource
 
@@ -22,7 +21,8 @@ _PREFIX = "MLGUARD_"
 #: ``MLGUARD_API_KEYS_FILE`` names a file of its own kind, which is watched, and not a file with this value.
 _NOT_BY_FILE = frozenset({"api_keys", "api_keys_file"})
 _DOTENV = ".env"
-_OURS = re.compile(rb"^\s*(?:export\s+)?MLGUARD_", re.MULTILINE | re.IGNORECASE)
+_OURS = re.compile(rb"^[ \t]*(?:export[ \t]+)?MLGUARD_", re.MULTILINE | re.IGNORECASE)
+_LOOKED_AT = 65_536  # bytes of a file that is not read for what it says
 
 
 class Settings(BaseSettings):
@@ -162,18 +162,24 @@ class _Variables(PydanticBaseSettingsSource):
         return {**self._read(dotenv), **values}
 
     def _read(self, variables: Mapping[str, str | None]) -> dict[str, Any]:
-        folded = {name.upper(): value for name, value in variables.items() if value is not None}
+        folded: dict[str, str] = {}
+        for name, value in variables.items():
+            known = name.upper()
+            if value is None or not known.startswith(_PREFIX):
+                continue
+            if folded.setdefault(known, value) != value:  # which one holds would depend on their order
+                raise ConfigurationError(f"{known} is set twice, in capitals and in other letters; keep one of them")
         values: dict[str, Any] = {}
         for name in self.settings_cls.model_fields:
             variable = _variable(name)
-            value = folded.get(variable)
+            given = folded.get(variable)
             path = None if name in _NOT_BY_FILE else folded.get(f"{variable}_FILE")
             if path is not None:
-                if value is not None:
+                if given is not None:
                     raise ConfigurationError(f"{variable} and {variable}_FILE are both set; keep one of them")
-                value = _read_file(f"{variable}_FILE", path)
-            if value is not None:
-                values[name] = value
+                given = read_secret_text(path, where=f"{variable}_FILE")
+            if given is not None:
+                values[name] = given
         return values
 
 
@@ -181,22 +187,13 @@ def _variable(name: str) -> str:
     return f"{_PREFIX}{name.upper()}"
 
 
-def _read_file(variable: str, path: str) -> str:
-    try:
-        return read_secret_file(path).decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeError:  # would hold the content
-        reason = "it is not UTF-8"
-    except Unusable as error:
-        reason = str(error)
-    raise ConfigurationError(f"{variable} names a file that cannot be used: {reason}")
-
-
 @cache  # once in a process
 def _tell_of_dotenv() -> None:
     """Say that ``.env`` is not read in production, if there is one that somebody may rely on."""
     try:
-        content = Path(_DOTENV).read_bytes() if Path(_DOTENV).is_file() else b""
-    except OSError:
+        with open_regular(_DOTENV) as file:
+            content = file.read(_LOOKED_AT)
+    except (OSError, ConfigurationError):  # there is none, or it is something else
         return
     if _OURS.search(content):
         logger.warning(

@@ -10,9 +10,10 @@ import uuid
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretBytes, SecretStr
 
 from mlguard.auth._key_forms import is_key
-from mlguard.auth.secrets import check_strength
+from mlguard.auth.secrets import check_strength, secret_bytes
 from mlguard.errors import ConfigurationError
 
 RANDOM = "Vq3tYxw0ZkLr8HcNfUe5Rj_bPa2GsT7dMi"
@@ -215,3 +216,10 @@ def test_text_of_nothing_but_backslashes_is_judged_in_one_pass() -> None:
     """A file by mistake, say: were each of them the beginning of another search, this would take an hour."""
     assert not is_key(b"\\" * 300_000)
     assert is_key(b"\\" * 300_000 + b"n-----BEGIN PUBLIC KEY-----")
+
+
+@pytest.mark.parametrize("secret", [SecretStr("Xq3tYxw0ZkLr8HcNfUe5Zt"), SecretBytes(b"Xq3tYxw0ZkLr8HcNfUe5Zt")])
+def test_what_holds_a_secret_is_refused_with_the_way_to_get_it_out(secret: object) -> None:
+    """Sources of secrets return it, so that is what people pass."""
+    with pytest.raises(ConfigurationError, match=r"the key: pass what the secret holds, by \.get_secret_value\(\)"):
+        secret_bytes(secret, where="the key")

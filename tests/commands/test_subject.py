@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,11 +96,18 @@ def test_mistakes_erase_nothing(run: Run, keys: SubjectKeys, tmp_path: Path) -> 
     """Without --yes, without the secret, with a file of keys or a secret that is not there, without a lifetime."""
     sealed = keys.seal("alice", "value", context="log")
     missing = str(tmp_path / "none")
+    pipe, binary = tmp_path / "pipe", tmp_path / "binary"
+    os.mkfifo(pipe)
+    binary.write_bytes(b"\xff" * 32)
     database = str(tmp_path / "subjects.db")
     for arguments, told in (
         (("erase", "alice", *("--keys", database, "--secret", f"1={tmp_path / 'secret'}")), "--yes"),
         (("erase", "alice", "--yes", "--keys", database), "keys="),
-        (("erase", "alice", "--yes", "--keys", database, "--secret", f"1={missing}"), "No such file"),
+        (("erase", "alice", "--yes", "--keys", database, "--secret", f"1={missing}"), "there is no such file"),
+        (("erase", "alice", "--yes", "--keys", database, "--secret", "1"), "ID=FILE"),
+        (("erase", "alice", "--yes", "--keys", database, *["--secret", f"1={tmp_path / 'secret'}"] * 2), "ID=FILE"),
+        (("erase", "alice", "--yes", "--keys", database, "--secret", f"1={pipe}"), "no regular file"),
+        (("erase", "alice", "--yes", "--keys", database, "--secret", f"1={binary}"), "not UTF-8"),
         (("erase", "alice", "--yes", "--keys", missing, "--secret", f"1={tmp_path / 'secret'}"), "no such file"),
         (("erase", "alice", "--yes", "--token", "a", "alice"), "token_lifetime"),
     ):
@@ -108,6 +116,20 @@ def test_mistakes_erase_nothing(run: Run, keys: SubjectKeys, tmp_path: Path) -> 
         assert SECRET not in err
     assert not Path(missing).exists()
     assert keys.open(sealed, context="log") == "value"
+
+
+def test_the_memory_of_this_command_is_not_the_services(
+    run: Run, keys: SubjectKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say that tokens were revoked which still hold. The key can be shredded all the same."""
+    monkeypatch.delenv("MLGUARD_STORE_URL")
+    sealed = keys.seal("alice", "value", context="log")
+    code, out, err = run("erase", "alice", "--token", "iss", "alice", "--token-lifetime", "900", "--yes")
+    assert (code, out) == (3, "")
+    assert "MLGUARD_STORE_URL is memory://" in err
+    assert keys.open(sealed, context="log") == "value"
+    code, out, _ = run("erase", "alice", "--yes")
+    assert (code, json.loads(out)["key_shredded"]) == (0, True)
 
 
 def test_a_store_that_is_away(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

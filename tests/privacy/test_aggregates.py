@@ -193,6 +193,15 @@ def test_a_person_with_a_million_rows_counts_for_one() -> None:
     assert run(aggregates(max_rows_per_person=2).count([1] * 4, people="aaab", epsilon=LARGE)).value == 3
 
 
+def test_people_of_whom_a_part_is_not_known_are_one() -> None:
+    """A person's name may have parts, such as a hospital and a number there, and of some rows one is missing."""
+    data = aggregates()
+    tuples = [("A", math.nan * sign) for sign in [1.0] * 500] + [("A", ("B", float("nan"))) for _ in range(500)]
+    records = np.array([(1, math.nan)] * 1_000, dtype=[("hospital", int), ("number", float)])
+    assert run(data.count(range(1_000), people=tuples, epsilon=5_000.0)).value == 2
+    assert run(data.count(range(1_000), people=records, epsilon=5_000.0)).value == 1
+
+
 def test_histograms_have_the_categories_that_were_asked_for() -> None:
     """A category of nobody is there, one that was not named is not: it is among the others."""
     histogram = run(

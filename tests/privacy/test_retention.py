@@ -82,6 +82,36 @@ def test_a_file_with_a_record_of_no_time_stays(tmp_path: Path, at: Any) -> None:
     assert path.exists()
 
 
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59Z", days_ago(-2), 253_402_300_799])
+def test_a_time_in_the_future_is_told(tmp_path: Path, at: Any) -> None:
+    """A record that lies would keep what is beside it for ever, and nobody would look."""
+    record = write(tmp_path / "1.jsonl", days_ago(60), at)
+    file = write(tmp_path / "2.jsonl", days_ago(60), written=-2)
+    ahead = write(tmp_path / "3.jsonl", days_ago(-0.5))
+    purge = purge_older_than(MONTH, [record, file, ahead], clock=CLOCK)
+    assert purge.unclear == {
+        record: "record 2 has a time in the future",
+        file: "it says that it was written to in the future",
+    }
+    assert purge.kept == [ahead]
+
+
+def test_a_file_that_cannot_be_deleted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was deleted before it is in the result, with its hash, and what comes after it is deleted."""
+    files = [write(tmp_path / f"{number}.jsonl", days_ago(60)) for number in range(3)]
+    unlink = Path.unlink
+
+    def refuse(path: Path, **options: Any) -> None:
+        if path == files[1]:
+            raise PermissionError(1, "no")
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    purge = purge_older_than(MONTH, files, clock=CLOCK)
+    assert [file.path for file in purge.purged] == [files[0], files[2]]
+    assert purge.unclear == {files[1]: "it is old, and cannot be deleted (PermissionError)"}
+
+
 def test_a_file_that_cannot_be_read_stays(tmp_path: Path) -> None:
     """So does an empty one. What follows it is looked at."""
     broken = write(tmp_path / "1.jsonl.gz", days_ago(60))

@@ -185,6 +185,27 @@ def test_a_file_in_another_journal_mode_is_put_right(keys: SubjectKeys, path: Pa
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
+def test_a_file_that_is_put_into_another_journal_mode_meanwhile(
+    keys: SubjectKeys, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is called erased while a log of the other mode keeps it, and once it is gone, nothing is left."""
+    monkeypatch.setattr(subject_key_file, "_WAIT", 0.01)
+    keys = SubjectKeys(SubjectKeyFile(path), keys={"1": OLD})
+    keys.seal("alice", "value", context="log")
+    record = keys._record("alice")
+    assert record is not None
+    backup = sqlite3.connect(path)
+    assert backup.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    backup.execute("SELECT count(*) FROM keys").fetchone()
+    with pytest.raises(UnavailableError):
+        keys.erase("alice")
+    assert keys.key_id("alice") == record.key_id
+    backup.close()
+    assert keys.erase("alice")
+    for file in path.parent.iterdir():
+        assert record.wrapped.encode() not in file.read_bytes()
+
+
 def test_the_same_subject_has_the_same_key_after_a_restart(keys: SubjectKeys, path: Path) -> None:
     """And under another secret nothing opens: that is said at once."""
     sealed = keys.seal("alice", "value", context="log")
@@ -431,7 +452,56 @@ def test_a_change_that_fails_half_way_is_undone(path: Path) -> None:
     assert file.add(KeyRecord("bob", "2", "y")).key_id == "2"
 
 
+INTRUDES = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("BEGIN IMMEDIATE")
+"""
+
+
+def test_a_second_object_keeps_others_out_of_a_change_of_the_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening and closing the file anywhere in a process takes away the locks that all of the process has on it."""
+    monkeypatch.setattr(subject_key_file, "_WAIT", 0.01)
+    file = SubjectKeyFile(path)
+
+    def change(_: sqlite3.Connection) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(SubjectKeyFile, "_set_up", lambda _: None)  # which would wait for this change
+        SubjectKeyFile(path)
+        return subprocess.run([sys.executable, "-c", INTRUDES, str(path)], check=False, capture_output=True, text=True)
+
+    assert "database is locked" in file._write(change).stderr
+
+
+def test_who_is_erased_from_the_file_of_now_does_not_open_from_the_one_of_before(keys: SubjectKeys, path: Path) -> None:
+    """A backup takes its place, and somebody is erased from that: who has the old file open reads nothing more."""
+    sealed = keys.seal("alice", "value", context="log")
+    copy = path.with_name("copy.db")
+    shutil.copy(path, copy)
+    copy.replace(path)
+    assert SubjectKeys(SubjectKeyFile(path), keys={"1": OLD}).erase("alice")
+    calls: list[Callable[[], object]] = [
+        lambda: keys.open(sealed, context="log"),
+        lambda: keys.seal("bob", "value", context="log"),
+        lambda: keys.erase("alice"),
+    ]
+    for call in calls:
+        with pytest.raises(UnavailableError) as refused:
+            call()
+        assert "start this process anew" in refused.value.reason
+    path.unlink()
+    with pytest.raises(UnavailableError):
+        keys.open(sealed, context="log")
+
+
 # Settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_everybody_may_not_write(keys: SubjectKeys, path: Path) -> None:
+    """Who can write to the file can put back what was removed from it."""
+    path.chmod(0o602)
+    with pytest.raises(ConfigurationError, match="chmod o-w"):
+        SubjectKeyFile(path)
+    path.chmod(0o644)
+    SubjectKeyFile(path)
 
 
 def test_files_that_are_no_key_files_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.secrets.servers import SECRET
 
 from mlguard import ConfigurationError, DirectorySecrets, SecretNotFoundError, SecretUnavailableError
+from mlguard.secrets import _files
 from mlguard.secrets._reading import MAX_SIZE
 
 
@@ -167,6 +168,17 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read("/dev", "zero")
 
 
+def test_a_file_that_has_nothing_to_say_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some files of the system are regular, and wait like a pipe."""
+    pipe = tmp_path / "token"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    monkeypatch.setattr(_files, "_check_mode", lambda _: None)
+    with pytest.raises(SecretUnavailableError, match="nothing to read now"):
+        read(tmp_path, "token")
+    os.close(writer)
+
+
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "..", "/"])
 def test_links_do_not_lead_out(target: str, tmp_path: Path) -> None:
     """A link to a file elsewhere is refused, also to one in a folder whose name begins the same."""
@@ -234,6 +246,36 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             patch.setattr(os, name, refuse)
             with pytest.raises(SecretUnavailableError, match=r"its file cannot be read \(PermissionError\)"):
                 read(tmp_path, "token")
+
+
+def test_the_directory_itself_may_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path may be a link that is switched at any moment: after a look at the directory, or during it."""
+    current = tmp_path / "current"
+
+    def publish(value: str) -> None:
+        (tmp_path / value).mkdir()
+        (tmp_path / value / "token").write_text(value)
+        (tmp_path / "next").symlink_to(value)
+        (tmp_path / "next").replace(current)
+
+    def swapping(found: str) -> str:
+        monkeypatch.undo()
+        publish("new")
+        (tmp_path / "old" / "token").unlink()
+        (tmp_path / "old").rmdir()
+        return found
+
+    publish("old")
+    look = DirectorySecrets._folder
+    monkeypatch.setattr(DirectorySecrets, "_folder", lambda self: swapping(look(self)))
+    assert read(current, "token") == "new"
+
+    def late(path: str, *, strict: bool) -> str:
+        monkeypatch.undo()
+        return os.path.realpath(tmp_path / "old", strict=strict)
+
+    monkeypatch.setattr(os.path, "realpath", late)
+    assert read(current, "token") == "new"
 
 
 @pytest.mark.parametrize("path", ["", None, 7, b"/run", "a\0"])

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from tests.secrets.servers import SECRET
 
 from mlguard import ConfigurationError, SecretNotFoundError, SecretUnavailableError
+from mlguard._lookout import restart_all
 from mlguard.secrets._reading import MAX_SIZE, NAMES, Missing, Reading, Unusable, load_client
 
 reading = Reading("place://", timeout=20)
@@ -145,6 +146,23 @@ def test_time_ends_what_hangs() -> None:
     quick = Reading("place://", timeout=20)
     quick._waiting = slow._waiting  # the places are free again
     assert quick.read("token", lambda _: SECRET).get_secret_value() == SECRET
+
+
+def test_who_waits_in_the_parent_of_a_fork_holds_no_place_in_the_child() -> None:
+    """What runs in the child of a fork, here without one. In the parent all goes on."""
+    released = threading.Event()
+    slow = Reading("place://", timeout=0.02)
+    for _ in range(4):
+        with pytest.raises(SecretUnavailableError, match="not answered"):
+            slow.read("token", lambda _: released.wait(30))
+    restart_all()
+    slow._timeout = 20
+    assert slow.read("token", lambda _: SECRET).get_secret_value() == SECRET
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "mlguard-secret":
+            thread.join(30)
+    assert slow.read("token", lambda _: SECRET).get_secret_value() == SECRET
 
 
 def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -433,6 +433,25 @@ def test_a_source_that_hangs_holds_nobody_up(vault: Vault, clock: Clock, caplog:
     assert secret.age == 0
 
 
+def test_a_refresh_waits_once_for_what_hangs(vault: Vault, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not again for the same read."""
+    secret = rotating(vault, clock, timeout=0.01)
+    vault.open.clear()
+    later(secret, clock, 300)
+    waits: list[object] = []
+    wait = secret._wait_for
+
+    def counted(running: Any) -> None:
+        waits.append(running)
+        wait(running)
+
+    monkeypatch.setattr(secret, "_wait_for", counted)
+    secret.refresh()
+    assert len(waits) == 1
+    assert "not answered" in (secret.health.error or "")
+    vault.open.set()
+
+
 def test_an_event_loop_goes_on_while_the_source_hangs(vault: Vault, clock: Clock) -> None:
     """A use neither reads nor waits, with or without a loop."""
     secret = rotating(vault, clock)

@@ -6,6 +6,8 @@ import re
 import string
 from collections.abc import Iterator
 
+from pydantic import SecretBytes, SecretStr
+
 from mlguard.auth._key_forms import attempt, is_key
 from mlguard.auth._stand_ins import is_digest_of_a_common_word, is_hash, is_published, is_reference
 from mlguard.errors import ConfigurationError
@@ -39,6 +41,8 @@ def secret_bytes(secret: object, *, where: str) -> bytes:
                 "such as the line feed at the end of a file: use .strip()"
             )
         secret = secret.encode()
+    if isinstance(secret, SecretStr | SecretBytes):
+        raise ConfigurationError(f"{where}: pass what the secret holds, by .get_secret_value()")
     if not isinstance(secret, bytes):
         raise ConfigurationError(f"{where} must be str or bytes, and set")
     check_strength(secret, where=where)

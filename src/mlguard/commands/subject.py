@@ -19,6 +19,8 @@ from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.privacy.subject_key_file import SubjectKeyFile
 from mlguard.privacy.subject_keys import SubjectKeys
 from mlguard.privacy.subject_rights import erase_subject, export_subject
+from mlguard.secrets._files import read_secret_text
+from mlguard.store import default_store
 
 T = TypeVar("T")
 
@@ -73,9 +75,15 @@ def _export(options: argparse.Namespace) -> int:
 def _erase(options: argparse.Namespace) -> int:
     if not options.yes:
         raise ConfigurationError("an erasure cannot be undone: say --yes")
+    callers = _callers(options)
+    if callers and default_store().forgets_on_restart:  # it would revoke tokens in the memory of this command
+        raise ConfigurationError(
+            "MLGUARD_STORE_URL is memory://: what the service has counted is in its own memory, out of reach here. "
+            "Call erase_subject in the service; or leave out as whom they call, to shred the key alone"
+        )
     question = erase_subject(
         options.subject,
-        callers=_callers(options),
+        callers=callers,
         keys=_keys(options),
         token_lifetime=options.token_lifetime,
     )
@@ -101,10 +109,12 @@ def _keys(options: argparse.Namespace) -> SubjectKeys | None:
         return None
     if not Path(options.keys).is_file():  # a new one would hold nobody
         raise ConfigurationError("--keys: there is no such file")
-    secrets = {}
+    secrets: dict[str, str] = {}
     for secret in options.secret:
         key_id, _, path = secret.partition("=")
-        secrets[key_id] = Path(path).read_text("utf-8").strip()
+        if not path or key_id in secrets:
+            raise ConfigurationError("--secret is ID=FILE, with another ID for each")
+        secrets[key_id] = read_secret_text(path, where=f"--secret {key_id}=").strip()
     return SubjectKeys(SubjectKeyFile(options.keys), keys=secrets)
 
 

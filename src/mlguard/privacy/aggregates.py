@@ -111,7 +111,8 @@ class PrivateAggregates:
             rows: The rows, of which only the number is looked at.
             epsilon: What it costs, at least 0.000001. Of 100 counts, 95 are off by at most
                 about ``3 * max_rows_per_person / epsilon``.
-            people: Whose each row is, in the same order. All of whom nothing is known (None, NaN) are one person.
+            people: Whose each row is, in the same order: texts, numbers, or tuples of these. All of whom nothing is
+                known (None, NaN) are one person; where that is a part of a tuple, all with the same other parts.
 
         Raises:
             ConfigurationError: The epsilon is no such number. Nothing was charged.
@@ -256,15 +257,21 @@ class PrivateAggregates:
         seen: dict[Hashable, int] = {}
         kept = []
         for index, person in enumerate(people.tolist() if isinstance(people, np.ndarray) else people):
-            if is_nan(person):  # those of whom nothing is known are one, and not each another
-                person = None  # noqa: PLW2901
-            seen[person] = seen.get(person, 0) + 1
-            if seen[person] <= self._most:
+            who = _known(person)
+            seen[who] = seen.get(who, 0) + 1
+            if seen[who] <= self._most:
                 kept.append(index)
         return kept
 
     def __repr__(self) -> str:
         return f"PrivateAggregates({self._ledger!r}, {self._dataset!r})"
+
+
+def _known(person: Hashable) -> Hashable:
+    """Who it is. Those of whom nothing is known are one, and not each another: NaN is another one each time."""
+    if isinstance(person, tuple):
+        return tuple(map(_known, person))
+    return None if is_nan(person) else person
 
 
 def _share(first: int, second: int, off: float) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from mlguard.errors import ConfigurationError
 from mlguard.monitoring.events import record_event
 from mlguard.privacy._json_lines import UNREADABLE, read_lines
 
+_AHEAD = 86_400.0  # seconds by which a clock may be; what is of a later time than that lies
+
 
 @dataclass(frozen=True, slots=True)
 class PurgedFile:
@@ -40,7 +42,7 @@ class Purge:
     Attributes:
         purged: Files that were deleted, in the order in which they were given.
         kept: Files in which something is not that old.
-        unclear: Files that were kept because their age cannot be told, and why.
+        unclear: Files that were kept because their age cannot be told, or because they cannot be deleted, and why.
     """
 
     purged: list[PurgedFile] = field(default_factory=list)
@@ -75,22 +77,22 @@ def purge_older_than(
 
     Raises:
         ConfigurationError: The age is none.
-        OSError: A file cannot be deleted. Those before it are.
     """
     if not isinstance(age, timedelta) or age <= timedelta(0):
         raise ConfigurationError("purge_older_than(age) is a timedelta above 0, such as timedelta(days=90)")
-    limit = clock() - age.total_seconds()
+    now = clock()
+    limit = now - age.total_seconds()
     purge = Purge()
     for path in map(Path, files):
         try:
-            judged = _judge(path, time_field, limit)
+            judged = _judge(path, time_field, limit, latest=now + _AHEAD)
+            if judged is None:
+                purge.kept.append(path)
+                continue
+            _delete(path)
         except _UnclearError as error:
             purge.unclear[path] = str(error)
             continue
-        if judged is None:
-            purge.kept.append(path)
-            continue
-        path.unlink()
         purge.purged.append(judged)
         record_event("log.purged", file=path.name, records=judged.records, newest=judged.newest.isoformat())
     return purge
@@ -100,26 +102,41 @@ class _UnclearError(Exception):
     """The age of a file cannot be told."""
 
 
-def _judge(path: Path, time_field: str, limit: float) -> PurgedFile | None:
+def _delete(path: Path) -> None:
+    """Delete a file. That it cannot be is no exception, with which the hashes of those before it would be lost."""
+    try:
+        path.unlink()
+    except OSError as error:
+        wrong = type(error).__name__
+    else:
+        return
+    raise _UnclearError(f"it is old, and cannot be deleted ({wrong})")
+
+
+def _judge(path: Path, time_field: str, limit: float, latest: float) -> PurgedFile | None:
     """What is to be deleted; None if something in it is not older than the limit."""
     try:
         before = path.lstat()
+        if before.st_mtime > latest:  # or it would be kept in silence for as long as that
+            raise _UnclearError("it says that it was written to in the future")
         if before.st_mtime >= limit:  # somebody may be writing to it still
             return None
-        judged = _read(path, time_field, limit)
+        judged = _read(path, time_field, limit, latest)
         return judged if _version(path.lstat()) == _version(before) else None
     except UNREADABLE as error:
         wrong = type(error).__name__
     raise _UnclearError(f"it cannot be read ({wrong})")
 
 
-def _read(path: Path, time_field: str, limit: float) -> PurgedFile | None:
+def _read(path: Path, time_field: str, limit: float, latest: float) -> PurgedFile | None:
     newest, records, last = -math.inf, 0, b""
     for line, record in read_lines(path):
         records += 1
         at = None if record is None else _seconds(record.get(time_field))
         if at is None:
             raise _UnclearError(f"record {records} has no time that can be read")
+        if at > latest:
+            raise _UnclearError(f"record {records} has a time in the future")
         if at >= limit:
             return None
         newest, last = max(newest, at), line

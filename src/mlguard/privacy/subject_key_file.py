@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -82,14 +83,19 @@ class SubjectKeyFile:
     not reached: they hold keys that are still encrypted, until the key that encrypts them is destroyed. See
     ``SubjectKeys.rewrap``.
 
-    With 100 000 subjects it has some 27 MB. Not for network file systems, whose locks SQLite cannot rely on.
+    With 100 000 subjects it has some 27 MB. Not for network file systems, whose locks SQLite cannot rely on. A file
+    that is exchanged for another one, such as a backup, is not used until there is a new object: from the one before,
+    this object could still read who was erased from the other. Do not open the file by other means in this process:
+    when it is closed again, SQLite's locks on it are gone (fcntl(2)). Copy it by ``sqlite3``'s ``backup``.
 
     Args:
         path: The file. Made if it is not there, for its owner only (0600). Its folder must be there.
 
     Raises:
-        ConfigurationError: It cannot be opened, or is another kind of file.
-        UnavailableError: From a call: it cannot be read or written now, such as a full disk (503, in a request).
+        ConfigurationError: It cannot be opened, is another kind of file, or every user of the machine may write to it:
+            they could put back what was removed.
+        UnavailableError: From a call: it cannot be read or written now, such as a full disk, or it is no more the file
+            that it was (503, in a request).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -98,7 +104,8 @@ class SubjectKeyFile:
         self._renew()
         wrong = ""
         try:
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite would let others read it
+            _make(self._path)
+            self._file = _checked(self._path)
             self._set_up()
         except (OSError, sqlite3.Error, UnavailableError) as error:
             wrong = type(error).__name__
@@ -120,8 +127,6 @@ class SubjectKeyFile:
                 form = _FORM
             return int(form)
 
-        # What a write-ahead log holds is not overwritten. The mode is kept in the file, where others may have set it.
-        self._ask(lambda connection: connection.execute("PRAGMA journal_mode = DELETE").fetchone())
         if self._write(prepare) != _FORM:
             raise ConfigurationError("SubjectKeyFile(path): this is another kind of database")
 
@@ -178,6 +183,10 @@ class SubjectKeyFile:
         """Change something as one step. The lock is taken at once, or two who have read could not both go on."""
 
         def in_one_step(connection: sqlite3.Connection) -> T:
+            # With a write-ahead log, what was removed stays in the file for a while. The mode is kept in the file, and
+            # others may set it at any time, such as a program that makes backups. While they use it, this is an error.
+            connection.execute("PRAGMA schema_version").fetchone()  # without a look, it does not know of that yet
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 result = change(connection)
@@ -196,6 +205,11 @@ class SubjectKeyFile:
             self._renew()
         try:
             with self._lock:
+                if _identity(self._path) != self._file:
+                    raise UnavailableError(
+                        "the file of subject keys was moved, removed or replaced: start this process anew",
+                        retry_after=1,
+                    )
                 if self._connection is None:
                     self._connection = self._connect()
                 return question(self._connection)
@@ -212,6 +226,39 @@ class SubjectKeyFile:
 
     def __repr__(self) -> str:
         return f"SubjectKeyFile({self._path.name!r})"
+
+
+def _make(path: Path) -> None:
+    """Make the file if it is not there, for its owner only: SQLite would let others read it.
+
+    One that is there is not opened. To close it would take away the locks that this process has on it (fcntl(2)), and
+    let other processes into the middle of a change that another thread is making.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _checked(path: Path) -> tuple[int, int]:
+    """The identity of a file that may be used.
+
+    Raises:
+        ConfigurationError: It may not.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ConfigurationError("SubjectKeyFile(path): it is no regular file")
+    if os.name == "posix" and state.st_mode & stat.S_IWOTH:
+        raise ConfigurationError("SubjectKeyFile(path): every user of the machine may write to it; chmod o-w")
+    return state.st_dev, state.st_ino
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is; None if there is none, or it cannot be told."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _close(connection: sqlite3.Connection, process: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import stat
 
+from mlguard.errors import ConfigurationError
 from mlguard.secrets._reading import MAX_SIZE, Missing, Unusable
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)
@@ -36,11 +37,35 @@ def read_secret_file(path: str, *, within: str | None = None) -> bytes:
     try:
         _check_mode(os.fstat(descriptor).st_mode)
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(MAX_SIZE + 1)
+            content = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise Unusable(f"its file cannot be read ({type(error).__name__})") from None
     finally:
         os.close(descriptor)
+    if content is None:  # what is no end, and has nothing to say now, such as a log of the kernel
+        raise Unusable("its file has nothing to read now")
+    if len(content) > MAX_SIZE:
+        raise Unusable(f"it is larger than {MAX_SIZE} bytes")
+    return content
+
+
+def read_secret_text(path: str, *, where: str) -> str:
+    """The text of a file that somebody has named in a setting, without one line end behind it.
+
+    Args:
+        path: The file.
+        where: The setting.
+
+    Raises:
+        ConfigurationError: It cannot be used. The text names the setting, and nothing of the file.
+    """
+    try:
+        return read_secret_file(path).decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeError:  # would hold the content
+        reason = "it is not UTF-8"
+    except Unusable as error:
+        reason = str(error)
+    raise ConfigurationError(f"{where} names a file that cannot be used: {reason}")
 
 
 def _check_mode(mode: int) -> None:

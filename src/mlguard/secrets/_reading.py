@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from mlguard._lookout import restart_after_fork
 from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError, SecretNotFoundError, SecretUnavailableError
 from mlguard.monitoring.events import record_event
@@ -53,6 +54,11 @@ class Reading:
         self.source = source
         self._names = names
         self._timeout = timeout
+        self.restart_in_child()
+        restart_after_fork(self)
+
+    def restart_in_child(self) -> None:
+        """After a fork, in the child: who waits for an answer has stayed behind, and would keep its place for ever."""
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
 
     def read(self, name: str, fetch: Callable[[str], object]) -> SecretStr:
@@ -91,7 +97,8 @@ class Reading:
         if self._timeout is None:
             return ask()
         end = time.monotonic() + self._timeout
-        if not self._waiting.acquire(timeout=self._timeout):
+        places = self._waiting
+        if not places.acquire(timeout=self._timeout):
             raise Unusable("earlier calls have had no answer yet")
         answers: SimpleQueue[tuple[object, Exception | None]] = SimpleQueue()
 
@@ -102,13 +109,13 @@ class Reading:
             except Exception as error:
                 answers.put((None, error))
             finally:
-                self._waiting.release()
+                places.release()
 
         try:
             # A daemon: what hangs must not keep the process from ending.
             threading.Thread(target=run, name="mlguard-secret", daemon=True).start()
         except RuntimeError:
-            self._waiting.release()
+            places.release()
             raise
         try:
             answer, error = answers.get(timeout=max(end - time.monotonic(), 0))

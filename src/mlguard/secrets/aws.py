@@ -1,11 +1,11 @@
 """Secrets from AWS Secrets Manager."""
 
 import os
-import threading
 from typing import Any
 
 from pydantic import SecretStr
 
+from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._json_keys import pick, split
 from mlguard.secrets._reading import MAX_ANSWER, Missing, Reading, Unusable, check_timeout, load_client
@@ -104,7 +104,7 @@ class _Limited:
         self._client = client
         self._answer = _load("botocore.awsrequest").AWSResponse
         self._process = os.getpid()
-        self._forked = threading.Lock()
+        self._forked = OwnLock()
 
     def __call__(self, request: Any, **_: Any) -> Any:
         request.stream_output = True  # or it would be read whole before anybody sees it

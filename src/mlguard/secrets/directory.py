@@ -8,10 +8,10 @@ from pydantic import SecretStr
 
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._files import read_secret_file
-from mlguard.secrets._reading import Missing, Reading, Unusable
+from mlguard.secrets._reading import Reading, Unusable
 
 _FILES = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,253}", re.ASCII)  # what a key of a Kubernetes Secret may be called
-_SWAPS = 3  # looks at a file that is exchanged while it is looked at
+_SWAPS = 3  # looks at a file that may be exchanged while it is looked at
 
 
 class DirectorySecrets:
@@ -46,11 +46,12 @@ class DirectorySecrets:
 
     def _fetch(self, name: str) -> bytes:
         for left in reversed(range(_SWAPS)):
-            folder = self._folder()
             try:
-                return read_secret_file(os.path.join(self.path, name), within=folder)  # noqa: PTH118  # a str
-            except Missing:  # Kubernetes takes the old files away a moment after it has switched the link
-                if not left or not os.path.lexists(os.path.join(self.path, name)):  # noqa: PTH118  # a str
+                folder = self._folder()
+                # In the directory as it is now: where the path is a link, the next moment it may lead to another one.
+                return read_secret_file(os.path.join(folder, name), within=folder)  # noqa: PTH118  # a str
+            except Unusable:  # the old files are taken away a moment after the link was switched
+                if not left:
                     raise
         raise AssertionError  # pragma: no cover  # the last round raises
 

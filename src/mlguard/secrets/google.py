@@ -2,12 +2,12 @@
 
 import os
 import re
-import threading
 from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
 
+from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._json_keys import pick, split
 from mlguard.secrets._reading import MAX_ANSWER, Missing, Reading, Unusable, check_timeout, load_client
@@ -59,7 +59,7 @@ class GoogleSecrets:
         self._endpoint = endpoint
         self._client = client
         self._process = -1 if client is None else 0  # that made the client; 0: it was given
-        self._making = threading.Lock()
+        self._making = OwnLock()
         self._reading = Reading(f"gcp://{project}/{prefix}", names=_NAMES, timeout=self._timeout)
 
     def read(self, name: str) -> SecretStr:

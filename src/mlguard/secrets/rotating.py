@@ -187,7 +187,8 @@ class Rotating:
     def refresh(self) -> None:
         """Read the secret now, and wait for it, ``timeout`` seconds at most. Blocks: not for the event loop.
 
-        A failure is in :attr:`health`, and in the log.
+        A read that is under way is waited for first, as long again, and if it ends, the secret is read once more. A
+        failure is in :attr:`health`, and in the log.
         """
         has_begun = False
 
@@ -196,8 +197,11 @@ class Rotating:
             has_begun = True
             return True
 
-        self._wait_for(self._loads.begin(at_once))
-        if not has_begun:  # the read that was under way may have asked before the change that this is about
+        running = self._loads.begin(at_once)
+        self._wait_for(running)
+        # A read that was under way may have asked before the change that this is about. One that has no end is not
+        # waited for twice.
+        if not has_begun and running is not None and running.done():
             self._wait_for(self._loads.begin(at_once))
 
     def too_old(self) -> KeysUnavailableError:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._files import read_secret_file
 from mlguard.secrets._http import open_session
@@ -95,7 +95,7 @@ class VaultSecrets:
         self._clock = clock
         self._client: Any = None
         self._until = float("-inf")
-        self._one_login = threading.Lock()
+        self._one_login = OwnLock()
         self._reading = Reading(f"vault://{place}/{mount}/{prefix}", timeout=timeout)
 
     def read(self, name: str) -> SecretStr:
