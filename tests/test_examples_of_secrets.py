@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from mlguard.client import HTTPSignature
-from tests.secrets.servers import KeyVault, Request, Stub, Vault, make_certificate, say, serving
+from tests.secrets.servers import KeyVault, Request, Stub, Vault, make_certificate, say, secrets_manager, serving
 from tests.test_examples import started
 
 #: The environment of the example, while its store is running.
@@ -37,13 +37,10 @@ def directory(secret: str, folder: Path) -> Iterator[dict[str, str]]:
 @contextmanager
 def aws(secret: str, _: Path) -> Iterator[dict[str, str]]:
     pytest.importorskip("boto3")
-    moto = pytest.importorskip("moto.server")
+    pytest.importorskip("moto")
     import boto3  # type: ignore[import-untyped]  # it has no types
 
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        url = "http://{}:{}".format(*server.get_host_and_port())
+    with secrets_manager() as url:
         session = boto3.Session("testing", "testing", region_name="eu-central-1")
         client = session.client("secretsmanager", endpoint_url=url)
         client.create_secret(Name="prod/iris", SecretString=json.dumps({"partner": secret}))
@@ -53,8 +50,6 @@ def aws(secret: str, _: Path) -> Iterator[dict[str, str]]:
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
         }
-    finally:
-        server.stop()
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def _change_secret(folder: Path) -> None:
 
 
 def _change_model(folder: Path) -> None:
-    (file,) = folder.glob("models/*/versions/1/model.joblib.enc")
+    (file,) = folder.rglob("model.joblib.enc")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

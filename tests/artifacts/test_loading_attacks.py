@@ -615,7 +615,7 @@ def test_an_encoder_has_as_many_columns_as_groups(changes: dict[str, Any], tmp_p
 def test_what_was_verified_is_what_is_loaded(mine: Mine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody puts another file there, just after the signature was verified."""
     from mlguard.artifacts import loading
-    from mlguard.artifacts.signing import verify_model as verify
+    from mlguard.artifacts.signing import signed_files as verify
 
     path = tmp_path / "model.joblib"
     path.write_bytes(joblib_bytes(LinearRegression().fit(ROWS, CLASSES)))
@@ -627,7 +627,7 @@ def test_what_was_verified_is_what_is_loaded(mine: Mine, tmp_path: Path, monkeyp
         path.write_bytes(HEAD + BOOM + b")R.")
         return verified
 
-    monkeypatch.setattr(loading, "verify_model", verify_and_replace)
+    monkeypatch.setattr(loading, "signed_files", verify_and_replace)
     with pytest.raises(ModelSignatureError, match="its SHA-256 is another"):
         load_model(path, key=key.public_key(), allow={("landmine", "boom")} | SKLEARN_ESTIMATORS)
     assert not mine.stepped_on()

@@ -290,3 +290,19 @@ class Credential:
         """A token."""
         self.scopes += scopes
         return Token("a-token", int(time.time()) + 3600)
+
+
+@contextmanager
+def secrets_manager() -> Iterator[str]:
+    """The URL of a server that speaks the protocol of AWS, with nothing in it: its state is that of the process."""
+    import httpx
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        httpx.post(f"{url}/moto-api/reset", trust_env=False).raise_for_status()
+        yield url
+    finally:
+        server.stop()

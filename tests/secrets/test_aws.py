@@ -11,8 +11,7 @@ pytest.importorskip("boto3")
 pytest.importorskip("moto")
 
 import boto3  # type: ignore[import-untyped]  # it has no types
-from moto.server import ThreadedMotoServer
-from tests.secrets.servers import SECRET, always, serving
+from tests.secrets.servers import SECRET, always, secrets_manager, serving
 
 from mlguard import AWSSecrets, ConfigurationError, SecretNotFoundError, SecretUnavailableError
 
@@ -20,12 +19,8 @@ from mlguard import AWSSecrets, ConfigurationError, SecretNotFoundError, SecretU
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
     """The URL of moto's server."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
-    finally:
-        server.stop()
+    with secrets_manager() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mlguard.artifacts._bundle import open_bundle, write_bundle
 from mlguard.artifacts._model_files import ModelFiles, largest_signature, read_small_file
 from mlguard.artifacts._paths import ignored_paths, is_name, shown
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey, key_id, private_key, public_keys
-from mlguard.artifacts._statement import Statement, make_statement, read_statement, write_statement
+from mlguard.artifacts._statement import ITSELF, Statement, make_statement, read_statement, write_statement
 from mlguard.errors import ConfigurationError, ModelSignatureError
 from mlguard.monitoring.events import record_event
 
@@ -235,7 +235,8 @@ def _compare(model: _Model, statement: Statement) -> None:
 
     def check(path: str, digest: str) -> None:
         if digest != signed[path]:
-            raise ModelSignatureError(f"{shown(path)} is not as it was signed")
+            named = model.path.name if path == ITSELF else path
+            raise ModelSignatureError(f"{shown(named)} is not as it was signed")
 
     files.digests(check)
 
