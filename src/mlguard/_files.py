@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -15,6 +16,9 @@ from mlguard.errors import ConfigurationError
 
 if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and so below
     import fcntl
+
+#: What ``making_directory`` leaves of a numbered folder when its process is killed.
+_UNFINISHED = re.compile(r"\.[0-9]+\.[a-z0-9_]{8}", re.ASCII)
 
 
 def replace_file(path: Path, content: bytes, *, new_mode: int) -> None:
@@ -97,6 +101,21 @@ def making_directory(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left that were making numbered folders. Hold the lock of the folder.
+
+    Only what has such a name and is a folder itself: a folder that somebody else can write to may be a link to one with
+    other hidden folders in it, or may have these itself. What cannot be removed stays, and hinders nobody.
+
+    Args:
+        folder: Where :func:`making_directory` makes folders whose names are numbers.
+    """
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)  # refuses links
+
+
 @contextlib.contextmanager
 def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> Iterator[BinaryIO]:
     """Open a file to read it, if it is one: a pipe or a device could keep the reader for ever.
@@ -135,6 +154,8 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # Closing is not enough: a child that was forked meanwhile has the same lock, for as long as it lives.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -434,6 +434,26 @@ def test_a_killed_process_leaves_no_half_version(store: ModelStore, tmp_path: Pa
     assert not [left for left in (store.root / "iris" / "versions").iterdir() if left.name.startswith(".")]
 
 
+def test_only_what_was_left_unfinished_is_removed(store: ModelStore, files: list[Path], tmp_path: Path) -> None:
+    """Not what else is hidden in the folder, not through a link; and none of it keeps the next version out."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    store.save("iris", files[0])
+    versions = store.root / "iris" / "versions"
+    (versions / ".2.abcd_123" / "model").mkdir(parents=True)
+    (versions / ".git").mkdir()
+    (versions / ".DS_Store").touch()
+    (versions / ".2.abcd1234").symlink_to(home)
+    (versions / ".3.abcd1234").touch()
+    assert store.save("iris", files[0]).version == 2
+    hidden = {entry.name for entry in versions.iterdir() if entry.name.startswith(".")}
+    assert hidden == {".git", ".DS_Store", ".2.abcd1234", ".3.abcd1234"}
+    (store.root / "wine").mkdir()
+    (store.root / "wine" / "versions").symlink_to(home)
+    store.save("wine", files[0])
+    assert (home / ".ssh").is_dir()
+
+
 def test_refusals_have_one_root() -> None:
     """Who starts a service catches one error for all that is wrong with a model."""
     assert issubclass(ModelSignatureError, ModelRefusedError)

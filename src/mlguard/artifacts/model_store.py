@@ -14,7 +14,6 @@ model's folder is locked.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mlguard._files import locked, making_directory, open_regular, replacing
+from mlguard._files import locked, making_directory, open_regular, remove_unfinished, replacing
 from mlguard._guard import Principal
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey
 from mlguard.artifacts._symbols import Name
@@ -372,9 +371,7 @@ class ModelStore:
             raise ConfigurationError("ModelStore(signing_key=...) signs what is saved and promoted: there is none")
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            for left in _entries(folder):
-                if left.name.startswith("."):  # of a process that was killed: nobody else is here
-                    shutil.rmtree(left)
+            remove_unfinished(folder)
             number = max(_numbers(folder), default=0) + 1
             with making_directory(folder / str(number)) as made:
                 yield number, made, self._signing_key
