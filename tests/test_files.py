@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,7 +160,8 @@ def test_a_link_is_followed_unless_it_may_not(tmp_path: Path) -> None:
 def test_a_forked_child_keeps_no_lock(tmp_path: Path) -> None:
     """Who forks while a folder is locked, as a service that starts its workers does, shuts nobody out afterwards."""
     reading, writing = os.pipe()
-    with locked(tmp_path):
+    with locked(tmp_path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn, if there are threads
         child = os.fork()
         if not child:  # pragma: no cover  # coverage does not follow
             os.close(writing)
