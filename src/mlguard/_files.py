@@ -17,6 +17,10 @@ from mlguard.errors import ConfigurationError
 if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and so below
     import fcntl
 
+#: Whether folders can be listed, and files in them opened, whatever their path leads to by then. Not on Windows.
+_HAS_DESCRIPTORS = os.scandir in os.supports_fd and os.open in os.supports_dir_fd
+_FOLDER = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_DIRECTORY", "O_NONBLOCK", "O_CLOEXEC"))
+
 #: What ``making_directory`` leaves of a numbered folder when its process is killed.
 _UNFINISHED = re.compile(r"\.[0-9]+\.[a-z0-9_]{8}", re.ASCII)
 
@@ -117,12 +121,39 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> Iterator[BinaryIO]:
+def opened_folder(path: str, parent: int | str | None) -> Iterator[int | str]:
+    """A folder to list: opened where it was found and not through a link, where the platform can.
+
+    Args:
+        path: The folder: its name in ``parent``, if that is a descriptor.
+        parent: What this has yielded for the folder that it is in. None: ``path`` says where it is.
+
+    Yields:
+        A descriptor, for ``os.scandir`` and as ``dir_fd``; else ``path``.
+
+    Raises:
+        OSError: It cannot be read, or is a link.
+    """
+    if not _HAS_DESCRIPTORS:
+        yield path
+        return
+    descriptor = os.open(path, _FOLDER, dir_fd=parent if isinstance(parent, int) else None)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def open_regular(
+    path: str | os.PathLike[str], *, follow_links: bool = True, dir_fd: int | None = None
+) -> Iterator[BinaryIO]:
     """Open a file to read it, if it is one: a pipe or a device could keep the reader for ever.
 
     Args:
         path: The file.
         follow_links: False: a link is an ``OSError``.
+        dir_fd: A descriptor of the folder that ``path`` is in, which may be found elsewhere by now.
 
     Raises:
         ConfigurationError: It is something else.
@@ -131,7 +162,7 @@ def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> 
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe opens without a writer
     if not follow_links:
         flags |= getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ConfigurationError(f"{os.fspath(path)!r} is no regular file")
