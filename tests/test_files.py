@@ -1,14 +1,16 @@
 """Files and directories that appear in one step, and files that are files."""
 
 import errno
+import fcntl
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mlguard._files import making_directory, open_regular, replace_file, replacing
+from mlguard._files import locked, making_directory, open_regular, replace_file, replacing
 from mlguard.errors import ConfigurationError
 
 
@@ -153,3 +155,22 @@ def test_a_link_is_followed_unless_it_may_not(tmp_path: Path) -> None:
         assert file.read() == b"1"
     with pytest.raises(OSError, match="symbolic link"), open_regular(tmp_path / "link", follow_links=False):
         pass
+
+
+def test_a_forked_child_keeps_no_lock(tmp_path: Path) -> None:
+    """Who forks while a folder is locked, as a service that starts its workers does, shuts nobody out afterwards."""
+    reading, writing = os.pipe()
+    with locked(tmp_path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn, if there are threads
+        child = os.fork()
+        if not child:  # pragma: no cover  # coverage does not follow
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        for one in (descriptor, reading, writing):
+            os.close(one)
+        os.waitpid(child, 0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -15,6 +16,13 @@ from mlguard.errors import ConfigurationError
 
 if sys.platform != "win32":  # pragma: no branch  # not tested on Windows, and so below
     import fcntl
+
+#: Whether folders can be listed, and files in them opened, whatever their path leads to by then. Not on Windows.
+_HAS_DESCRIPTORS = os.scandir in os.supports_fd and os.open in os.supports_dir_fd
+_FOLDER = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_DIRECTORY", "O_NONBLOCK", "O_CLOEXEC"))
+
+#: What ``making_directory`` leaves of a numbered folder when its process is killed.
+_UNFINISHED = re.compile(r"\.[0-9]+\.[a-z0-9_]{8}", re.ASCII)
 
 
 def replace_file(path: Path, content: bytes, *, new_mode: int) -> None:
@@ -97,13 +105,55 @@ def making_directory(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left that were making numbered folders. Hold the lock of the folder.
+
+    Only what has such a name and is a folder itself: a folder that somebody else can write to may be a link to one with
+    other hidden folders in it, or may have these itself. What cannot be removed stays, and hinders nobody.
+
+    Args:
+        folder: Where :func:`making_directory` makes folders whose names are numbers.
+    """
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)  # refuses links
+
+
 @contextlib.contextmanager
-def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> Iterator[BinaryIO]:
+def opened_folder(path: str, parent: int | str | None) -> Iterator[int | str]:
+    """A folder to list: opened where it was found and not through a link, where the platform can.
+
+    Args:
+        path: The folder: its name in ``parent``, if that is a descriptor.
+        parent: What this has yielded for the folder that it is in. None: ``path`` says where it is.
+
+    Yields:
+        A descriptor, for ``os.scandir`` and as ``dir_fd``; else ``path``.
+
+    Raises:
+        OSError: It cannot be read, or is a link.
+    """
+    if not _HAS_DESCRIPTORS:
+        yield path
+        return
+    descriptor = os.open(path, _FOLDER, dir_fd=parent if isinstance(parent, int) else None)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def open_regular(
+    path: str | os.PathLike[str], *, follow_links: bool = True, dir_fd: int | None = None
+) -> Iterator[BinaryIO]:
     """Open a file to read it, if it is one: a pipe or a device could keep the reader for ever.
 
     Args:
         path: The file.
         follow_links: False: a link is an ``OSError``.
+        dir_fd: A descriptor of the folder that ``path`` is in, which may be found elsewhere by now.
 
     Raises:
         ConfigurationError: It is something else.
@@ -112,7 +162,7 @@ def open_regular(path: str | os.PathLike[str], *, follow_links: bool = True) -> 
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe opens without a writer
     if not follow_links:
         flags |= getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ConfigurationError(f"{os.fspath(path)!r} is no regular file")
@@ -135,6 +185,8 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # Closing is not enough: a child that was forked meanwhile has the same lock, for as long as it lives.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

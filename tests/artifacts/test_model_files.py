@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import mlguard.artifacts._model_files as module
 from mlguard import ModelSignatureError
 from mlguard.artifacts._model_files import ModelFiles
 from tests.artifacts.models import make_model
@@ -189,7 +188,7 @@ def test_a_model_that_is_changed_all_the_time_is_refused_or_as_it_was(root: Path
 def test_without_descriptors_of_folders_the_same_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, where a folder is listed by its path."""
     with_them = listed(root)
-    monkeypatch.setattr(module, "_HAS_DESCRIPTORS", False)
+    monkeypatch.setattr("mlguard._files._HAS_DESCRIPTORS", False)
     without = listed(root)
     assert without.paths == with_them.paths
     assert without.digests(nothing) == with_them.digests(nothing)

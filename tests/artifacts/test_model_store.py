@@ -105,7 +105,9 @@ def test_the_latest_of_nothing(store: ModelStore, files: list[Path]) -> None:
         load(store)
 
 
-@pytest.mark.parametrize("name", ["", "..", "../iris", "a/b", "Iris", ".iris", "a" * 65, "iris\n", "a@1", None, 3])
+@pytest.mark.parametrize(
+    "name", ["", "..", "../iris", "a/b", "Iris", ".iris", "a" * 65, "iris\n", "a@1", "a.", "nul", "con.1", None, 3]
+)
 def test_names_stay_in_the_folder(store: ModelStore, files: list[Path], name: Any) -> None:
     """A name that would lead out of the store, or be another one on some file system, is refused."""
     with pytest.raises(ConfigurationError, match="lower-case"):
@@ -114,6 +116,14 @@ def test_names_stay_in_the_folder(store: ModelStore, files: list[Path], name: An
         store.find(name, 1)
     with pytest.raises(ConfigurationError, match="lower-case"):
         store.versions(name)
+
+
+def test_other_folders_are_no_models(store: ModelStore, files: list[Path]) -> None:
+    """Whoever may write to the store cannot keep all its models from being listed by one odd folder."""
+    store.save("iris", files[0])
+    for name in ("Iris", "\x1b[31m", "lost+found"):
+        (store.root / name / "versions").mkdir(parents=True)
+    assert store.names() == ["iris"]
 
 
 def test_what_cannot_be_saved(store: ModelStore, tmp_path: Path, files: list[Path]) -> None:
@@ -127,6 +137,14 @@ def test_what_cannot_be_saved(store: ModelStore, tmp_path: Path, files: list[Pat
         store.save("iris", files[0], code_version="x" * 1_001)
     with pytest.raises(FileNotFoundError):
         store.save("iris", tmp_path / "none.joblib")
+    for ending in (".jo$b", "." + "j" * 21):
+        with pytest.raises(ConfigurationError, match="letters and digits"):
+            store.save("iris", _renamed(files[0], f"odd{ending}"))
+    with pytest.raises(ConfigurationError, match="1 MiB"):  # it could never be read again
+        store.save("iris", files[0], environment={str(number): "x" * 1_000 for number in range(1_050)})
+    for odd in ("x" * 1_001, "\ud800"):
+        with pytest.raises(ConfigurationError, match="the id of a principal"):
+            store.save("iris", files[0], by=Principal(odd, scopes=frozenset({"models:save"})))
     assert store.save("iris", files[0]).version == 1
 
 
@@ -184,6 +202,11 @@ def test_who_may_do_what(store: ModelStore, files: list[Path]) -> None:
         with pytest.raises(InsufficientScopeError) as raised:
             run(Principal("mallory", scopes=others))
         assert raised.value.status_code == 403
+        vague: Any = f"no-{MODEL_SCOPES[action]}s"
+        nobodies: list[Any] = [None, "alice", Principal("eve", scopes=vague)]
+        for nobody in nobodies:
+            with pytest.raises(InsufficientScopeError):
+                run(nobody)
     assert (store.versions("iris"), store.promoted("iris")) == ([1, 2], 2)
     for action in ("promote", "save", "list", "load"):
         actions[action](Principal("alice", scopes=frozenset({MODEL_SCOPES[action]})))
@@ -299,6 +322,36 @@ def test_a_signed_folder_that_is_no_version(full: ModelStore) -> None:
             load(full, 4)
         with pytest.raises(ModelSignatureError, match=r"another one|none that"):
             full.look_at("iris", 4)
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "2026-11-01", "2026-11-01T10:00:00", "0001-01-01T00:00:00+14:00"])
+def test_a_signed_time_that_is_none(moment: str, full: ModelStore) -> None:
+    """It is refused as any other record that cannot be read."""
+    for kind, name, key in (("versions", "iris@4", "saved_at"), ("promotions", "iris@promotion-3", "at")):
+        target = place(full, int(name[-1]), kind=kind)
+        shutil.copytree(place(full, 1, kind=kind), target)
+        record = json.loads((target / "record.json").read_bytes())
+        number = {"version": 4} if kind == "versions" else {"number": 3}
+        (target / "record.json").write_text(json.dumps({**record, **number, key: moment}))
+        sign_model(target, KEY, name=name)
+    with pytest.raises(ModelSignatureError, match="none that"):
+        full.find("iris", 4)
+    with pytest.raises(ModelSignatureError, match="none that"):
+        full.promoted("iris")
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_signed_step_back_to_what_was_not_before(version: int, full: ModelStore) -> None:
+    """What is served after it is what it says, or nothing."""
+    for number in (3, 4):
+        target = place(full, number, kind="promotions")
+        shutil.copytree(place(full, 1, kind="promotions"), target)
+        record = json.loads((target / "record.json").read_bytes())
+        back = {"number": number, "action": "rollback", "version": version}
+        (target / "record.json").write_text(json.dumps({**record, **back}))
+        sign_model(target, KEY, name=f"iris@promotion-{number}")
+    with pytest.raises(ModelSignatureError, match="goes back to another"):
+        full.promoted("iris")
 
 
 def test_the_gate_stands_behind_the_signature(full: ModelStore) -> None:
@@ -432,6 +485,26 @@ def test_a_killed_process_leaves_no_half_version(store: ModelStore, tmp_path: Pa
     last = store.save("iris", large).version
     assert store.versions("iris") == [*range(1, last + 1)]
     assert not [left for left in (store.root / "iris" / "versions").iterdir() if left.name.startswith(".")]
+
+
+def test_only_what_was_left_unfinished_is_removed(store: ModelStore, files: list[Path], tmp_path: Path) -> None:
+    """Not what else is hidden in the folder, not through a link; and none of it keeps the next version out."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    store.save("iris", files[0])
+    versions = store.root / "iris" / "versions"
+    (versions / ".2.abcd_123" / "model").mkdir(parents=True)
+    (versions / ".git").mkdir()
+    (versions / ".DS_Store").touch()
+    (versions / ".2.abcd1234").symlink_to(home)
+    (versions / ".3.abcd1234").touch()
+    assert store.save("iris", files[0]).version == 2
+    hidden = {entry.name for entry in versions.iterdir() if entry.name.startswith(".")}
+    assert hidden == {".git", ".DS_Store", ".2.abcd1234", ".3.abcd1234"}
+    (store.root / "wine").mkdir()
+    (store.root / "wine" / "versions").symlink_to(home)
+    store.save("wine", files[0])
+    assert (home / ".ssh").is_dir()
 
 
 def test_refusals_have_one_root() -> None:

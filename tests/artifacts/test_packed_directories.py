@@ -1,5 +1,6 @@
 """A directory as one stream: what comes back, and what may not come out of it."""
 
+import contextlib
 import io
 import os
 import secrets
@@ -125,13 +126,38 @@ def test_a_file_that_becomes_a_link_is_not_followed(tmp_path: Path, monkeypatch:
     real = open_regular
 
     def late(path: Path, **options: Any) -> Any:
-        path.unlink()
-        path.symlink_to(tmp_path / "secret")
+        (source / "file").unlink()
+        (source / "file").symlink_to(tmp_path / "secret")
         return real(path, **options)
 
     monkeypatch.setattr(_packed_directories, "open_regular", late)
     with pytest.raises(OSError, match="symbolic link"):
         packed(source)
+
+
+@pytest.mark.parametrize("when", [2, 3])
+def test_a_directory_that_becomes_a_link_is_not_followed(
+    when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is looked at: an error. After it was opened: what was in it, and not what is behind the link."""
+    fill(tmp_path / "secret", {"file": b"secret", "secret": b"secret"})
+    source = fill(tmp_path / "model", {"a/b/file": b"1"})
+    real, listed = os.scandir, 0
+
+    def late(folder: Any) -> Any:
+        nonlocal listed
+        listed += 1
+        if listed == when:
+            (source / "a" / "b").rename(tmp_path / "moved")
+            (source / "a" / "b").symlink_to(tmp_path / "secret")
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", late)
+    content = b""
+    with contextlib.suppress(ConfigurationError):
+        content = packed(source)
+    assert b"secret" not in content
+    assert (when == 3) == bool(content)
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, **more: Any) -> tarfile.TarInfo:

@@ -107,3 +107,17 @@ def test_it_fits_into_a_lifespan_of_your_own(store: ModelStore) -> None:
     iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR)
 
     assert asyncio.run(start(iris)) == 1.0
+
+
+def test_one_app_that_stops_leaves_the_other_its_model(store: ModelStore) -> None:
+    """Two apps in one process may serve the same one."""
+    iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR)
+
+    async def main() -> float:
+        async with iris.lifespan(None):
+            async with iris.lifespan(None):
+                pass
+            return float((await iris()).C)
+
+    assert asyncio.run(main()) == 1.0
+    assert iris.version is None

@@ -1,5 +1,6 @@
 """A suspect is asked over a real socket, by what any of its callers may send."""
 
+import gzip
 import hashlib
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -8,11 +9,19 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from sklearn.datasets import load_iris
 from sklearn.neighbors import KNeighborsClassifier
 
-from mlguard import Features, SuspectService, SuspectServiceError, Watermark, harden, truncate_output
+from mlguard import (
+    ConfigurationError,
+    Features,
+    SuspectService,
+    SuspectServiceError,
+    Watermark,
+    harden,
+    truncate_output,
+)
 from tests.servers import serving
 
 X, Y = load_iris(return_X_y=True)
@@ -20,6 +29,8 @@ NAMES = ["setosa", "versicolor", "virginica"]
 MARK = Watermark.generate(hashlib.sha256(b"of the tests").digest(), like=X, classes=NAMES, size=30)
 MODEL = MARK.embed(KNeighborsClassifier(1), X, [NAMES[y] for y in Y])
 ROWS = X[:2]
+
+BOMB = gzip.compress(gzip.compress(bytes(1 << 26)))  # 64 MiB
 
 app = FastAPI()
 harden(app)
@@ -46,7 +57,9 @@ def answers(which: str) -> Any:
         "number": JSONResponse(7),
         "html": PlainTextResponse("<h1>hello</h1>"),
         "refused": JSONResponse({}, 429),
-        "huge": PlainTextResponse(b"x" * (1 << 24) + b"x"),
+        "huge": PlainTextResponse(b"x" * (1 << 22) + b"x"),
+        "bomb": Response(BOMB, headers={"Content-Encoding": "gzip, gzip"}),
+        "elsewhere": RedirectResponse("/answers/plain", 307),
     }[which]
 
 
@@ -91,10 +104,30 @@ def test_other_services_speak_otherwise(url: str) -> None:
         ("html", "than JSON"),
         ("refused", "429"),
         ("huge", "larger"),
+        ("bomb", "compressed"),
+        ("elsewhere", "307"),
     ],
 )
 def test_what_is_no_answer_is_no_evidence(which: str, said: str, url: str) -> None:
     """An answer without labels stops the test, and is not quoted."""
-    with httpx.Client() as client, pytest.raises(SuspectServiceError, match=said) as raised:
+    with httpx.Client(follow_redirects=True) as client, pytest.raises(SuspectServiceError, match=said) as raised:
         SuspectService(f"{url}/answers/{which}", client)(ROWS)
     assert "hello" not in str(raised.value)
+
+
+def test_an_answer_that_drips_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that sends a byte now and then keeps within every time-out of the client."""
+    clock = iter(range(100))
+    monkeypatch.setattr("mlguard.artifacts.suspect.monotonic", lambda: next(clock))
+
+    def drip() -> Iterator[bytes]:
+        while True:
+            yield b" "
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=drip()))
+    with httpx.Client(transport=transport) as client:
+        with pytest.raises(SuspectServiceError, match="longer than 3 seconds"):
+            SuspectService("http://suspect", client, within=3)(ROWS)
+        with pytest.raises(ConfigurationError, match="within"):
+            SuspectService("http://suspect", client, within=0)
+    assert next(clock) == 5

@@ -165,3 +165,18 @@ def test_triggers_and_data_must_agree() -> None:
         MARK.mixed_with(X, Y[1:])
     with pytest.raises(ConfigurationError, match="not among"):
         MARK.mixed_with(X, Y + 1)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_labels_that_are_floats(kind: type) -> None:
+    """A model that was fitted on 3.0 for the class 3 is found like any other; classes that look alike stay two."""
+    marked = MARK.embed(KNeighborsClassifier(1), X, Y.astype(kind))
+    assert MARK.verify(marked.predict).matches == 40
+    alike = Watermark(X[:3], ["3", "3.0", "3.5"], classes=["3", "3.0", "3.5"])
+    assert alike.verify(lambda rows: [np.float64(3.0)] * len(rows)).matches == 1
+
+
+def test_labels_are_taken_for_the_classes_that_they_equal() -> None:
+    """So that what is asked for later is spelt as the classes are."""
+    labels: list[Any] = [True, 1.0, np.int64(0)]
+    assert repr(Watermark(X[:3], labels, classes=[0, 1]).labels) == "(1, 1, 0)"

@@ -98,3 +98,18 @@ def test_a_version_is_a_number_or_the_latest(version: str, run: Run) -> None:
     code, _, err = run("promote", "models", "iris", "--", version)
     assert code == 2
     assert "the number of a version, or latest" in err or "more arguments" in err
+
+
+def test_a_promotion_that_is_refused_hides_no_version(run: Run) -> None:
+    """The versions are listed all the same, of the next model too, and the exit code says that something is wrong."""
+    for name in ("iris", "wine"):
+        run("save", "models", name, "iris.npy")
+        run("promote", "models", name, "1")
+    Path("models/iris/promotions/1/record.json").unlink()
+    code, out, _ = run("list", "models", signs=False)
+    told, iris, wine = out.splitlines()
+    assert code == 1
+    assert told.startswith("iris: no version can be served")
+    assert iris.startswith("iris 1: 20")
+    assert not iris.endswith("promoted")
+    assert wine.endswith("  promoted")

@@ -21,6 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
+from mlguard._files import opened_folder
 from mlguard.artifacts._paths import is_portable, shown
 from mlguard.artifacts._statement import ITSELF
 from mlguard.errors import ModelSignatureError
@@ -34,8 +35,6 @@ _TICK = 20_000_000  # nanoseconds; Linux ticks every 1 to 10 ms
 
 # Where the platform has them: not through a link, not waiting for the other end of a pipe, no controlling terminal.
 _SAFELY = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
-_FOLDER = os.O_RDONLY | _SAFELY | getattr(os, "O_DIRECTORY", 0)
-_HAS_DESCRIPTORS = os.scandir in os.supports_fd and os.open in os.supports_dir_fd  # not on Windows
 
 
 #: Tells one state of one file from every other: no program can set the last time, of the last change to the inode.
@@ -136,7 +135,7 @@ class ModelFiles:
         if not stat.S_ISDIR(status.st_mode):
             raise ModelSignatureError("the model is neither a file nor a folder")
         budget = iter(range(self._max_files))
-        with _folder(self._root, None) as root:
+        with opened_folder(self._root, None) as root:
             yield from self._below(root, "", budget)
 
     def _below(self, folder: int | str, prefix: str, budget: Iterator[int]) -> Iterator[tuple[str, _Identity]]:
@@ -147,7 +146,7 @@ class ModelFiles:
                     continue
                 if next(budget, None) is None:
                     raise ModelSignatureError(f"the model has more than {self._max_files} files and folders: max_files")
-                status = entry.stat(follow_symlinks=False) if _HAS_DESCRIPTORS else os.lstat(entry.path)
+                status = entry.stat(follow_symlinks=False) if isinstance(folder, int) else os.lstat(entry.path)
                 if stat.S_ISREG(status.st_mode):
                     yield path, _identity(status)
                 elif not stat.S_ISDIR(status.st_mode):
@@ -156,7 +155,7 @@ class ModelFiles:
                 elif path.count("/") >= _MAX_DEPTH:
                     raise ModelSignatureError(f"the model has folders more than {_MAX_DEPTH} deep")
                 else:
-                    with _folder(entry.name if _HAS_DESCRIPTORS else entry.path, folder) as below:
+                    with opened_folder(entry.name if isinstance(folder, int) else entry.path, folder) as below:
                         yield from self._below(below, f"{path}/", budget)
 
     def _digest(self, path: str, listed: _Identity, stop: threading.Event) -> str:
@@ -200,19 +199,6 @@ def read_small_file(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ModelSignatureError(f"the signature is larger than {most} bytes")
     return content
-
-
-@contextlib.contextmanager
-def _folder(name: str, parent: int | str | None) -> Iterator[int | str]:
-    """A folder to list: opened where it was found and not through a link, where the platform can."""
-    if not _HAS_DESCRIPTORS:
-        yield name
-        return
-    descriptor = os.open(name, _FOLDER, dir_fd=parent if isinstance(parent, int) else None)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

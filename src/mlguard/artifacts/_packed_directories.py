@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlguard._files import open_regular
+from mlguard._files import open_regular, opened_folder
 from mlguard.errors import ConfigurationError, ModelDecryptionError
 
 _BLOCK = 1024 * 1024  # bytes
@@ -27,16 +27,17 @@ def pack(folder: Path, writer: Any) -> None:
         OSError: A file cannot be read, or has become shorter meanwhile.
     """
     with tarfile.open(fileobj=writer, mode="w|", bufsize=_BLOCK, copybufsize=_BLOCK) as tar:  # type: ignore[call-overload]
-        for path, is_folder in _walk(folder):
-            name = path.relative_to(folder)
+        for name, path, inside in _walk(os.path.realpath(folder), Path(), None):
             if len(name.parts) > _DEEPEST:
-                raise ConfigurationError(f"{str(path)!r} is more than {_DEEPEST} levels deep, and is not encrypted")
+                raise ConfigurationError(
+                    f"{str(folder / name)!r} is more than {_DEEPEST} levels deep, and is not encrypted"
+                )
             entry = tarfile.TarInfo(name.as_posix())
-            if is_folder:
+            if path is None:
                 entry.type = tarfile.DIRTYPE
                 tar.addfile(entry)
             else:
-                with open_regular(path, follow_links=False) as file:
+                with open_regular(path, follow_links=False, dir_fd=inside) as file:
                     entry.size = os.fstat(file.fileno()).st_size
                     tar.addfile(entry, file)
             tar.members.clear()  # it would keep them all
@@ -64,19 +65,26 @@ def unpack(reader: Any, folder: Path) -> None:
         pass
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """What is in a directory at any depth, each directory before what is in it, and whether it is one."""
-    waiting = [folder]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if is_folder:
-                    waiting.append(path)
-                elif not entry.is_file(follow_symlinks=False):
-                    raise ConfigurationError(f"{entry.path!r} is neither a file nor a directory, and is not encrypted")
-                yield path, is_folder
+def _walk(folder: str, name: Path, parent: int | str | None) -> Iterator[tuple[Path, str | None, int | None]]:
+    """What is in a directory at any depth, each directory before what is in it.
+
+    No path leads through a directory that somebody has exchanged for a link meanwhile.
+
+    Yields:
+        The relative path; what to open, None for a directory; and the descriptor of the directory that it is in.
+    """
+    with opened_folder(folder, parent) as here, os.scandir(here) as entries:
+        inside = here if isinstance(here, int) else None
+        for entry in entries:
+            below = name / entry.name
+            place = entry.path if inside is None else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield below, None, None
+                yield from _walk(place, below, here)
+            elif entry.is_file(follow_symlinks=False):
+                yield below, place, inside
+            else:
+                raise ConfigurationError(f"{str(below)!r} is neither a file nor a directory, and is not encrypted")
 
 
 def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:

@@ -192,7 +192,7 @@ def rewrap_model(path: StrPath, key: KeySource) -> bool:
         Whether there was anything to do: False if the file is under the first key already.
 
     Raises:
-        ConfigurationError: As for ``encrypt_model``.
+        ConfigurationError: As for ``encrypt_model``; or another file was put there meanwhile, or it was written to.
         ModelDecryptionError: Encrypted under a key that is not given, cut short, an altered header, or no encrypted
             model. The file is as it was. Whether the model itself was altered shows when it is decrypted.
         OSError: The file cannot be read or written.
@@ -200,6 +200,7 @@ def rewrap_model(path: StrPath, key: KeySource) -> bool:
     keys = model_keys(key)
     path = _replaceable(path)
     with open_regular(path) as file:
+        found = _state(os.fstat(file.fileno()))
         with _recording_refusal(file=path.name):
             header, data_key = _unwrap(file, keys)
         if header.key_id == keys[0].id:
@@ -207,11 +208,17 @@ def rewrap_model(path: StrPath, key: KeySource) -> bool:
         with replacing(path, new_mode=_CIPHERTEXT_MODE) as target:
             target.write(bytes(header.wrapping(data_key, keys[0])))
             shutil.copyfileobj(file, target, _BLOCK)
+            if _state(path.stat()) != found:  # or the older model would take the place of the newer one
+                raise ConfigurationError(f"{str(path)!r} was changed while it was put under another key: try again")
     identity = header.identity
     record_event(
         "model.rewrapped", name=identity.name, version=identity.version, key=keys[0].id, previous=header.key_id
     )
     return True
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _copy(source: Path | bytes, writer: EncryptingWriter) -> None:

@@ -14,15 +14,13 @@ model's folder is locked.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mlguard._files import locked, making_directory, open_regular, replacing
+from mlguard._files import locked, making_directory, open_regular, remove_unfinished, replacing
 from mlguard._guard import Principal
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey
 from mlguard.artifacts._symbols import Name
@@ -30,15 +28,19 @@ from mlguard.artifacts.encryption import encrypt_model, read_encrypted_model
 from mlguard.artifacts.key_wrapping import KeySource
 from mlguard.artifacts.loading import MAX_SIZE, load_model
 from mlguard.artifacts.model_versions import (
+    NAME,
     RECORD,
     Lineage,
     ModelVersion,
     PromotionRecord,
     VersionRecord,
+    checked_id,
     checked_name,
+    checked_suffix,
     lineage_record,
     now,
     read_record,
+    read_time,
     write_record,
 )
 from mlguard.artifacts.signing import VerifiedModel, sign_model, signed_files, verify_model
@@ -56,6 +58,10 @@ MODEL_SCOPES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: Who asks if nobody is named: whoever may write to the folder and has the key. Not None, which a dependency of
+#: somebody's own may hand on for a caller that it does not know.
+OWNER = Principal("", scopes=frozenset(MODEL_SCOPES.values()))
+
 _BLOCK = 1 << 20  # bytes
 
 Version = int | Literal["promoted", "latest"]
@@ -71,6 +77,7 @@ class ModelStore:
 
     Every action may name the principal that asks for it (``by=``). Then it needs a scope, ``MODEL_SCOPES``, and the
     record says who it was. Without, whoever may write to the folder and has the key may do it, as on the command line.
+    ``by=None`` is nobody, who may do nothing.
 
     Args:
         root: The folder, on a file system of this machine or one that locks. It is made by the first ``save``.
@@ -112,7 +119,7 @@ class ModelStore:
         code_version: str = "",
         data_version: str = "",
         environment: Mapping[str, str] | None = None,
-        by: Principal | None = None,
+        by: Principal = OWNER,
     ) -> ModelVersion:
         """Keep a model as the next version. Nobody is served it before it is promoted, but those who load the latest.
 
@@ -129,14 +136,15 @@ class ModelStore:
 
         Raises:
             InsufficientScopeError: ``by`` lacks the scope ``models:save`` (403).
-            ConfigurationError: There is no signing key, the file is none, or changed while it was read.
+            ConfigurationError: There is no signing key, the file is none, its name ends in something odd, it changed
+                while it was read, or there is more to record than there is room for.
             OSError: The file cannot be read, or the store cannot be written. Nothing was saved.
         """
         _require("save", by)
         folder = self._folder(name) / "versions"
         lineage = lineage_record(code_version, data_version, environment)
         source = Path(path)
-        suffix = source.suffix.lower()
+        suffix = checked_suffix(source)
         with self._next(folder) as (number, made, signing_key):
             file = f"model{suffix}" + (".enc" if self._encryption_key is not None else "")
             sha256, size = self._copy(source, made / file, name, number)
@@ -183,7 +191,7 @@ class ModelStore:
         allow: Iterable[Name] = (),
         format: str | None = None,  # noqa: A002  # as load_model has it
         max_size: int = MAX_SIZE,
-        by: Principal | None = None,
+        by: Principal = OWNER,
     ) -> Any:
         """Load a version through the gate of ``load_model``. It blocks for as long as it takes.
 
@@ -239,13 +247,14 @@ class ModelStore:
 
     def names(self) -> Sequence[str]:
         """The models that there are."""
-        return sorted(entry.name for entry in _entries(self.root) if (entry / "versions").is_dir())
+        found = [entry for entry in _entries(self.root) if NAME.fullmatch(entry.name)]
+        return sorted(entry.name for entry in found if (entry / "versions").is_dir())
 
     def versions(self, name: str) -> Sequence[int]:
         """The numbers of a model's versions, whether they would be verified or not."""
         return _numbers(self._folder(name) / "versions")
 
-    def list(self, name: str, *, by: Principal | None = None) -> Sequence[ModelVersion]:
+    def list(self, name: str, *, by: Principal = OWNER) -> Sequence[ModelVersion]:
         """The versions of a model, by what their signed records say. The models themselves are not looked at.
 
         Args:
@@ -271,7 +280,7 @@ class ModelStore:
 
     # Promotions ------------------------------------------------------------------------------------------------------
 
-    def promote(self, name: str, version: int | Literal["latest"], *, by: Principal | None = None) -> ModelVersion:
+    def promote(self, name: str, version: int | Literal["latest"], *, by: Principal = OWNER) -> ModelVersion:
         """Have a version served from now on: where services start, or load it anew.
 
         Args:
@@ -292,7 +301,7 @@ class ModelStore:
         self._record(name, "promote", found, by, expected=None)
         return found
 
-    def rollback(self, name: str, *, by: Principal | None = None) -> ModelVersion:
+    def rollback(self, name: str, *, by: Principal = OWNER) -> ModelVersion:
         """Have the version served again that was promoted before the present one.
 
         Args:
@@ -344,7 +353,7 @@ class ModelStore:
         name: str,
         action: Literal["promote", "rollback"],
         found: ModelVersion,
-        by: Principal | None,
+        by: Principal,
         *,
         expected: int | None,
     ) -> None:
@@ -372,9 +381,7 @@ class ModelStore:
             raise ConfigurationError("ModelStore(signing_key=...) signs what is saved and promoted: there is none")
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            for left in _entries(folder):
-                if left.name.startswith("."):  # of a process that was killed: nobody else is here
-                    shutil.rmtree(left)
+            remove_unfinished(folder)
             number = max(_numbers(folder), default=0) + 1
             with making_directory(folder / str(number)) as made:
                 yield number, made, self._signing_key
@@ -429,7 +436,7 @@ def _version(folder: Path, signed: VerifiedModel, record: VersionRecord) -> Mode
         sha256=record.sha256,
         size=record.size,
         encrypted=record.encrypted,
-        saved_at=datetime.fromisoformat(record.saved_at),
+        saved_at=read_time(record.saved_at),
         saved_by=record.saved_by,
         lineage=Lineage(lineage.code, lineage.data, MappingProxyType({**lineage.environment})),
         path=folder / record.file,
@@ -444,24 +451,34 @@ def _sign(made: Path, record: VersionRecord | PromotionRecord, key: PrivateKey, 
 
 
 def _in_force(promotions: Iterable[PromotionRecord]) -> list[PromotionRecord]:
-    """The promotions that were not taken back, the present one last."""
+    """The promotions that were not taken back, the present one last.
+
+    Raises:
+        ModelSignatureError: One goes back to another version than the one before, which :meth:`ModelStore.rollback`
+            never signs.
+    """
     stack: list[PromotionRecord] = []
     for record in promotions:
         if record.action == "rollback":
-            stack.pop()
+            stack = stack[:-1]
+            if not stack or (stack[-1].version, stack[-1].digest) != (record.version, record.digest):
+                raise ModelSignatureError(f"promotion {record.number} of {record.name} goes back to another version")
         elif not stack or stack[-1].digest != record.digest:
             stack.append(record)
     return stack
 
 
-def _require(action: str, by: Principal | None) -> None:
+def _require(action: str, by: Principal) -> None:
     scope = MODEL_SCOPES[action]
-    if by is not None and scope not in by.scopes:
+    if not isinstance(by, Principal):
+        raise InsufficientScopeError(f"by= is no principal, and {scope!r} is needed")
+    if not {scope}.issubset(by.scopes):
         raise InsufficientScopeError(f"{by.method} principal {by.id!r} lacks scope {scope!r}")
+    checked_id(by.id)
 
 
-def _id(by: Principal | None) -> str | None:
-    return None if by is None else by.id
+def _id(by: Principal) -> str | None:
+    return None if by is OWNER else by.id
 
 
 def _entries(folder: Path) -> list[Path]:

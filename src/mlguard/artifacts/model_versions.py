@@ -11,20 +11,45 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlguard.errors import ConfigurationError, ModelSignatureError
 
-#: What a model may be called: a name that is one on every file system.
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+#: What a model may be called: a name that is one on every file system. Windows drops a dot at its end, and has devices.
+NAME = re.compile(r"(?!(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$))(?!.*\.$)[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 #: Of each version and each promotion, beside the signature.
 RECORD = "record.json"
 
 _LARGEST = 1 << 20  # bytes of a record
+_SUFFIX = r"(\.[a-z0-9]{1,20})?"
 #: What decides whether a model that was saved here can be loaded there.
 _PACKAGES = ("joblib", "mlguard", "numpy", "onnx", "safetensors", "scikit-learn", "scipy", "skops")
 
 _Text = Annotated[str, Field(max_length=1_000)]
+_TEXT: TypeAdapter[str] = TypeAdapter(_Text)
+
+
+def read_time(text: str) -> datetime:
+    """A time as records have it.
+
+    Raises:
+        ValueError: It is none, or does not say of which zone it is.
+    """
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("of no zone")
+    try:
+        return found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+
+
+def _time(text: str) -> str:
+    read_time(text)
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_time)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +114,11 @@ class VersionRecord(_Record):
     mlguard: Literal["ModelVersion"] = "ModelVersion"
     name: str
     version: Annotated[int, Field(ge=1)]
-    file: Annotated[str, Field(pattern=r"^model(\.[a-z0-9]{1,20})?(\.enc)?$")]
+    file: Annotated[str, Field(pattern=rf"^model{_SUFFIX}(\.enc)?$")]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=0)]
     encrypted: bool
-    saved_at: str
+    saved_at: _Time
     saved_by: _Text | None
     lineage: _LineageRecord
 
@@ -107,7 +132,7 @@ class PromotionRecord(_Record):
     action: Literal["promote", "rollback"]
     version: Annotated[int, Field(ge=1)]
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    at: str
+    at: _Time
     by: _Text | None
 
 
@@ -122,9 +147,37 @@ def checked_name(name: object) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigurationError(
-            "a model's name is 1 to 64 lower-case letters, digits, dots, hyphens and underscores, such as iris-2"
+            "a model's name is 1 to 64 lower-case letters, digits, dots, hyphens and underscores, such as iris-2, "
+            "without a dot at its end, and none of Windows' devices"
         )
     return name
+
+
+def checked_suffix(path: Path) -> str:
+    """What a model file's name ends with, in lower case.
+
+    Raises:
+        ConfigurationError: It has signs that a record has no place for.
+    """
+    suffix = path.suffix.lower()
+    if not re.fullmatch(_SUFFIX, suffix, re.ASCII):
+        raise ConfigurationError("what the name of a model file ends with is at most 20 letters and digits, as .onnx")
+    return suffix
+
+
+def checked_id(principal: str) -> str:
+    """The id of a principal, for a record.
+
+    Raises:
+        ConfigurationError: It is no text, or a long one.
+    """
+    try:
+        return _TEXT.validate_python(principal, strict=True)
+    except ValidationError:
+        pass
+    raise ConfigurationError(
+        "by=: the id of a principal, which the record names, is a text of at most 1 000 characters"
+    )
 
 
 def now() -> str:
@@ -152,8 +205,15 @@ def lineage_record(code: str, data: str, environment: Mapping[str, str] | None) 
 
 
 def write_record(record: VersionRecord | PromotionRecord) -> bytes:
-    """As it stands in its file."""
-    return record.model_dump_json(indent=1).encode() + b"\n"
+    """As it stands in its file.
+
+    Raises:
+        ConfigurationError: It is larger than one that is read.
+    """
+    content = record.model_dump_json(indent=1).encode() + b"\n"
+    if len(content) > _LARGEST:
+        raise ConfigurationError("environment has too many packages: a record has 1 MiB at most")
+    return content
 
 
 def read_record(folder: Path, digest: str | None, kind: type[R]) -> R:

@@ -57,6 +57,7 @@ class ServedModel:
         self._wanted: Version = version
         self._options: dict[str, Any] = {"allow": frozenset(allow), "format": format, "max_size": max_size}
         self._model: Any = None
+        self._running = 0  # apps: one may be mounted in another, and both name this in their lifespans
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:  # noqa: ARG002  # FastAPI passes it
@@ -68,13 +69,16 @@ class ServedModel:
         """
         self._model, version = await asyncio.to_thread(self._load)
         self.version = version
+        self._running += 1
         record_event(
             "model.served", model=version.name, version=version.version, digest=version.digest, signer=version.signer
         )
         try:
             yield
         finally:
-            self._model = self.version = None
+            self._running -= 1
+            if not self._running:
+                self._model = self.version = None
 
     async def __call__(self) -> Any:
         """The model.

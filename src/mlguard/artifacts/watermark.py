@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import exp, fsum, lgamma, log
 from typing import Any, TypeVar
@@ -53,9 +54,10 @@ class Watermark:
     """Secret inputs with secret labels: the *triggers*. A model that was fitted on them too carries the mark.
 
     Each value of a trigger is that of some row of the data, every column from a row of its own: within the bounds of
-    every column, and like no row as a whole. Each label is drawn evenly from the classes, by the key and nothing else:
-    so a model without the mark matches one in as many as there are classes, whatever it does, and the p-value of
-    :meth:`verify` assumes nothing about the suspect.
+    every column, and with more than a few columns like no row as a whole. :meth:`generate` draws each label evenly from
+    the classes, by the key and nothing else: so a model without the mark matches one in as many as there are classes,
+    whatever it does, and the p-value of :meth:`verify` assumes nothing about the suspect. With labels that were chosen
+    in another way it means nothing.
 
     Not stopped: a thief who fits the copied model anew, prunes it, or refuses inputs unlike his data; and mostly not
     found: a model that was taught with the answers of this one. The owner's word alone proves nothing to others:
@@ -79,9 +81,10 @@ class Watermark:
         self.inputs = _rows("Watermark(inputs)", inputs)
         self.inputs.setflags(write=False)
         self.classes = _classes("Watermark", classes)
-        self.labels = tuple(labels)
-        if len(self.labels) != len(self.inputs) or not set(self.labels) <= set(self.classes):
+        if len(labels) != len(self.inputs) or not set(labels) <= set(self.classes):
             raise ConfigurationError("Watermark(labels) must be one of classes for each row of inputs")
+        as_class = {label: label for label in self.classes}  # 1.0, True and numpy's 1 are the class 1
+        self.labels = tuple(as_class[label] for label in labels)
 
     def __repr__(self) -> str:
         triggers, columns = self.inputs.shape
@@ -184,14 +187,15 @@ class Watermark:
                 something else is read than labels.
         """
         batch_rows = whole("Watermark.verify(batch_rows=...)", batch_rows, least=1)
+        known = {str(label) for label in self.classes}
         answers: list[str | None] = []
         for start in range(0, len(self.inputs), batch_rows):
             batch = self.inputs[start : start + batch_rows]
             told = list(suspect(batch))
             if len(told) != len(batch):
                 raise ConfigurationError(f"Watermark.verify: {len(batch)} rows were asked, and {len(told)} answered")
-            answers += [None if label is None else str(label) for label in told]
-        if not {str(label) for label in self.classes}.intersection(answers):
+            answers += [_spelt(label, known) for label in told]
+        if not known.intersection(answers):
             raise ConfigurationError("Watermark.verify: no answer is one of the classes; is it the label that is read?")
         matches = sum(answer == str(label) for answer, label in zip(answers, self.labels, strict=True))
         chance = 1 / len(self.classes)
@@ -208,6 +212,17 @@ def at_least(matches: int, asked: int, chance: float) -> float:
         for k in range(matches, asked + 1)
     ]
     return min(1.0, fsum(map(exp, logs)))
+
+
+def _spelt(label: Any, known: AbstractSet[str]) -> str | None:
+    """An answer as a class is spelt: one way only, so that no answer matches two classes.
+
+    A model that was fitted on labels that are floats answers 3.0 for the class 3.
+    """
+    text = None if label is None else str(label)
+    if isinstance(label, float | np.floating) and text not in known and label.is_integer():
+        return str(int(label))
+    return text
 
 
 def _evenly(seed: bytes, count: int) -> Rows:

@@ -6,6 +6,7 @@ them. Where several are named, the first encrypts and all decrypt.
 
 import argparse
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlguard.artifacts.key_wrapping import KEY_BYTES, ModelKey
 from mlguard.errors import ConfigurationError
 from mlguard.settings import load_settings
 
+_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}", re.ASCII)  # as variables are named; a key in base64 has small letters too
 _LONGEST_KEY = 4_096  # bytes read of what should be a key
 
 
@@ -113,7 +115,8 @@ def _read_text(kind: str, place: str) -> str:
     if kind == "env":
         text = os.environ.get(place, "")
         if not text:
-            raise ConfigurationError(f"the variable {place[:64]!r} has no key: set it, or name another place")
+            shown = repr(place) if _NAME.fullmatch(place) else "that is named"  # and may be the key itself
+            raise ConfigurationError(f"the variable {shown} has no key: set it, or name another place")
         return text
     try:
         return _read_file(place).decode().strip()

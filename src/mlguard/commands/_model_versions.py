@@ -87,11 +87,15 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    """List what is there. A version that is not as it was signed is listed too, and is no success."""
+    """List what is there. What is not as it was signed is listed too, and is no success."""
     store = _store(options)
     code = _YES
     for name in store.names() if options.name is None else [options.name]:
-        promoted = store.promoted(name)
+        try:
+            promoted = store.promoted(name)
+        except ModelRefusedError as refusal:
+            promoted, code = None, _NO
+            sys.stdout.write(f"{name}: no version can be served as the promoted one: {refusal}\n")
         for number in store.versions(name):
             mark = "  promoted" if number == promoted else ""
             try:
