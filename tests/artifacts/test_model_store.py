@@ -31,6 +31,7 @@ from mlguard import (
     Principal,
     sign_model,
 )
+from mlguard.artifacts._promotions import read_promotions
 from mlguard.artifacts.allowed_globals import SKLEARN_LINEAR
 
 X, Y = load_iris(return_X_y=True)
@@ -430,7 +431,7 @@ def test_everybody_gets_a_number_of_their_own(store: ModelStore, files: list[Pat
 def test_two_who_take_the_same_promotion_back(full: ModelStore) -> None:
     """One of them does, and the other is told; the model does not go back by two."""
     full.promote("iris", 3)
-    seen = full._promotions("iris")
+    seen = read_promotions(full.root / "iris" / "promotions", KEY.public_key(), "iris")
 
     def rollback(_: int) -> str:
         try:
@@ -440,7 +441,7 @@ def test_two_who_take_the_same_promotion_back(full: ModelStore) -> None:
         return ""
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(full, "_promotions", lambda _: seen)
+        patch.setattr("mlguard.artifacts.model_store.read_promotions", lambda *_: seen)
         said = sorted(pool.map(rollback, range(2)))
     assert said[0] == ""
     assert "somebody else" in said[1]

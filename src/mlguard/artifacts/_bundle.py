@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from mlguard._strict_json import strict_json
 from mlguard.artifacts._signing_keys import key_id
-from mlguard.artifacts._strict_json import strict_json
 from mlguard.errors import ModelSignatureError
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

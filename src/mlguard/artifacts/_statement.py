@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlguard._strict_json import strict_json
 from mlguard.artifacts._paths import is_name, is_portable
-from mlguard.artifacts._strict_json import strict_json
 from mlguard.errors import ModelSignatureError
 
 #: What a model that is one file is called inside its own statement.

@@ -14,14 +14,15 @@ model's folder is locked.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mlguard._files import locked, making_directory, open_regular, remove_unfinished, replacing
+from mlguard._files import open_regular, replacing
 from mlguard._guard import Principal
+from mlguard.artifacts._numbered_folders import entries, next_folder, numbers, sign_record
+from mlguard.artifacts._promotions import in_force, read_promotions
 from mlguard.artifacts._signing_keys import PrivateKey, PublicKey
 from mlguard.artifacts._symbols import Name
 from mlguard.artifacts.encryption import encrypt_model, read_encrypted_model
@@ -41,9 +42,8 @@ from mlguard.artifacts.model_versions import (
     now,
     read_record,
     read_time,
-    write_record,
 )
-from mlguard.artifacts.signing import VerifiedModel, sign_model, signed_files, verify_model
+from mlguard.artifacts.signing import VerifiedModel, signed_files, verify_model
 from mlguard.errors import ConfigurationError, InsufficientScopeError, ModelSignatureError
 from mlguard.monitoring.events import record_event
 
@@ -145,7 +145,7 @@ class ModelStore:
         lineage = lineage_record(code_version, data_version, environment)
         source = Path(path)
         suffix = checked_suffix(source)
-        with self._next(folder) as (number, made, signing_key):
+        with next_folder(folder, self._signing_key) as (number, made, signing_key):
             file = f"model{suffix}" + (".enc" if self._encryption_key is not None else "")
             sha256, size = self._copy(source, made / file, name, number)
             record = VersionRecord(
@@ -159,7 +159,7 @@ class ModelStore:
                 saved_by=_id(by),
                 lineage=lineage,
             )
-            signed = _sign(made, record, signing_key, f"{name}@{number}")
+            signed = sign_record(made, record, signing_key, f"{name}@{number}")
         found = _version(folder / str(number), signed, record)
         record_event("model.saved", model=name, version=number, digest=found.digest, by=_id(by))
         return found
@@ -247,12 +247,12 @@ class ModelStore:
 
     def names(self) -> Sequence[str]:
         """The models that there are."""
-        found = [entry for entry in _entries(self.root) if NAME.fullmatch(entry.name)]
+        found = [entry for entry in entries(self.root) if NAME.fullmatch(entry.name)]
         return sorted(entry.name for entry in found if (entry / "versions").is_dir())
 
     def versions(self, name: str) -> Sequence[int]:
         """The numbers of a model's versions, whether they would be verified or not."""
-        return _numbers(self._folder(name) / "versions")
+        return numbers(self._folder(name) / "versions")
 
     def list(self, name: str, *, by: Principal = OWNER) -> Sequence[ModelVersion]:
         """The versions of a model, by what their signed records say. The models themselves are not looked at.
@@ -317,8 +317,8 @@ class ModelStore:
             ConfigurationError: There was none before, somebody else was quicker, or there is no signing key.
         """
         _require("rollback", by)
-        promotions = self._promotions(name)
-        stack = _in_force(promotions)
+        promotions = read_promotions(self._folder(name) / "promotions", self._key, name)
+        stack = in_force(promotions)
         if len(stack) < 2:
             raise ConfigurationError(f"no other version of {name} was promoted before")
         found = self.find(name, stack[-2].version)
@@ -333,20 +333,8 @@ class ModelStore:
         Raises:
             ModelSignatureError: A promotion is not as it was signed.
         """
-        stack = _in_force(self._promotions(name))
+        stack = in_force(read_promotions(self._folder(name) / "promotions", self._key, name))
         return stack[-1].version if stack else None
-
-    def _promotions(self, name: str) -> Sequence[PromotionRecord]:
-        folder = self._folder(name) / "promotions"
-        found = []
-        for position, number in enumerate(_numbers(folder), 1):
-            place = folder / str(number)
-            signed = verify_model(place, self._key, name=f"{name}@promotion-{number}")
-            record = read_record(place, signed.files.get(RECORD), PromotionRecord)
-            if (record.name, record.number, position) != (name, number, number):
-                raise ModelSignatureError(f"promotion {position} of {name} is missing, or is another one's")
-            found.append(record)
-        return found
 
     def _record(
         self,
@@ -357,7 +345,7 @@ class ModelStore:
         *,
         expected: int | None,
     ) -> None:
-        with self._next(self._folder(name) / "promotions") as (number, made, key):
+        with next_folder(self._folder(name) / "promotions", self._signing_key) as (number, made, key):
             if expected not in {None, number - 1}:
                 raise ConfigurationError(
                     f"somebody else has promoted a version of {name} meanwhile: look, and try again"
@@ -366,25 +354,13 @@ class ModelStore:
                 name=name, number=number, action=action, version=found.version, digest=found.digest, at=now(),
                 by=_id(by),
             )  # fmt: skip
-            _sign(made, record, key, f"{name}@promotion-{number}")
+            sign_record(made, record, key, f"{name}@promotion-{number}")
         record_event(f"model.{action}", model=name, version=found.version, digest=found.digest, by=_id(by))
 
     # Folders ---------------------------------------------------------------------------------------------------------
 
     def _folder(self, name: str) -> Path:
         return self.root / checked_name(name)
-
-    @contextmanager
-    def _next(self, folder: Path) -> Iterator[tuple[int, Path, PrivateKey]]:
-        """A folder to fill and to sign, which gets the next number when the block ends without an exception."""
-        if self._signing_key is None:
-            raise ConfigurationError("ModelStore(signing_key=...) signs what is saved and promoted: there is none")
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            remove_unfinished(folder)
-            number = max(_numbers(folder), default=0) + 1
-            with making_directory(folder / str(number)) as made:
-                yield number, made, self._signing_key
 
     def _copy(self, source: Path, target: Path, name: str, version: int) -> tuple[str, int]:
         """Copy a model, or encrypt it; and the digest and the size that it had."""
@@ -408,14 +384,14 @@ class ModelStore:
     def _which(self, name: str, version: object) -> tuple[int, str | None]:
         """The number of a version, and the digest that it must have."""
         if version == "promoted":
-            stack = _in_force(self._promotions(name))
+            stack = in_force(read_promotions(self._folder(name) / "promotions", self._key, name))
             if not stack:
                 raise ConfigurationError(f'no version of {name} is promoted: promote one, or load version="latest"')
             return stack[-1].version, stack[-1].digest
-        numbers = self.versions(name)
-        if version == "latest" and numbers:
-            return numbers[-1], None
-        if isinstance(version, int) and not isinstance(version, bool) and version in numbers:
+        there = self.versions(name)
+        if version == "latest" and there:
+            return there[-1], None
+        if isinstance(version, int) and not isinstance(version, bool) and version in there:
             return version, None
         raise ConfigurationError(f"there is no such version of {name} in {self}; ModelStore.versions lists them")
 
@@ -443,31 +419,6 @@ def _version(folder: Path, signed: VerifiedModel, record: VersionRecord) -> Mode
     )
 
 
-def _sign(made: Path, record: VersionRecord | PromotionRecord, key: PrivateKey, name: str) -> VerifiedModel:
-    with replacing(made / RECORD, new_mode=0o644) as file:
-        file.write(write_record(record))
-    made.chmod(0o755)  # only encryption keeps a secret; the service may be another user
-    return sign_model(made, key, name=name)
-
-
-def _in_force(promotions: Iterable[PromotionRecord]) -> list[PromotionRecord]:
-    """The promotions that were not taken back, the present one last.
-
-    Raises:
-        ModelSignatureError: One goes back to another version than the one before, which :meth:`ModelStore.rollback`
-            never signs.
-    """
-    stack: list[PromotionRecord] = []
-    for record in promotions:
-        if record.action == "rollback":
-            stack = stack[:-1]
-            if not stack or (stack[-1].version, stack[-1].digest) != (record.version, record.digest):
-                raise ModelSignatureError(f"promotion {record.number} of {record.name} goes back to another version")
-        elif not stack or stack[-1].digest != record.digest:
-            stack.append(record)
-    return stack
-
-
 def _require(action: str, by: Principal) -> None:
     scope = MODEL_SCOPES[action]
     if not isinstance(by, Principal):
@@ -479,16 +430,6 @@ def _require(action: str, by: Principal) -> None:
 
 def _id(by: Principal) -> str | None:
     return None if by is OWNER else by.id
-
-
-def _entries(folder: Path) -> list[Path]:
-    return [*folder.iterdir()] if folder.is_dir() else []
-
-
-def _numbers(folder: Path) -> list[int]:
-    """The numbers that there are; temporary folders have none."""
-    names = [entry.name for entry in _entries(folder)]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and name == str(int(name)))
 
 
 def _format(path: Path) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlguard._files import replace_file
+from mlguard._strict_json import strict_json
 from mlguard.errors import ConfigurationError
 from mlguard.inputs.row_rules import RowRules
 
@@ -95,8 +96,8 @@ def read_rules(path: str | os.PathLike[str]) -> dict[str, Any]:
     if len(content) > _LARGEST:
         raise ConfigurationError(f"{path} is larger than {_LARGEST} bytes; no file by Features.save is")
     try:
-        document = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        document = strict_json(content)
+    except ValueError:
         raise ConfigurationError(f"{path} is not JSON in UTF-8 as Features.save writes it") from None
     try:
         found = _File.model_validate(document)
@@ -115,14 +116,3 @@ def _bound(bounds: NDArray[Any]) -> Any:
     """One number where all columns share it to the last bit, for a picture has millions of them."""
     numbers = bounds.tolist()
     return numbers[0] if bounds.tobytes() == bounds[:1].tobytes() * len(bounds) else numbers
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a name comes twice")
-    return members
-
-
-def _no_number(constant: str) -> float:
-    raise ValueError(constant)
