@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyrage  # type: ignore[import-untyped]  # it has no types
 import tink
 from tink import streaming_aead
 
@@ -79,6 +80,7 @@ async def measure(*, short: bool) -> Table:
             _memory(f"decrypt {size / 1e9:.3g} GB", _DECRYPT, sealed, key),
         ]
         _fill(plain, fernet_size)
+        notes.append(await _beside_age(plain, sealed, copy, size, rounds))
         usual = f"encrypt {fernet_size / 1e6:.0f} MB with the usual snippet of Fernet"
         notes.append(_memory(usual, _FERNET, plain, key))
         _move(plain.with_name("target"), copy)
@@ -108,6 +110,28 @@ async def _beside_tink(folder: Path, size: int, key: str, where: str, rounds: in
         lines.append(Line(f"{work} {size / 1e9:.3g} GB, {where}", timing, _TARGET))
     assert filecmp.cmp(plain, copy, shallow=False)
     return lines
+
+
+async def _beside_age(plain: Path, sealed: Path, copy: Path, size: int, rounds: int) -> str:
+    """Tink and age, which mlguard does not use: it has no associated data."""
+    primitive, identity = _primitive(), pyrage.x25519.Identity.generate()
+    by_age = sealed.with_name("age")
+    works = {
+        "encrypt": (
+            lambda: _tink_encrypts(primitive, plain, sealed),
+            lambda: pyrage.encrypt_file(str(plain), str(by_age), [identity.to_public()]),
+        ),
+        "decrypt": (
+            lambda: _tink_decrypts(primitive, sealed, copy),
+            lambda: pyrage.decrypt_file(str(by_age), str(copy), [identity]),
+        ),
+    }
+    told = []
+    for work, (own, other) in works.items():
+        timing = await take_turns({"tink": _timed(own), "age": _timed(other)}, rounds=rounds, calls=1)
+        told.append(f"{work} {size / 1e6 / timing.of('tink'):.0f} and {size / 1e6 / timing.of('age'):.0f} MB/s")
+    by_age.unlink()
+    return f"Tink and age, {size / 1e6:.0f} MB on the disk: {', '.join(told)}."
 
 
 def _memory(work: str, program: tuple[str, str], source: Path, key: str) -> str:

@@ -291,6 +291,13 @@ def test_a_stranger_cannot_promote(full: ModelStore) -> None:
     assert strength(load(full, 2)) == 2.0
 
 
+def test_a_version_without_its_record_is_not_listed(full: ModelStore) -> None:
+    """A list needs the record, and trusts nothing else about a version."""
+    place(full, 2, "record.json").unlink()
+    with pytest.raises(ModelSignatureError, match="record cannot be read"):
+        full.look_at("iris", 2)
+
+
 def test_a_missing_promotion_is_seen(full: ModelStore) -> None:
     """One in the middle; of the last one it is said that it cannot be."""
     full.promote("iris", 3)

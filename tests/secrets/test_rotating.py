@@ -665,3 +665,23 @@ def test_many_processes_do_not_ask_at_once(vault: Vault) -> None:
         dues.append(rotating(vault, clock).look())
     most = max(sum(due <= other < due + 0.1 for other in dues) for due in dues)
     assert most < 10
+
+
+def test_one_thread_watches_where_two_requests_come_first(
+    vault: Vault, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was waiting for the lock meanwhile finds that somebody else has started it."""
+    secret = rotating(vault, clock)
+    sent: list[Lookout] = []
+
+    class Taken(contextlib.AbstractContextManager[None]):
+        def __exit__(self, *exception: object) -> None: ...
+
+        def __enter__(self) -> None:
+            secret._lookout.is_out = True
+
+    monkeypatch.setattr(secret, "_lock", Taken())
+    monkeypatch.setattr(Lookout, "send", sent.append)
+    secret._lookout.is_out = False
+    secret.watch()
+    assert sent == []
