@@ -766,7 +766,8 @@ def test_no_error_quotes_a_key_or_the_model(sealed: bytes, tmp_path: Path) -> No
     path = tmp_path / "a"
     encrypt_model(MODEL, path, secret, **IRIS)
     right = path.read_bytes()
-    for content in (right[:-1], right[:-1] + b"x", right[:50] + b"x" + right[51:], b""):
+    flipped = [right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :] for at in (50, len(right) - 1)]
+    for content in (right[:-1], *flipped, b""):
         path.write_bytes(content)
         with pytest.raises(ModelDecryptionError) as refusal:
             read_encrypted_model(path, secret, **IRIS)
