@@ -80,7 +80,7 @@ async def measure(*, short: bool) -> Table:
             _memory(f"decrypt {size / 1e9:.3g} GB", _DECRYPT, sealed, key),
         ]
         _fill(plain, fernet_size)
-        notes.append(await _beside_age(plain, sealed, copy, size, rounds))
+        notes.append(await _beside_age(plain, sealed, copy, fernet_size, rounds))
         usual = f"encrypt {fernet_size / 1e6:.0f} MB with the usual snippet of Fernet"
         notes.append(_memory(usual, _FERNET, plain, key))
         _move(plain.with_name("target"), copy)
