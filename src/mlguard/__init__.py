@@ -22,7 +22,8 @@ from mlguard.artifacts.encryption import (
 from mlguard.artifacts.fernet_files import read_fernet_model
 from mlguard.artifacts.key_wrapping import ModelKey
 from mlguard.artifacts.loading import ModelReport, inspect_model, load_model
-from mlguard.artifacts.model_store import MODEL_SCOPES, ModelStore
+from mlguard.artifacts.model_scopes import MODEL_SCOPES
+from mlguard.artifacts.model_store import ModelStore
 from mlguard.artifacts.model_versions import Lineage, ModelVersion
 from mlguard.artifacts.served_model import ServedModel
 from mlguard.artifacts.signing import VerifiedModel, sign_model, verify_model

@@ -16,7 +16,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from mlguard._files import open_regular, replacing
@@ -28,39 +27,23 @@ from mlguard.artifacts._symbols import Name
 from mlguard.artifacts.encryption import encrypt_model, read_encrypted_model
 from mlguard.artifacts.key_wrapping import KeySource
 from mlguard.artifacts.loading import MAX_SIZE, load_model
+from mlguard.artifacts.model_scopes import OWNER, name_of, require_scope
 from mlguard.artifacts.model_versions import (
     NAME,
     RECORD,
-    Lineage,
     ModelVersion,
     PromotionRecord,
     VersionRecord,
-    checked_id,
     checked_name,
     checked_suffix,
     lineage_record,
     now,
     read_record,
-    read_time,
+    version_of,
 )
 from mlguard.artifacts.signing import VerifiedModel, signed_files, verify_model
-from mlguard.errors import ConfigurationError, InsufficientScopeError, ModelSignatureError
+from mlguard.errors import ConfigurationError, ModelSignatureError
 from mlguard.monitoring.events import record_event
-
-#: The scope that a principal needs for each action.
-MODEL_SCOPES: Mapping[str, str] = MappingProxyType(
-    {
-        "save": "models:save",
-        "load": "models:load",
-        "list": "models:list",
-        "promote": "models:promote",
-        "rollback": "models:rollback",
-    }
-)
-
-#: Who asks if nobody is named: whoever may write to the folder and has the key. Not None, which a dependency of
-#: somebody's own may hand on for a caller that it does not know.
-OWNER = Principal("", scopes=frozenset(MODEL_SCOPES.values()))
 
 _BLOCK = 1 << 20  # bytes
 
@@ -140,7 +123,7 @@ class ModelStore:
                 while it was read, or there is more to record than there is room for.
             OSError: The file cannot be read, or the store cannot be written. Nothing was saved.
         """
-        _require("save", by)
+        require_scope("save", by)
         folder = self._folder(name) / "versions"
         lineage = lineage_record(code_version, data_version, environment)
         source = Path(path)
@@ -156,12 +139,12 @@ class ModelStore:
                 size=size,
                 encrypted=self._encryption_key is not None,
                 saved_at=now(),
-                saved_by=_id(by),
+                saved_by=name_of(by),
                 lineage=lineage,
             )
             signed = sign_record(made, record, signing_key, f"{name}@{number}")
-        found = _version(folder / str(number), signed, record)
-        record_event("model.saved", model=name, version=number, digest=found.digest, by=_id(by))
+        found = version_of(folder / str(number), signed, record)
+        record_event("model.saved", model=name, version=number, digest=found.digest, by=name_of(by))
         return found
 
     def find(self, name: str, version: Version = "promoted") -> ModelVersion:
@@ -213,7 +196,7 @@ class ModelStore:
             ModelDecryptionError: It is encrypted under another key.
             ConfigurationError: There is none, or it is encrypted and the store has no key.
         """
-        _require("load", by)
+        require_scope("load", by)
         return self.load_version(self.find(name, version), allow=allow, format=format, max_size=max_size)
 
     def load_version(
@@ -265,7 +248,7 @@ class ModelStore:
             InsufficientScopeError: ``by`` lacks the scope ``models:list`` (403).
             ModelSignatureError: A record is not as it was signed.
         """
-        _require("list", by)
+        require_scope("list", by)
         return [self.look_at(name, number) for number in self.versions(name)]
 
     def look_at(self, name: str, number: int) -> ModelVersion:
@@ -296,7 +279,7 @@ class ModelStore:
             ModelSignatureError: The version is not as it was signed.
             ConfigurationError: There is no such version, or no signing key.
         """
-        _require("promote", by)
+        require_scope("promote", by)
         found = self.find(name, version)
         self._record(name, "promote", found, by, expected=None)
         return found
@@ -316,7 +299,7 @@ class ModelStore:
             ModelSignatureError: The version is not as it was signed.
             ConfigurationError: There was none before, somebody else was quicker, or there is no signing key.
         """
-        _require("rollback", by)
+        require_scope("rollback", by)
         promotions = read_promotions(self._folder(name) / "promotions", self._key, name)
         stack = in_force(promotions)
         if len(stack) < 2:
@@ -352,10 +335,10 @@ class ModelStore:
                 )
             record = PromotionRecord(
                 name=name, number=number, action=action, version=found.version, digest=found.digest, at=now(),
-                by=_id(by),
+                by=name_of(by),
             )  # fmt: skip
             sign_record(made, record, key, f"{name}@promotion-{number}")
-        record_event(f"model.{action}", model=name, version=found.version, digest=found.digest, by=_id(by))
+        record_event(f"model.{action}", model=name, version=found.version, digest=found.digest, by=name_of(by))
 
     # Folders ---------------------------------------------------------------------------------------------------------
 
@@ -399,37 +382,7 @@ class ModelStore:
         record = read_record(folder, signed.files.get(RECORD), VersionRecord)
         if (record.name, record.version) != (name, number) or {*signed.files} != {RECORD, record.file}:
             raise ModelSignatureError(f"the record of version {number} of {name} is that of another one")
-        return _version(folder, signed, record)
-
-
-def _version(folder: Path, signed: VerifiedModel, record: VersionRecord) -> ModelVersion:
-    lineage = record.lineage
-    return ModelVersion(
-        name=record.name,
-        version=record.version,
-        digest=signed.digest,
-        signer=signed.key_id,
-        sha256=record.sha256,
-        size=record.size,
-        encrypted=record.encrypted,
-        saved_at=read_time(record.saved_at),
-        saved_by=record.saved_by,
-        lineage=Lineage(lineage.code, lineage.data, MappingProxyType({**lineage.environment})),
-        path=folder / record.file,
-    )
-
-
-def _require(action: str, by: Principal) -> None:
-    scope = MODEL_SCOPES[action]
-    if not isinstance(by, Principal):
-        raise InsufficientScopeError(f"by= is no principal, and {scope!r} is needed")
-    if not {scope}.issubset(by.scopes):
-        raise InsufficientScopeError(f"{by.method} principal {by.id!r} lacks scope {scope!r}")
-    checked_id(by.id)
-
-
-def _id(by: Principal) -> str | None:
-    return None if by is OWNER else by.id
+        return version_of(folder, signed, record)
 
 
 def _format(path: Path) -> str:

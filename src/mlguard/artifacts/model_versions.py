@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from mlguard.artifacts.signing import VerifiedModel
 from mlguard.errors import ConfigurationError, ModelSignatureError
 
 #: What a model may be called: a name that is one on every file system. Windows drops a dot at its end, and has devices.
@@ -239,6 +240,30 @@ def read_record(folder: Path, digest: str | None, kind: type[R]) -> R:
     except ValidationError:
         pass
     raise ModelSignatureError("the record was signed, and is none that this version of mlguard can read")
+
+
+def version_of(folder: Path, signed: VerifiedModel, record: VersionRecord) -> ModelVersion:
+    """A version, by its signature and its record.
+
+    Args:
+        folder: Where it is.
+        signed: What the signature says.
+        record: What is in it.
+    """
+    lineage = record.lineage
+    return ModelVersion(
+        name=record.name,
+        version=record.version,
+        digest=signed.digest,
+        signer=signed.key_id,
+        sha256=record.sha256,
+        size=record.size,
+        encrypted=record.encrypted,
+        saved_at=read_time(record.saved_at),
+        saved_by=record.saved_by,
+        lineage=Lineage(lineage.code, lineage.data, MappingProxyType({**lineage.environment})),
+        path=folder / record.file,
+    )
 
 
 def _environment() -> dict[str, str]:
