@@ -12,7 +12,7 @@ from tests.secrets.servers import SECRET
 
 from mlguard import ConfigurationError, DirectorySecrets, SecretNotFoundError, SecretUnavailableError
 from mlguard.secrets import _files
-from mlguard.secrets._reading import MAX_SIZE
+from mlguard.secrets._answers import MAX_SIZE
 
 
 class Kubernetes:

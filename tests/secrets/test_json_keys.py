@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.secrets.servers import SECRET
 
+from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import Missing, Unusable
 
 OBJECT = json.dumps({"token": SECRET, "": "x"})
 

@@ -13,7 +13,8 @@ from tests.secrets.servers import SECRET
 
 from mlguard import ConfigurationError, SecretNotFoundError, SecretUnavailableError
 from mlguard._lookout import restart_all
-from mlguard.secrets._reading import MAX_SIZE, NAMES, Missing, Reading, Unusable, load_client
+from mlguard.secrets._answers import MAX_SIZE, Missing, Unusable
+from mlguard.secrets._reading import NAMES, Reading, load_client
 
 reading = Reading("place://", timeout=20)
 here = Reading("place://")

@@ -4,7 +4,7 @@ import os
 import stat
 
 from mlguard.errors import ConfigurationError
-from mlguard.secrets._reading import MAX_SIZE, Missing, Unusable
+from mlguard.secrets._answers import MAX_SIZE, Missing, Unusable
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)
 

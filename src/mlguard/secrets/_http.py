@@ -4,7 +4,8 @@ import io
 from contextlib import closing
 from typing import Any
 
-from mlguard.secrets._reading import MAX_ANSWER, Unusable, load_client
+from mlguard.secrets._answers import Unusable
+from mlguard.secrets._reading import MAX_ANSWER, load_client
 
 
 def open_session(*, source: str, extra: str, ca: str | None, proxies_for: str | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 
-from mlguard.secrets._reading import MAX_SIZE, Missing, Unusable
+from mlguard.secrets._answers import MAX_SIZE, Missing, Unusable
 
 
 def pick(text: object, key: str | None) -> object:

@@ -15,9 +15,8 @@ from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError, SecretNotFoundError, SecretUnavailableError
 from mlguard.monitoring.events import record_event
 from mlguard.secrets import _quiet
+from mlguard.secrets._answers import MAX_SIZE, Missing, Unusable, judged
 
-#: Bytes of one secret: what AWS and Google keep at most.
-MAX_SIZE = 65_536
 #: Bytes of an answer that holds one: in JSON each byte may take six, and Vault sends all keys of a secret.
 MAX_ANSWER = 8 * MAX_SIZE
 
@@ -26,18 +25,6 @@ _PART = r"(?!\.{1,2}(?:[/#]|\Z))[A-Za-z0-9._+=@:-]+"
 NAMES = re.compile(rf"{_PART}(?:/{_PART})*(?:#[A-Za-z0-9._-]{{0,128}})?", re.ASCII)
 _LONGEST_NAME = 512
 _MOST_WAITING = 4  # calls of one source that have had no answer yet; each of them holds a thread
-
-_PAGE = re.compile(r"\s*<(?:!doctype|!--|\?xml|html|head|body|error)\b", re.IGNORECASE)
-# All control characters but the tabulators and line ends of a PEM file.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
-
-class Unusable(Exception):  # noqa: N818  # never leaves this package
-    """There is no secret in what the source said. The text says why, and quotes nothing of it."""
-
-
-class Missing(Unusable):
-    """The source says that it has none of this name."""
 
 
 class Reading:
@@ -84,7 +71,7 @@ class Reading:
         if not isinstance(name, str) or len(name) > _LONGEST_NAME or not self._names.fullmatch(name):
             return SecretUnavailableError("(no name)", self.source, "what was asked for is no name of a secret here")
         try:
-            return SecretStr(_judge(self._in_time(lambda: fetch(name))))
+            return SecretStr(judged(self._in_time(lambda: fetch(name))))
         except Missing as reason:
             return SecretNotFoundError(name, self.source, str(reason))
         except Unusable as reason:
@@ -124,33 +111,6 @@ class Reading:
         if error is not None:
             raise error
         return answer
-
-
-def _judge(value: object) -> str:
-    """The secret in an answer, without one line end behind it, or the reason why there is none."""
-    text = _text(value).removesuffix("\n").removesuffix("\r")
-    if not text.strip():
-        raise Unusable("it is empty")
-    if _CONTROLS.search(text):
-        raise Unusable("it has control characters; keep it as text, in base64 for instance")
-    if _PAGE.match(text):
-        raise Unusable("it is a page of HTML or XML")
-    return text
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str | bytes):
-        raise Unusable("it is no text")
-    try:
-        data = value.encode() if isinstance(value, str) else value
-        text = data.decode() if len(data) <= MAX_SIZE else None
-    except UnicodeError:  # also half of a surrogate pair, as JSON may have it
-        data = None
-    if data is None:
-        raise Unusable("it is binary; keep it as text, in base64 for instance")
-    if text is None:
-        raise Unusable(f"it is larger than {MAX_SIZE} bytes")
-    return text
 
 
 def check_timeout(where: str, timeout: float) -> float:

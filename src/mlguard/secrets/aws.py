@@ -7,8 +7,9 @@ from pydantic import SecretStr
 
 from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
+from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import MAX_ANSWER, Missing, Reading, Unusable, check_timeout, load_client
+from mlguard.secrets._reading import MAX_ANSWER, Reading, check_timeout, load_client
 
 
 class AWSSecrets:

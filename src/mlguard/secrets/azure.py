@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from mlguard.errors import ConfigurationError
+from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._http import open_session
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import Missing, Reading, Unusable, check_timeout, load_client
+from mlguard.secrets._reading import Reading, check_timeout, load_client
 
 # Key Vault knows letters, digits and "-"; an underscore stands for "-", so that a variable's name is one.
 _NAMES = re.compile(r"[A-Za-z0-9_-]{1,127}(?:#[A-Za-z0-9._-]{0,128})?", re.ASCII)

@@ -7,8 +7,9 @@ import stat
 from pydantic import SecretStr
 
 from mlguard.errors import ConfigurationError
+from mlguard.secrets._answers import Unusable
 from mlguard.secrets._files import read_secret_file
-from mlguard.secrets._reading import Reading, Unusable
+from mlguard.secrets._reading import Reading
 
 _FILES = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,253}", re.ASCII)  # what a key of a Kubernetes Secret may be called
 _SWAPS = 3  # looks at a file that may be exchanged while it is looked at

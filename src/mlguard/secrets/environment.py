@@ -5,8 +5,9 @@ import re
 
 from pydantic import SecretStr
 
+from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._files import read_secret_file
-from mlguard.secrets._reading import Missing, Reading, Unusable
+from mlguard.secrets._reading import Reading
 
 _VARIABLES = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
 

@@ -9,8 +9,9 @@ from pydantic import SecretStr
 
 from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
+from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import MAX_ANSWER, Missing, Reading, Unusable, check_timeout, load_client
+from mlguard.secrets._reading import MAX_ANSWER, Reading, check_timeout, load_client
 
 _PROJECT = re.compile(r"[a-z0-9:.-]{1,64}", re.ASCII)
 _NAMES = re.compile(r"[A-Za-z0-9_-]{1,255}(?:#[A-Za-z0-9._-]{0,128})?", re.ASCII)

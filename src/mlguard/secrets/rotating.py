@@ -21,6 +21,7 @@ from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, KeysUnavailableError, SecretUnavailableError
 from mlguard.monitoring.events import record_event
 from mlguard.problems import logger
+from mlguard.secrets._answers import Unusable, judged
 from mlguard.secrets.source import SecretSource
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ Values = tuple[SecretStr, ...]
 
 _DAY = 86_400.0
 _LONGEST_NAME = 512
-_MOST = 1_048_576  # characters; sources of mlguard's own stop far earlier
+_MOST = 1_048_576  # bytes; sources of mlguard's own stop far earlier
 _SHORTEST_WAIT = 0.05  # seconds between two looks
 
 
@@ -381,15 +382,13 @@ def _text(value: object, *, where: str) -> SecretStr:
     Raises:
         ConfigurationError: It cannot.
     """
-    text = value.get_secret_value() if isinstance(value, SecretStr) else None
-    if not isinstance(text, str):
+    if not isinstance(value, SecretStr):
         raise ConfigurationError(f"{where}: the source gave something else than a SecretStr")
-    text = text.strip()
-    if not text:
-        raise ConfigurationError(f"{where} is empty")
-    if len(text) > _MOST:
-        raise ConfigurationError(f"{where} is longer than {_MOST} characters")
-    return SecretStr(text)
+    try:
+        return SecretStr(judged(value.get_secret_value(), most=_MOST).strip())
+    except Unusable as error:
+        reason = str(error)
+    raise ConfigurationError(f"{where}: {reason}")
 
 
 def _checked(values: Values, *, where: str) -> Values:

@@ -12,10 +12,11 @@ from pydantic import SecretStr
 
 from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
+from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._files import read_secret_file
 from mlguard.secrets._http import open_session
 from mlguard.secrets._json_keys import choose, split
-from mlguard.secrets._reading import NAMES, Missing, Reading, Unusable, check_timeout, load_client
+from mlguard.secrets._reading import NAMES, Reading, check_timeout, load_client
 
 #: Where Kubernetes mounts the token of a pod's service account.
 KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105  # a path
