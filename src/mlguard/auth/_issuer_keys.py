@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from joserfc.jwk import Key, OctKey, import_key
 
+from mlguard._base64url import encode
 from mlguard.auth._jwt_keys import Keys, Model, model_of
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError
@@ -67,8 +68,8 @@ class IssuerKeys:
         Raises:
             ValueError: It is longer than a ``JWTAuth`` reads.
         """
-        signed = f"{self._heads[kind]}.{_encoded(json.dumps(claims, separators=(',', ':')).encode())}"
-        token = f"{signed}.{_encoded(self._model.sign(signed.encode(), self._key))}"
+        signed = f"{self._heads[kind]}.{encode(json.dumps(claims, separators=(',', ':')).encode())}"
+        token = f"{signed}.{encode(self._model.sign(signed.encode(), self._key))}"
         if len(token) > _MAX_TOKEN_SIZE:
             raise ValueError(f"a token of more than {_MAX_TOKEN_SIZE} bytes: it has too many scopes")
         return token
@@ -85,7 +86,7 @@ class IssuerKeys:
         # A signature of the wrong form makes some of joserfc's algorithms raise.
         with suppress(Exception):
             given = _decoded(signature)
-            if _encoded(given) == signature and verifier.model.verify(signed, given, verifier.key):
+            if encode(given) == signature and verifier.model.verify(signed, given, verifier.key):
                 return verifier.kind, json.loads(_decoded(payload))
         return None
 
@@ -98,11 +99,7 @@ def is_slow(algorithm: str) -> bool:
 def _head(algorithm: str, kind: str, kid: str | None) -> str:
     """The header. Tokens live longer than a release: its bytes must stay what they are."""
     header = {"alg": algorithm, "typ": kind} | ({} if kid is None else {"kid": kid})
-    return _encoded(json.dumps(header, separators=(",", ":")).encode())
-
-
-def _encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return encode(json.dumps(header, separators=(",", ":")).encode())
 
 
 def _decoded(segment: str) -> bytes:

@@ -1,10 +1,10 @@
 """Pseudonyms: the same person, the same text, and no way back without the key."""
 
-import base64
 import hmac
 import re
 from collections.abc import Mapping
 
+from mlguard._base64url import encode
 from mlguard.privacy._key_rings import key_ring, purpose_bytes, text_bytes
 
 _CONTEXT = b"mlguard pseudonym 1\0"  # so that this key, used for something else, makes no pseudonym
@@ -77,7 +77,7 @@ class Pseudonymiser:
 
     def _make(self, key_id: str, message: bytes) -> str:
         digest = hmac.digest(self._keys[key_id], message, "sha256")
-        return f"p1.{key_id}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+        return f"p1.{key_id}.{encode(digest)}"
 
     def __repr__(self) -> str:
         return f"Pseudonymiser(keys={list(self._keys)})"

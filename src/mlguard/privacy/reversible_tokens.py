@@ -1,6 +1,5 @@
 """Tokens in the place of values, from which whoever has the key gets the values back."""
 
-import base64
 from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidTag
@@ -8,6 +7,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mlguard._base64url import decode, encode
 from mlguard.privacy._key_rings import key_ring, purpose_bytes, text_bytes
 
 _FORM = b"mlguard reversible token 1"
@@ -58,7 +58,7 @@ class ReversibleTokens:
         key_id, cipher = next(iter(self._ciphers.items()))
         # With a byte before it, because older releases of cryptography do not encrypt an empty text.
         sealed = cipher.encrypt(b"\0" + text_bytes(value), _bound(key_id, purpose))
-        return f"t1.{key_id}.{base64.urlsafe_b64encode(sealed).decode().rstrip('=')}"
+        return f"t1.{key_id}.{encode(sealed)}"
 
     def value(self, token: str, *, purpose: str) -> str:
         """The value that a token stands for.
@@ -70,11 +70,11 @@ class ReversibleTokens:
         form, _, rest = str(token).partition(".")
         key_id, _, sealed = rest.partition(".")
         bound = _bound(key_id, purpose)
-        cipher = self._ciphers.get(key_id)
-        if form != "t1" or cipher is None:
+        cipher, content = self._ciphers.get(key_id), decode(sealed)
+        if form != "t1" or cipher is None or content is None:
             raise ValueError(_NOT_OURS)
         try:
-            opened = cipher.decrypt(_from_base64url(sealed), bound)
+            opened = cipher.decrypt(content, bound)
         except (InvalidTag, ValueError):
             raise ValueError(_NOT_OURS) from None
         return opened[1:].decode()
@@ -91,11 +91,3 @@ def _derived(secret: bytes) -> bytes:
 def _bound(key_id: str, purpose: str) -> list[bytes]:
     """What a token is bound to. AES-SIV keeps the parts of associated data apart by itself."""
     return [_FORM, text_bytes(key_id), purpose_bytes(purpose, where="ReversibleTokens")]
-
-
-def _from_base64url(text: str) -> bytes:
-    """Exactly one text for each bytes: what Python would overlook is an error."""
-    decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    if base64.urlsafe_b64encode(decoded).decode().rstrip("=") != text:
-        raise ValueError
-    return decoded

@@ -1,7 +1,5 @@
 """A key for each person, so that whatever was written about them can be made unreadable where it stands."""
 
-import base64
-import binascii
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mlguard._base64url import decode, encode
 from mlguard.errors import ConfigurationError, SealedValueError, SubjectErasedError
 from mlguard.monitoring.events import record_event
 from mlguard.privacy._key_rings import key_ring, text_bytes
@@ -82,7 +81,7 @@ class SubjectKeys:
         record = self._record(subject) or self._new_record(subject)
         nonce = secrets.token_bytes(_NONCE)
         sealed = AESGCM(self._unwrapped(record)).encrypt(nonce, text, _bound(record.key_id, bound))
-        return f"s1.{record.key_id}.{_encoded(nonce + sealed)}"
+        return f"s1.{record.key_id}.{encode(nonce + sealed)}"
 
     def open(self, sealed: str, *, context: str) -> str:
         """The value of a sealed text.
@@ -98,7 +97,7 @@ class SubjectKeys:
         """
         bound = _context(context)
         match = _SEALED.fullmatch(sealed) if isinstance(sealed, str) else None
-        content = _decoded(match[2]) if match is not None else None
+        content = decode(match[2]) if match is not None else None
         if match is None or content is None:
             raise SealedValueError("this is no sealed text")
         record = self._store.by_id(match[1])
@@ -171,17 +170,17 @@ class SubjectKeys:
         return self._store.of(self._name(subject))
 
     def _new_record(self, subject: str) -> KeyRecord:
-        record = KeyRecord(self._name(subject), _encoded(secrets.token_bytes(_ID)), "")
+        record = KeyRecord(self._name(subject), encode(secrets.token_bytes(_ID)), "")
         return self._store.add(record._replace(wrapped=self._wrapped(record, secrets.token_bytes(_KEY))))
 
     def _wrapped(self, record: KeyRecord, key: bytes) -> str:
         nonce = secrets.token_bytes(_NONCE)
         wrapped = self._wraps[self._newest].encrypt(nonce, key, _bound(record.key_id, text_bytes(record.subject)))
-        return f"{self._newest}.{_encoded(nonce + wrapped)}"
+        return f"{self._newest}.{encode(nonce + wrapped)}"
 
     def _unwrapped(self, record: KeyRecord) -> bytes:
         name, _, wrapped = record.wrapped.partition(".")
-        wrap, content = self._wraps.get(name), _decoded(wrapped)
+        wrap, content = self._wraps.get(name), decode(wrapped)
         if wrap is not None and content is not None:
             key = _decrypted(wrap, content, _bound(record.key_id, text_bytes(record.subject)))
             if key is not None:
@@ -219,15 +218,3 @@ def _decrypted(cipher: AESGCM, content: bytes, bound: bytes) -> bytes | None:
         return cipher.decrypt(content[:_NONCE], content[_NONCE:], bound)
     except (InvalidTag, ValueError):  # a nonce too short
         return None
-
-
-def _encoded(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).decode().rstrip("=")
-
-
-def _decoded(text: str) -> bytes | None:
-    try:
-        content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError):
-        return None
-    return content if _encoded(content) == text else None  # one spelling for each
