@@ -296,6 +296,13 @@ def test_a_version_without_its_record_is_not_listed(full: ModelStore) -> None:
     place(full, 2, "record.json").unlink()
     with pytest.raises(ModelSignatureError, match="record cannot be read"):
         full.look_at("iris", 2)
+    os.mkfifo(place(full, 2, "record.json"))
+    with pytest.raises(ModelSignatureError, match="record is no file"):
+        full.look_at("iris", 2)
+    place(full, 2, "record.json").unlink()
+    place(full, 2, "record.json").symlink_to(place(full, 1, "record.json"))
+    with pytest.raises(ModelSignatureError, match="record cannot be read"):
+        full.look_at("iris", 2)
 
 
 def test_a_missing_promotion_is_seen(full: ModelStore) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from mlguard._files import open_regular
 from mlguard.artifacts.signing import VerifiedModel
 from mlguard.errors import ConfigurationError, ModelSignatureError
 
@@ -229,10 +230,12 @@ def read_record(folder: Path, digest: str | None, kind: type[R]) -> R:
         ModelSignatureError: It is another one, or none.
     """
     try:
-        with (folder / RECORD).open("rb") as file:
+        with open_regular(folder / RECORD, follow_links=False) as file:  # it may be a pipe by now
             content = file.read(_LARGEST)
     except OSError as error:
         raise ModelSignatureError(f"the record cannot be read: {error.strerror}") from None
+    except ConfigurationError:
+        raise ModelSignatureError("the record is no file") from None
     if hashlib.sha256(content).hexdigest() != digest:
         raise ModelSignatureError("the record is not the one that was signed")
     try:
