@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError, harden, require_api_key
-from mlguard._lookout import restart_all
+from mlguard._lookout import Lookout, restart_all
 from mlguard.auth._watched_file import WatchedFile
 from mlguard.auth.api_keys import _configured_keys
 from mlguard.auth.key_files import read_keys
@@ -662,3 +662,23 @@ def test_two_first_uses_start_one_thread(path: Path, keys: APIKeys) -> None:
     for use in uses:
         use.join()
     assert len({*threading.enumerate()} - before) == 1
+
+
+def test_one_thread_watches_where_two_requests_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was waiting for the lock meanwhile finds that somebody else has started it."""
+    path = tmp_path / "keys"
+    path.write_bytes(b"one")
+    path.chmod(0o600)
+    watched = WatchedFile(path, lambda content, _: content, what="test", production=True)
+    sent: list[Lookout] = []
+
+    class Taken(contextlib.AbstractContextManager[None]):
+        def __exit__(self, *exception: object) -> None: ...
+
+        def __enter__(self) -> None:
+            watched._lookout.is_out = True
+
+    monkeypatch.setattr(watched, "_lock", Taken())
+    monkeypatch.setattr(Lookout, "send", sent.append)
+    assert watched.value == b"one"
+    assert sent == []
