@@ -51,12 +51,14 @@ class _Dtype(Value):
             return
         if itemsize != made.itemsize or flags not in _OF_FIELDS or alignment not in (1, 2, 4, 8, 16):
             raise MisuseError("a state that NumPy never writes")
-        made.fields = self._fields(names, fields, itemsize)
+        made.names, made.fields = names, self._fields(names, fields, itemsize)
 
     def _fields(self, names: Any, fields: Any, itemsize: int) -> dict[str, tuple[Dtype, int]]:
         if type(names) is not tuple or type(fields) is not dict or not 0 < len(names) <= _MOST_FIELDS:
             raise MisuseError("fields that NumPy never writes")
-        if len(set(names)) != len(names) or set(names) != set(fields) or not all(type(name) is str for name in names):
+        if not all(type(name) is str for name in names):  # before they are hashed, which of tuples has no end
+            raise MisuseError("fields that NumPy never writes")
+        if len(set(names)) != len(names) or set(names) != set(fields):
             raise MisuseError("fields that NumPy never writes")
         for field in fields.values():
             if type(field) is not tuple or len(field) != 2 or not is_count(field[1]):

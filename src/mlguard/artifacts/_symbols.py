@@ -51,11 +51,13 @@ class Dtype(Made):
         code: Its kind and its size, as NumPy spells it: ``"f8"``.
         byte_order: ``"<"``, ``">"``, ``"="`` or ``"|"``.
         fields: Of a structured one: dtype and offset in bytes, by name.
+        names: Of its fields, in their order.
     """
 
     code: str = ""
     byte_order: str = "|"
     fields: dict[str, tuple["Dtype", int]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     @property
     def holds_objects(self) -> bool:

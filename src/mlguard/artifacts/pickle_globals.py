@@ -93,6 +93,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         self.content = content
         self.count = 0
         self.unfinished: list[Made] = []
+        self._looked_at: dict[int, Any] = {}  # lists and dicts by their ids, which are theirs as long as they are here
         self._most = most
         self._nested = nested
 
@@ -229,6 +230,8 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
             if made.name == JOBLIB_WRAPPER:
                 raise MisuseError("where the array ends cannot be told") from None
         made.state, made.built = state, True
+        members = state.values() if type(state) is dict else state if type(state) is tuple else ()
+        self._looked_at.update((id(one), one) for one in (state, *members) if type(one) in (list, dict))
 
     dispatch[pickle.BUILD[0]] = _load_build
 
@@ -264,7 +267,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     dispatch[pickle.APPENDS[0]] = _load_appends
 
     def _extend(self, target: Any, values: list[Any]) -> None:
-        if type(target) is list:
+        if type(target) is list and id(target) not in self._looked_at:
             target.extend(values)
         else:
             self._change(target)
@@ -294,7 +297,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         if len(items) % 2:
             raise MisuseError("a key without a value")
         pairs = [(key, value) for key, value in zip(items[::2], items[1::2], strict=True) if self._is_key(key)]
-        if type(target) is dict:
+        if type(target) is dict and id(target) not in self._looked_at:
             target.update(pairs)
         else:
             self._change(target)
@@ -314,8 +317,10 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     dispatch[pickle.FROZENSET[0]] = _load_frozenset
 
     def _change(self, target: Any) -> None:
-        """Something is put into what is no list, dict or set: a method of it would be called."""
-        if not isinstance(target, Made) or target.name in RULES:
+        """Something is put into an object, a method of which would be called, or into what was looked at."""
+        if id(target) in self._looked_at:
+            self.contents.add_problem("a list or a dict is changed after an object was given it")
+        elif not isinstance(target, Made) or target.name in RULES:
             self.contents.add_problem("something is put into an object that is no list, dict or set")
 
     def _is_key(self, key: Any) -> bool:
