@@ -1,5 +1,6 @@
 """What stands for the objects of a pickle while it is read without running anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +95,11 @@ class Array(Made):
     dtype: Dtype | None = None
     shape: tuple[int, ...] = (0,)
     values: Any = b""
+
+
+def spell_some(names: Sequence[Name]) -> str:
+    """The first twenty, of as many as the file has."""
+    return ", ".join(map(spell, names[:20])) + (", …" if len(names) > 20 else "")
 
 
 def spell(name: Name) -> str:
