@@ -482,6 +482,55 @@ def test_fields_stay_as_they_were_looked_at(tmp_path: Path) -> None:
     assert "changed after" in refuse(path, HEAD + structured + later + b"N.")
 
 
+@pytest.mark.parametrize("code", ["c16", "f16", "V8"])
+def test_a_scalar_that_is_a_key_is_a_real_number_or_a_text(code: str, tmp_path: Path) -> None:
+    """Any number of complex ones have the same hash: a dict of them takes as long as the square of their number."""
+    scalar = named("numpy._core.multiarray", "scalar")
+    kind = named("numpy", "dtype") + text(code) + b"\x89\x88\x87R(K\x03" + text("|" if code[0] == "V" else "<") + b"N"
+    if code[0] == "V":
+        kind += text("a") + b"\x85}" + text("a") + FIELD + b"K\x00\x86sK\x08K\x01K\x00tb"
+    else:
+        kind += b"NN" + number(-1) + number(-1) + b"K\x00tb"
+    values = b"C" + bytes([int(code[1:])]) + bytes(int(code[1:]))
+    assert "neither a text" in refuse(tmp_path / "model.pkl", HEAD + b"}" + scalar + kind + values + b"\x86RNs.")
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({np.float64(1): 1, np.str_("a"): 2, np.int64(3): 3}))
+    assert load_model(tmp_path / "model.pkl", unverified=True, allow=SKLEARN_ESTIMATORS)[1.0] == 1
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_a_file_holds_is_not_copied_without_end(protocol: int, tmp_path: Path) -> None:
+    """A few bytes say that a megabyte is to be copied once more."""
+    call = pickle.dumps([np.full(100_000, 1.0, ">f8")], protocol)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(call)
+    load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS, max_instructions=100)
+    encode = named("_codecs", "encode") + b"q\x00" + b"X" + struct.pack("<I", 100_000) + b"a" * 100_000
+    encode = HEAD + encode + text("latin1") + b"\x86q\x01R" + 9 * b"0h\x00h\x01R" + b"."
+    assert "more memory" in refuse(path, encode, max_instructions=1_000)
+    nones = b"(" + 3_000 * b"N" + b"lq\x09"
+    arrays = array(plain((3_000,)), OBJECTS, nones) + 30 * array(plain((3_000,)), OBJECTS, b"h\x09")
+    assert "more memory" in refuse(path, HEAD + arrays + b".", max_instructions=5_000)
+
+
+@pytest.mark.parametrize("version", [5, ["1.9"], "1" * 65, "1.9\nforged"])
+def test_the_version_of_an_estimator_is_a_short_text(version: Any, tmp_path: Path) -> None:
+    """Scikit-learn puts it into a warning: lists of lists of themselves would take for ever to be spelled."""
+    content = HEAD + named("sklearn.linear_model._base", "LinearRegression") + b")\x81"
+    assert "a version" in refuse(tmp_path / "model.pkl", content + plain({"_sklearn_version": version}) + b"b.")
+
+
+def test_a_size_is_no_larger_than_memory(tmp_path: Path) -> None:
+    """To multiply numbers of a hundred megabytes takes minutes."""
+    assert "a shape that is none" in refuse(
+        tmp_path / "model.pkl", HEAD + array(plain((1 << 63, 0)), FIELD, b"C\0") + b"."
+    )
+
+
+def test_a_name_of_any_length_is_told_in_part(tmp_path: Path) -> None:
+    """The refusal is a line of a log."""
+    assert len(refuse(tmp_path / "model.pkl", b"c" + b"m" * 100_000 + b"\n" + b"n" * 100_000 + b"\n.")) < 1_500
+
+
 # Trees ---------------------------------------------------------------------------------------------------------------
 
 
