@@ -378,6 +378,16 @@ def test_an_old_joblib_is_told(found: str | None, said: str, path: Path, monkeyp
 # Other formats -------------------------------------------------------------------------------------------------------
 
 
+def test_safetensors_whose_header_begins_like_a_compressed_file_are_loaded(tmp_path: Path) -> None:
+    """A length of 376 bytes is the beginning of zlib's."""
+    numpy_ = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "model.safetensors"
+    saved = (numpy_.save({"a" * length: np.zeros(2), "b": np.ones(3)}) for length in range(1, 400))
+    path.write_bytes(next(one for one in saved if one[:2] == b"\x78\x01"))
+    assert load_model(path, unverified=True)["b"].tolist() == [1.0, 1.0, 1.0]
+    assert inspect_model(path).compression is None
+
+
 def test_safetensors_are_loaded(tmp_path: Path) -> None:
     """As a dict of arrays; cut short, or with a header that is none, they are refused."""
     numpy = pytest.importorskip("safetensors.numpy")

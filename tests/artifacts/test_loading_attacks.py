@@ -290,6 +290,14 @@ def dtype(code: str, state: tuple[Any, ...]) -> bytes:
     return made + plain(state) + b"b"
 
 
+def test_names_of_fields_are_looked_at_before_they_are_hashed(tmp_path: Path) -> None:
+    """Hashing one of tuples takes for ever, and nobody has allowed anything yet."""
+    names: Any = ()
+    for _ in range(60):
+        names = (names, names)
+    assert "fields that" in refuse(tmp_path / "model.pkl", dtype("V8", (3, "|", None, names, {}, 8, 1, 0)) + b".")
+
+
 def plain(value: Any) -> bytes:
     """The instructions that make a value, without a head and an end."""
     dumped = pickletools.optimize(pickle.dumps(value, 2))
@@ -462,6 +470,67 @@ def test_an_array_of_objects_holds_no_array_of_joblibs(tmp_path: Path) -> None:
     assert "no array of objects" in refuse(tmp_path / "model.joblib", outer + pickle.dumps(5) + b".")
 
 
+def test_fields_stay_as_they_were_looked_at(tmp_path: Path) -> None:
+    """NumPy keeps the dict that it is given. Another offset in it would reach what is beside the array."""
+    fields = plain({}) + b"q\x01" + text("a") + FIELD + b"K\x00\x86s"
+    structured = named("numpy", "dtype") + text("V8") + b"\x89\x88\x87R(K\x03" + text("|") + b"N" + text("a") + b"\x85"
+    structured = structured + fields + b"K\x08K\x01K\x00tb"
+    later = b"0h\x01" + text("a") + FIELD + number(1024) + b"\x86s0"
+    path = tmp_path / "model.pkl"
+    path.write_bytes(HEAD + structured + b".")
+    assert load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS).fields == {"a": (np.dtype("i8"), 0)}
+    assert "changed after" in refuse(path, HEAD + structured + later + b"N.")
+
+
+@pytest.mark.parametrize("code", ["c16", "f16", "V8"])
+def test_a_scalar_that_is_a_key_is_a_real_number_or_a_text(code: str, tmp_path: Path) -> None:
+    """Any number of complex ones have the same hash: a dict of them takes as long as the square of their number."""
+    scalar = named("numpy._core.multiarray", "scalar")
+    kind = named("numpy", "dtype") + text(code) + b"\x89\x88\x87R(K\x03" + text("|" if code[0] == "V" else "<") + b"N"
+    if code[0] == "V":
+        kind += text("a") + b"\x85}" + text("a") + FIELD + b"K\x00\x86sK\x08K\x01K\x00tb"
+    else:
+        kind += b"NN" + number(-1) + number(-1) + b"K\x00tb"
+    values = b"C" + bytes([int(code[1:])]) + bytes(int(code[1:]))
+    assert "neither a text" in refuse(tmp_path / "model.pkl", HEAD + b"}" + scalar + kind + values + b"\x86RNs.")
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({np.float64(1): 1, np.str_("a"): 2, np.int64(3): 3}))
+    assert load_model(tmp_path / "model.pkl", unverified=True, allow=SKLEARN_ESTIMATORS)[1.0] == 1
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_a_file_holds_is_not_copied_without_end(protocol: int, tmp_path: Path) -> None:
+    """A few bytes say that a megabyte is to be copied once more."""
+    call = pickle.dumps([np.full(100_000, 1.0, ">f8")], protocol)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(call)
+    load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS, max_instructions=100)
+    encode = named("_codecs", "encode") + b"q\x00" + b"X" + struct.pack("<I", 100_000) + b"a" * 100_000
+    encode = HEAD + encode + text("latin1") + b"\x86q\x01R" + 9 * b"0h\x00h\x01R" + b"."
+    assert "more memory" in refuse(path, encode, max_instructions=1_000)
+    nones = b"(" + 3_000 * b"N" + b"lq\x09"
+    arrays = array(plain((3_000,)), OBJECTS, nones) + 30 * array(plain((3_000,)), OBJECTS, b"h\x09")
+    assert "more memory" in refuse(path, HEAD + arrays + b".", max_instructions=5_000)
+
+
+@pytest.mark.parametrize("version", [5, ["1.9"], "1" * 65, "1.9\nforged"])
+def test_the_version_of_an_estimator_is_a_short_text(version: Any, tmp_path: Path) -> None:
+    """Scikit-learn puts it into a warning: lists of lists of themselves would take for ever to be spelled."""
+    content = HEAD + named("sklearn.linear_model._base", "LinearRegression") + b")\x81"
+    assert "a version" in refuse(tmp_path / "model.pkl", content + plain({"_sklearn_version": version}) + b"b.")
+
+
+def test_a_size_is_no_larger_than_memory(tmp_path: Path) -> None:
+    """To multiply numbers of a hundred megabytes takes minutes."""
+    assert "a shape that is none" in refuse(
+        tmp_path / "model.pkl", HEAD + array(plain((1 << 63, 0)), FIELD, b"C\0") + b"."
+    )
+
+
+def test_a_name_of_any_length_is_told_in_part(tmp_path: Path) -> None:
+    """The refusal is a line of a log."""
+    assert len(refuse(tmp_path / "model.pkl", b"c" + b"m" * 100_000 + b"\n" + b"n" * 100_000 + b"\n.")) < 1_500
+
+
 # Trees ---------------------------------------------------------------------------------------------------------------
 
 
@@ -470,7 +539,9 @@ def tree_with(**changes: Any) -> bytes:
     estimator = DecisionTreeClassifier(max_depth=3, random_state=0).fit(ROWS, CLASSES)
     make, arguments, state = estimator.tree_.__reduce__()
     for name, value in changes.items():
-        if name in state:
+        if name == "view":
+            state["nodes"] = state["nodes"].view(value)
+        elif name in state:
             state[name] = value
         else:
             node, number = value
@@ -515,6 +586,16 @@ def test_the_nodes_of_a_tree_are_a_tree(changes: dict[str, Any], tmp_path: Path)
     loaded = load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
     assert loaded.decision_path(ROWS).shape[0] == len(ROWS)
     assert "sklearn.tree._tree.Tree" in refuse(path, tree_with(**changes))
+
+
+def test_the_fields_of_a_node_are_in_their_order(tmp_path: Path) -> None:
+    """Scikit-learn compares them by name, and NumPy takes them over in order: the number of rows would be a child."""
+    row = DecisionTreeClassifier(random_state=0).fit(ROWS, CLASSES).tree_.__getstate__()["nodes"].dtype
+    for other in ("n_node_samples", "right_child", "feature"):
+        names = [{"left_child": other, other: "left_child"}.get(name, name) for name in row.names]
+        formats, offsets = zip(*(row.fields[name] for name in names), strict=True)
+        permuted = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": row.itemsize})
+        assert "never writes" in refuse(tmp_path / "model.pkl", tree_with(view=permuted))
 
 
 def test_a_tree_is_of_as_many_features_as_its_estimator(tmp_path: Path) -> None:
@@ -586,6 +667,17 @@ def test_an_encoder_has_as_many_columns_as_categories(changes: dict[str, Any], t
     path.write_bytes(encoder_with({}))
     load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
     assert "OneHotEncoder: " in refuse(path, encoder_with(changes))
+
+
+@pytest.mark.parametrize(
+    ("member", "more"), [("_n_features_outs", b"J" + struct.pack("<i", -3)), ("categories_", b"N")]
+)
+def test_an_encoder_stays_as_it_was_looked_at(member: str, more: bytes, tmp_path: Path) -> None:
+    """What is put into its lists later would be columns that no category has."""
+    encoder = OneHotEncoder().fit(ROWS)
+    both = pickle.dumps([encoder, getattr(encoder, member)], 3)
+    assert both.endswith(b"e.")
+    assert "changed after" in refuse(tmp_path / "model.pkl", both[:-2] + more + b"ae.")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count, i
 from mlguard.artifacts._symbols import Array, Dtype, Made, MisuseError, Name
 
 _NDARRAY: Name = ("numpy", "ndarray")
+_SCALAR: Name = ("numpy._core.multiarray", "scalar")
 _CODE = re.compile(r"[iu][1248]|f(?:2|4|8|16)|c(?:8|16|32)|b1|O8|[SUV](?:0|[1-9][0-9]{0,8})", re.ASCII)
+_KEY_CODE = re.compile(r"[iu][1248]|f[248]|b1|[SU][0-9]+", re.ASCII)  # few of these have one hash
 _MOST_AXES = 64
 _MOST_FIELDS = 256
 _PLAIN = {"O": (-1, 63), "S": (1, 0), "U": (4, 8)}  # alignment and flags, by kind
@@ -51,12 +53,14 @@ class _Dtype(Value):
             return
         if itemsize != made.itemsize or flags not in _OF_FIELDS or alignment not in (1, 2, 4, 8, 16):
             raise MisuseError("a state that NumPy never writes")
-        made.fields = self._fields(names, fields, itemsize)
+        made.names, made.fields = names, self._fields(names, fields, itemsize)
 
     def _fields(self, names: Any, fields: Any, itemsize: int) -> dict[str, tuple[Dtype, int]]:
         if type(names) is not tuple or type(fields) is not dict or not 0 < len(names) <= _MOST_FIELDS:
             raise MisuseError("fields that NumPy never writes")
-        if len(set(names)) != len(names) or set(names) != set(fields) or not all(type(name) is str for name in names):
+        if not all(type(name) is str for name in names):  # before they are hashed, which of tuples has no end
+            raise MisuseError("fields that NumPy never writes")
+        if len(set(names)) != len(names) or set(names) != set(fields):
             raise MisuseError("fields that NumPy never writes")
         for field in fields.values():
             if type(field) is not tuple or len(field) != 2 or not is_count(field[1]):
@@ -176,6 +180,12 @@ def build_joblib_array(wrapper: Made, state: Any, content: memoryview, stream: A
     return Array(wrapper.name, built=True, dtype=dtype, shape=shape, values=content[start:end])
 
 
+def is_plain_scalar(made: Made) -> bool:
+    """Whether it is a text or a real number, of which few have the same hash."""
+    dtype = made.args[0] if made.name == _SCALAR and made.args else None
+    return isinstance(dtype, Dtype) and _KEY_CODE.fullmatch(dtype.code) is not None
+
+
 def _size(shape: Any, dtype: Any) -> int:
     """How many values an array has.
 
@@ -199,7 +209,7 @@ _KINDS: dict[Name, type[Rule]] = {
     ("numpy", "float64"): Value,
     _NDARRAY: Value,
     ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
-    ("numpy._core.multiarray", "scalar"): _Scalar,
+    _SCALAR: _Scalar,
     ("numpy._core.numeric", "_frombuffer"): _FromBuffer,
 }
 NUMPY_RULES = {name: kind(name) for name, kind in _KINDS.items()}

@@ -1,10 +1,12 @@
 """What may be done with a global that is allowed, while a pickle is loaded."""
 
 import _compat_pickle
+import sys
 from typing import Any
 
 from mlguard.artifacts._symbols import Global, Made, MisuseError, Name
 
+_LONGEST_VERSION = 64
 _OBJECT = ("builtins", "object")
 _NEWEST = {
     "numpy.core.multiarray": "numpy._core.multiarray",
@@ -80,6 +82,9 @@ def attributes(state: Any) -> dict[str, Any]:
     for name in state:
         if type(name) is not str or name.startswith("__"):
             raise MisuseError("an attribute is named like one of Python's own")
+    version = state.get("_sklearn_version", "")  # which scikit-learn puts into a warning, whatever it is
+    if type(version) is not str or len(version) > _LONGEST_VERSION or not version.isprintable():
+        raise MisuseError("a version that is none")
     return state
 
 
@@ -89,8 +94,8 @@ def is_global(value: Any, name: Name) -> bool:
 
 
 def is_count(value: Any, *, least: int = 0) -> bool:
-    """Whether it is an integer, and large enough. ``True`` is none."""
-    return type(value) is int and value >= least
+    """Whether it is an integer, large enough, and no larger than memory can be. ``True`` is none."""
+    return type(value) is int and least <= value <= sys.maxsize
 
 
 def modern_name(module: str, name: str, protocol: int) -> Name:

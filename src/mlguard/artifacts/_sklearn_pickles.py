@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from mlguard.artifacts._encoder_pickles import OneHotEncoder
 from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
-from mlguard.artifacts._symbols import Array, Made, MisuseError, Name
+from mlguard.artifacts._symbols import Array, Dtype, Made, MisuseError, Name
 
 _LEAF = _NOBODY = -1
 _TREE: Name = ("sklearn.tree._tree", "Tree")
 _STATE = {"max_depth", "node_count", "nodes", "values"}
+_FIELDS = ("left_child", "right_child", "feature")  # with which a node begins, in the order of its C structure
 
 
 class _Tree(Value):
@@ -44,7 +45,10 @@ class _Tree(Value):
             raise MisuseError("another number of nodes than it says")
         if not is_count(members["max_depth"]):
             raise MisuseError("a state that scikit-learn never writes")
-        left, right, feature = (_field(nodes, name) for name in ("left_child", "right_child", "feature"))
+        # Scikit-learn compares the fields by name, and NumPy then takes them over in their order.
+        if nodes.dtype is None or nodes.dtype.names[: len(_FIELDS)] != _FIELDS:
+            raise MisuseError("a state that scikit-learn never writes")
+        left, right, feature = (_field(nodes, nodes.dtype, name) for name in _FIELDS)
         _check_nodes(left, right, feature, made.args[0], members["max_depth"])
 
 
@@ -127,12 +131,10 @@ def _check_depth(parent: NDArray[np.intp], max_depth: int) -> None:
         raise MisuseError("its nodes are deeper than it says")
 
 
-def _field(nodes: Array, name: str) -> NDArray[np.int64]:
+def _field(nodes: Array, row: Dtype, name: str) -> NDArray[np.int64]:
     """A field of integers in an array that the file holds."""
-    if nodes.dtype is None or name not in nodes.dtype.fields:
-        raise MisuseError("a state that scikit-learn never writes")
-    dtype, offset = nodes.dtype.fields[name]
-    strides = (nodes.dtype.itemsize,)
+    dtype, offset = row.fields[name]
+    strides = (row.itemsize,)
     return np.ndarray(nodes.shape, dtype.integers, nodes.values, offset, strides).astype(np.int64)
 
 

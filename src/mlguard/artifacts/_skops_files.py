@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from mlguard.artifacts._private_copy import PrivateCopy
-from mlguard.artifacts._symbols import Name
+from mlguard.artifacts._symbols import Name, spell_some
 from mlguard.artifacts._zip_files import open_zip
 from mlguard.artifacts.pickle_globals import read_pickle
 from mlguard.errors import ConfigurationError, ModelContentError
@@ -14,7 +14,7 @@ from mlguard.errors import ConfigurationError, ModelContentError
 _OLDEST = (0, 13)  # older ones can be made to run what is not on the list: CVE-2025-54412, -54413, -54886
 
 
-def untrusted_types(content: bytes, *, max_size: int) -> list[str]:
+def untrusted_types(content: bytes, *, max_size: int) -> list[Name]:
     """The types that a file names and that skops does not trust by itself.
 
     Raises:
@@ -27,7 +27,7 @@ def untrusted_types(content: bytes, *, max_size: int) -> list[str]:
         untrusted: list[str] = io.get_untrusted_types(data=content)
     except Exception as error:  # it reads JSON of any shape: the errors are many
         raise ModelContentError(f"the skops file is broken ({type(error).__name__})") from None
-    return untrusted
+    return [(module, name) for module, _, name in (one.rpartition(".") for one in untrusted)]
 
 
 def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int, max_instructions: int) -> Any:
@@ -41,12 +41,11 @@ def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int, max_i
             let native code read or write beside its memory.
         ConfigurationError: The package is not installed, or too old.
     """
-    names = {".".join(pair) for pair in allowed}
-    refused = [name for name in untrusted_types(content, max_size=max_size) if name not in names]
+    refused = [name for name in untrusted_types(content, max_size=max_size) if name not in allowed]
     if refused:
-        raise ModelContentError(f"the file names what is not allowed: {', '.join(ascii(n)[1:-1] for n in refused)}")
+        raise ModelContentError(f"the file names what is not allowed: {spell_some(refused)}")
     try:
-        model = _skops_io().loads(content, trusted=sorted(names))
+        model = _skops_io().loads(content, trusted=sorted(map(".".join, allowed)))
         again = pickle.dumps(model, 5)
     except Exception as error:
         raise ModelContentError(f"a class that the file names refuses what the file holds: {error!r:.300}") from error

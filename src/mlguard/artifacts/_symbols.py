@@ -1,5 +1,6 @@
 """What stands for the objects of a pickle while it is read without running anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,13 @@ class Dtype(Made):
         code: Its kind and its size, as NumPy spells it: ``"f8"``.
         byte_order: ``"<"``, ``">"``, ``"="`` or ``"|"``.
         fields: Of a structured one: dtype and offset in bytes, by name.
+        names: Of its fields, in their order.
     """
 
     code: str = ""
     byte_order: str = "|"
     fields: dict[str, tuple["Dtype", int]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     @property
     def holds_objects(self) -> bool:
@@ -92,6 +95,11 @@ class Array(Made):
     dtype: Dtype | None = None
     shape: tuple[int, ...] = (0,)
     values: Any = b""
+
+
+def spell_some(names: Sequence[Name]) -> str:
+    """The first twenty, of as many as the file has."""
+    return ", ".join(map(spell, names[:20])) + (", …" if len(names) > 20 else "")
 
 
 def spell(name: Name) -> str:

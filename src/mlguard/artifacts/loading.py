@@ -14,7 +14,7 @@ from mlguard.artifacts._onnx_files import load_onnx
 from mlguard.artifacts._private_copy import PrivateCopy, read_once
 from mlguard.artifacts._signing_keys import PublicKey
 from mlguard.artifacts._skops_files import load_skops, untrusted_types
-from mlguard.artifacts._symbols import Name, spell
+from mlguard.artifacts._symbols import Name, spell_some
 from mlguard.artifacts._tensor_files import load_npy, load_npz, load_safetensors
 from mlguard.artifacts._unpickling import require_joblib, unpickle
 from mlguard.artifacts.allowed_globals import checked_names
@@ -168,7 +168,8 @@ def inspect_model(
     copy, digest = _read_and_hash(place, size)
     gate = _Gate(place, format, frozenset(), size, instructions)
     names, problems = gate.inspect(copy)
-    return ModelReport(gate.format, compression_of(copy.view), digest, names, problems)
+    compression = compression_of(copy.view) if gate.format == "pickle" else None
+    return ModelReport(gate.format, compression, digest, names, problems)
 
 
 def _read_and_hash(source: Path | bytes, max_size: int) -> tuple[PrivateCopy, str]:
@@ -213,8 +214,7 @@ class _Gate:
                 _, contents = self._read_pickle(copy)
                 names, problems = contents.names, contents.problems
             elif self.format == "skops":
-                types = untrusted_types(copy.as_bytes(), max_size=self._max_size)
-                names = [(module, name) for module, _, name in (one.rpartition(".") for one in types)]
+                names = untrusted_types(copy.as_bytes(), max_size=self._max_size)
             else:
                 self._load_other(copy)
         except ModelContentError as error:
@@ -245,10 +245,9 @@ def _check_names(contents: PickleContents, allowed: frozenset[Name]) -> None:
     """Refuse what is not allowed, and what nobody who saves a model does."""
     refused = [name for name in dict.fromkeys(contents.names) if name not in allowed]
     if refused:
-        listed = ", ".join(map(spell, refused[:20])) + (", …" if len(refused) > 20 else "")
         raise ModelContentError(
-            f"the file names what is not allowed: {listed}. Where you know them to be harmless with any arguments, "
-            f"allow=... takes them as pairs, ({refused[0][0]!a:.200}, {refused[0][1]!a:.200}); "
+            f"the file names what is not allowed: {spell_some(refused)}. Where you know them to be harmless with any "
+            f"arguments, allow=... takes them as pairs, ({refused[0][0][:200]!a}, {refused[0][1][:200]!a}); "
             "to allow one is to let the file run it"
         )
     if contents.problems:

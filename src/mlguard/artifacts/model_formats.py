@@ -29,7 +29,7 @@ def format_of(path: PurePath, content: memoryview, *, wanted: str | None) -> str
     """
     named = _named_by(path, wanted)
     compression = compression_of(content)
-    found = "pickle" if compression else _found_in(content)
+    found = _found_in(content) or ("pickle" if compression else "")  # a header of safetensors may begin as zlib does
     if found == "zip":
         found = named if named in ("npz", "skops") else "a zip file"
     if found != named:

@@ -9,11 +9,11 @@ called with is looked at by their rules.
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mlguard.artifacts._numpy_pickles import NUMPY_RULES, build_joblib_array
+from mlguard.artifacts._numpy_pickles import NUMPY_RULES, build_joblib_array, is_plain_scalar
 from mlguard.artifacts._pickle_rules import Reconstructor, Rule, modern_name
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._sklearn_pickles import SKLEARN_RULES
@@ -23,6 +23,8 @@ from mlguard.artifacts.allowed_globals import SKLEARN_ESTIMATORS
 JOBLIB_WRAPPER: Name = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 
 _RECONSTRUCTOR: Name = ("copyreg", "_reconstructor")
+_COPIES = 2  # of what the file holds: as a text by protocols before 3, and as what is made of it
+_BYTES_EACH = 100  # that an instruction may take
 _MOST_PROBLEMS = 20  # that are told
 _PLAIN_KEYS = (str, int, float, bytes, bool, type(None))
 
@@ -35,11 +37,13 @@ class PickleContents:
         names: The globals, in the order in which they are named, each as often as it is.
         problems: What no saved model does, or what is broken, for the operator.
         has_joblib_arrays: Whether bytes of arrays stand between the instructions, as joblib writes them.
+        room: Bytes that may still be given to NumPy and scikit-learn, each of which may be a copy.
     """
 
     names: list[Name] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     has_joblib_arrays: bool = False
+    room: int = 0
 
     def add_problem(self, text: str) -> None:
         """Remember what is wrong, unless so much is that nobody reads on."""
@@ -54,7 +58,7 @@ def read_pickle(copy: PrivateCopy, *, max_instructions: int) -> PickleContents:
         copy: The file, with no compression.
         max_instructions: After how many it is enough: each may make an object many times its size.
     """
-    contents = PickleContents()
+    contents = PickleContents(room=_COPIES * len(copy.view) + _BYTES_EACH * max_instructions)
     stream, content = copy.stream(), copy.view
     count = 0
     while stream.tell() < len(content):
@@ -93,6 +97,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         self.content = content
         self.count = 0
         self.unfinished: list[Made] = []
+        self._looked_at: dict[int, Any] = {}  # lists and dicts by their ids, which are theirs as long as they are here
         self._most = most
         self._nested = nested
 
@@ -196,6 +201,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
             return Made(None)
         if rule is None:
             return Made(what.name, args)
+        self._spend(args)
         try:
             made = rule.new(args) if new else rule.call(args)
         except MisuseError as misuse:
@@ -204,6 +210,16 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         if isinstance(made, Made) and rule.must_be_built:
             self.unfinished.append(made)
         return made
+
+    def _spend(self, members: Iterable[Any]) -> None:
+        """What is in the file once can be copied as often as an instruction says so."""
+        for one in members:
+            if type(one) in (str, bytes):
+                self.contents.room -= len(one)
+            elif type(one) is list:
+                self.contents.room -= 8 * len(one)  # bytes of a reference
+        if self.contents.room < 0:
+            raise MisuseError("copies of what the file holds take more memory than max_instructions=... allows")
 
     # State -----------------------------------------------------------------------------------------------------------
 
@@ -217,6 +233,8 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         if rule is None:
             made.state, made.built = state, True
             return
+        members = state.values() if type(state) is dict else state if type(state) is tuple else ()
+        self._spend(members)
         try:
             if made.built:
                 raise MisuseError("an object gets its state twice")
@@ -229,6 +247,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
             if made.name == JOBLIB_WRAPPER:
                 raise MisuseError("where the array ends cannot be told") from None
         made.state, made.built = state, True
+        self._looked_at.update((id(one), one) for one in (state, *members) if type(one) in (list, dict))
 
     dispatch[pickle.BUILD[0]] = _load_build
 
@@ -264,7 +283,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     dispatch[pickle.APPENDS[0]] = _load_appends
 
     def _extend(self, target: Any, values: list[Any]) -> None:
-        if type(target) is list:
+        if type(target) is list and id(target) not in self._looked_at:
             target.extend(values)
         else:
             self._change(target)
@@ -294,7 +313,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         if len(items) % 2:
             raise MisuseError("a key without a value")
         pairs = [(key, value) for key, value in zip(items[::2], items[1::2], strict=True) if self._is_key(key)]
-        if type(target) is dict:
+        if type(target) is dict and id(target) not in self._looked_at:
             target.update(pairs)
         else:
             self._change(target)
@@ -314,13 +333,19 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     dispatch[pickle.FROZENSET[0]] = _load_frozenset
 
     def _change(self, target: Any) -> None:
-        """Something is put into what is no list, dict or set: a method of it would be called."""
-        if not isinstance(target, Made) or target.name in RULES:
+        """Something is put into an object, a method of which would be called, or into what was looked at."""
+        if id(target) in self._looked_at:
+            self.contents.add_problem("a list or a dict is changed after an object was given it")
+        elif not isinstance(target, Made) or target.name in RULES:
             self.contents.add_problem("something is put into an object that is no list, dict or set")
 
     def _is_key(self, key: Any) -> bool:
-        """Whether hashing it takes no time: integers beyond these bounds can all have one hash, as tuples can."""
-        if type(key) not in _PLAIN_KEYS and not isinstance(key, Global | Made):
+        """Whether finding it takes no time: large integers can all have one hash, as tuples and complex numbers can."""
+        if isinstance(key, Made) and key.name in RULES:
+            good = is_plain_scalar(key)
+        else:
+            good = type(key) in _PLAIN_KEYS or isinstance(key, Global | Made)
+        if not good:
             self.contents.add_problem("a key of a dict or a set is neither a text nor a number")
             return False
         if type(key) is int and abs(key) >= sys.hash_info.modulus:
