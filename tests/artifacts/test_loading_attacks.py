@@ -194,6 +194,16 @@ def test_a_second_pickle_is_found(mine: Mine, tmp_path: Path) -> None:
     assert not mine.stepped_on()
 
 
+def test_nothing_hides_in_the_last_frame(tmp_path: Path) -> None:
+    """A frame that goes on behind the end: pickle overlooks the rest, so it could be anything."""
+    good = pickle.dumps(["x"] * 30, 4)
+    at = good.index(pickle.FRAME) + 1
+    length = int.from_bytes(good[at : at + 8], "little")
+    longer = good[:at] + (length + 4).to_bytes(8, "little") + good[at + 8 :] + b"junk"
+    assert pickle.loads(longer) == pickle.loads(good)
+    assert "behind the end" in refuse(tmp_path / "model.pkl", longer)
+
+
 def test_an_extension_code_is_refused(mine: Mine, tmp_path: Path) -> None:
     """It stands for a global that the file does not name, and Python may remember the function already."""
     import landmine

@@ -122,6 +122,8 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         except pickle._Stop as stop:  # type: ignore[attr-defined]
             if any(not made.built for made in self.unfinished):
                 self.contents.add_problem("an object is not finished")
+            if frames.current_frame and frames.current_frame.read(1):
+                self.contents.add_problem("something stands behind the end of the pickle")
             return stop.value
         raise MisuseError("the pickle has more instructions than max_instructions=...")
 
