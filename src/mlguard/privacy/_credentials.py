@@ -19,7 +19,7 @@ TOKEN_KINDS = frozenset(kind for _, kind in _TOKENS)
 _SCHEME = b"bearer"
 _CREDENTIAL = re.compile(r"(?: |%20|\+)++([\w.~+/-]{16,}+=*+)", re.ASCII)
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
-_URL_PASSWORD = re.compile(r"://[^\s/?#@:]{0,256}:(?!\d{1,5}/)([^\s@]{1,256}+)@")
+_URL_PASSWORD = re.compile(r"://[^\s/?#@:]{0,256}:(?!\d{1,5}/)((?:[^\s@]|@(?=[^\s/?#@]{0,256}@)){1,256}+)@")
 _ANY_DIGIT = re.compile(r"\d", re.ASCII)
 _LINE_END = "-----END"
 
