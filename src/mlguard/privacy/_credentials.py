@@ -91,7 +91,7 @@ def find_named_secrets(text: str, glance: Glance) -> Iterator[Span]:
     """What a text gives a name such as ``password``: ``password=x``, ``"password": "x"``, ``(b'cookie', b'x')``."""
     for word, (setter, before) in _SETTERS.items():
         done = 0
-        for place in glance.places_of(word):
+        for place in glance.places_of_name(word):
             match = setter.match(text, place) if place >= done else None
             if match and (before is None or before.search(text[max(0, place - _BEFORE) : place])):
                 value = _value_form(word, match).match(text, match.end())

@@ -100,16 +100,16 @@ class Redactor:
             record.exc_text = self.text(record.exc_text)
         if record.stack_info:
             record.stack_info = self.text(record.stack_info)
-        extra = {name: value for name, value in vars(record).items() if name not in _OWN}
+        extra = vars(record).keys() - _OWN
         if extra:
-            masked = self.data(extra)
-            for name in extra.keys() - masked.keys():
+            masked = self.data({name: vars(record)[name] for name in extra})
+            for name in extra - masked.keys():
                 del vars(record)[name]
             vars(record).update(masked)
 
     def _by_names(self, value: Any) -> Any:
         """Data as data, because in a text names of fields say less."""
-        return self.data(value) if isinstance(value, _DATA) else value
+        return self.data(value) if not isinstance(value, str) and isinstance(value, _DATA) else value
 
     def _replace(self, record: logging.LogRecord, redacted: str) -> None:
         """Make the record say this. In its arguments, if they alone do it, for a formatter may want to see them."""
