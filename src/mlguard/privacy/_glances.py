@@ -90,7 +90,7 @@ class Glance:
         return self._places[word]
 
     def places_of_name(self, word: bytes) -> list[int]:
-        """Where such a word stands, if it can be in a name that is given a value: ``word=``, ``"word": ``, ``word,"``."""
+        """Where such a word stands, if it can be in a name that has a value: ``word=``, ``"word": ``, ``word,"``."""
         named = self._named = self._named or self._before_setters()
         return self.places_of(word) if word in named else []
 
