@@ -60,6 +60,7 @@ from mlguard.errors import (
     OverloadedError,
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
+    QueriesSuspectedError,
     RateLimitedError,
     SealedValueError,
     SecretNotFoundError,
@@ -83,6 +84,8 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.query_monitor import QueryMonitor
+from mlguard.monitoring.query_reference import QueryReference
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -113,7 +116,7 @@ from mlguard.secrets.rotating import Rotating
 from mlguard.secrets.source import SecretSource
 from mlguard.secrets.vault import VaultSecrets
 from mlguard.settings import secret_source
-from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
+from mlguard.store import Decision, Lease, Sighting, Spending, Store, Watch, WatchedQuery, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import QueryBudget
@@ -217,7 +220,10 @@ __all__ = [
     "Pseudonymiser",
     "Purge",
     "PurgedFile",
+    "QueriesSuspectedError",
     "QueryBudget",
+    "QueryMonitor",
+    "QueryReference",
     "RateLimit",
     "RateLimitedError",
     "Redactor",
@@ -231,6 +237,7 @@ __all__ = [
     "SecretSource",
     "SecretUnavailableError",
     "ServedModel",
+    "Sighting",
     "SignatureAuth",
     "Spending",
     "Store",
@@ -255,6 +262,8 @@ __all__ = [
     "Users",
     "VaultSecrets",
     "VerifiedModel",
+    "Watch",
+    "WatchedQuery",
     "Watermark",
     "WatermarkEvidence",
     "Window",
