@@ -121,7 +121,7 @@ def test_what_has_expired_is_not_known(redis: RedisServer) -> None:
     note(RedisStore(redis.url, timeout=LONG), "expires", query(0))
     place = f"mlguard:watched:{{{store_key('expires').hex()}}}"
     assert 599 <= int(redis.command("TTL", place)[1:]) <= 600
-    assert int(redis.command("STRLEN", place)[1:]) <= 64 + 4 * 256
+    assert int(redis.command("STRLEN", place)[1:]) <= 64 + 6 * 256
 
 
 _marks = st.lists(st.integers(0, 30), min_size=1, max_size=6).map(tuple)

@@ -204,15 +204,17 @@ return 1
 """
 
 #: What is known of a caller that is watched, as in ``mlguard._watched``: eight doubles (queries, when the verdict ends,
-#: its votes, and up to five sums), and then the marks, 32 bits each: 16 of the mark, and 16 of the query's number.
+#: its votes, and up to five sums), then marks, 32 bits each: 16 of the mark, and 16 of the query's number, and then the
+#: first marks of queries, 16 bits each.
 #:
 #: KEYS: that. ARGV: marks to share, votes to get, microseconds to hold, milliseconds to keep it, 1 to forget it first,
-#: how many sums, their limits, their kinds; and then the queries, packed.
+#: how many sums, how many slots, their limits, their kinds; and then the queries, packed.
 #: Returns: what each query with marks is, how many there were, votes, microseconds that the verdict holds, the change.
 WATCH = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local shared, needed, hold, sums = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[6])
+local first_of_whole = 32 + 2 * ARGV[7]
 if ARGV[5] == '1' then redis.call('DEL', KEYS[1]) end
 local stored = redis.call('GETRANGE', KEYS[1], 0, 63)
 local known = #stored == 64 and {struct.unpack('<dddddddd', stored)} or {0, 0, 0, 0, 0, 0, 0, 0}
@@ -232,21 +234,22 @@ local function places(query, first, n)
 end
 
 local function see(slots, tags, n)
-  if redis.call('BITFIELD', KEYS[1], 'GET', 'u16', '#' .. (32 + slots[1] * 2))[1] == tags[1] then return 2 end
+  local whole = '#' .. (first_of_whole + slots[1])
+  if redis.call('BITFIELD', KEYS[1], 'SET', 'u16', whole, tags[1])[1] == tags[1] then return 2 end
   count = count + 1
   local number = count % 65535 + 1
   local command = {}
-  for i = 1, n do
+  for i = 2, n do
     command[#command + 1] = 'SET'
     command[#command + 1] = 'u32'
     command[#command + 1] = '#' .. (16 + slots[i])
     command[#command + 1] = tags[i] * 65536 + number
   end
-  local before, in_common = redis.call('BITFIELD', KEYS[1], unpack(command)), {}
-  local most = 0
+  if n == 1 then return 0 end
+  local before, in_common, most = redis.call('BITFIELD', KEYS[1], unpack(command)), {}, 0
   for i = 2, n do
-    if math.floor(before[i] / 65536) == tags[i] then
-      local other = before[i] % 65536
+    if math.floor(before[i - 1] / 65536) == tags[i] then
+      local other = before[i - 1] % 65536
       if other ~= number then
         in_common[other] = (in_common[other] or 0) + 1
         most = math.max(most, in_common[other])
@@ -259,8 +262,8 @@ end
 local function judge()
   local voting, bits, n = {}, 0, 0
   for i = 1, sums do
-    local kind = tonumber(ARGV[6 + sums + i])
-    if known[3 + i] >= tonumber(ARGV[6 + i]) and not voting[kind] then
+    local kind = tonumber(ARGV[7 + sums + i])
+    if known[3 + i] >= tonumber(ARGV[7 + i]) and not voting[kind] then
       voting[kind] = true
       bits, n = bits + 2 ^ kind, n + 1
     end
@@ -273,7 +276,7 @@ local function judge()
 end
 
 local voting = 0
-for place = 7 + 2 * sums, #ARGV do
+for place = 8 + 2 * sums, #ARGV do
   local query = ARGV[place]
   local n, at = struct.unpack('<H', query)
   local was = 0
@@ -288,14 +291,14 @@ for place = 7 + 2 * sums, #ARGV do
     for i = 1, sums do
       local step = was == 1 and near or apart
       if i > 1 then step = struct.unpack('<d', query, at + 8 * i) end
-      known[3 + i] = math.min(2 * ARGV[6 + i], math.max(0, known[3 + i] + step))
+      known[3 + i] = math.min(2 * ARGV[7 + i], math.max(0, known[3 + i] + step))
     end
     voting = judge()
   end
 end
 if ends > 0 then voting = votes end
 
-if #ARGV > 6 + 2 * sums or change ~= 0 then
+if #ARGV > 7 + 2 * sums or change ~= 0 then
   redis.call('SETRANGE', KEYS[1], 0, struct.pack('<dddddddd', count, ends, votes, unpack(known, 4, 8)))
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end

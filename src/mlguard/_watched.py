@@ -27,7 +27,7 @@ class Watched:
         rule: What is kept.
     """
 
-    __slots__ = ("count", "ends", "marks", "sums", "votes")
+    __slots__ = ("count", "ends", "marks", "sums", "votes", "whole")
 
     def __init__(self, rule: Watch) -> None:
         self.count = 0
@@ -36,6 +36,9 @@ class Watched:
         self.sums = [0.0] * len(rule.limits)
         #: 16 bits of the mark, and 16 of the number of the query that it is of.
         self.marks = array("I", bytes(4 * rule.slots))
+        #: 16 bits of the first mark. A table of their own, in which they outlive the others: an exact repeat that is no
+        #: longer known for one would be a near-duplicate.
+        self.whole = array("H", bytes(2 * rule.slots))
 
     def note(self, queries: Sequence[WatchedQuery], rule: Watch, now: float) -> Sighting:
         """Note queries, and judge."""
@@ -59,11 +62,11 @@ class Watched:
     def _see(self, marks: Sequence[int], rule: Watch) -> int:
         table, slots = self.marks, rule.slots
         place, tag = place_of(marks[0], slots)
-        if table[place] >> 16 == tag:
+        if self.whole[place] == tag:
             return REPEAT
+        self.whole[place] = tag
         self.count += 1
         number = self.count % _NUMBERS + 1
-        table[place] = tag << 16 | number
         shared: dict[int, int] = {}
         for mark in marks[1:]:
             place, tag = place_of(mark, slots)

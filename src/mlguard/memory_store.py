@@ -63,7 +63,7 @@ class MemoryStore:
         max_records: Revocations and the like kept at a time. Beyond it, new ones are refused until old ones expire.
         max_budgets: Budgets kept at a time. Beyond it, new ones are refused until old ones expire.
         max_watched: Callers whose queries are watched at a time. Beyond it, one is forgotten against whom little
-            speaks. One takes 17 KB.
+            speaks. One takes 25 KB.
         clock: Seconds, never going backwards.
 
     Raises:

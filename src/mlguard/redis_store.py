@@ -162,7 +162,7 @@ class RedisStore:
     ) -> Sighting:
         """Note queries of one caller, and judge it by all of them, as one step."""
         sums = len(rule.limits)
-        numbers = (rule.shared, rule.votes, rule.hold * 1e6, _milliseconds(rule.ttl), int(forget), sums)
+        numbers = (rule.shared, rule.votes, rule.hold * 1e6, _milliseconds(rule.ttl), int(forget), sums, rule.slots)
         packed = [_pack(query, rule.slots, sums) for query in queries]
         answer = await self._redis.run(
             _WATCH, self._place("watched", key), *numbers, *rule.limits, *rule.kinds, *packed
@@ -203,9 +203,9 @@ def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
 
 def _pack(query: WatchedQuery, slots: int, sums: int) -> bytes:
     """One query as WATCH reads it."""
-    steps = (query.near, query.apart, *query.steps)
+    steps = (query.near, query.apart, *query.steps) if sums else ()
     placed = [part for mark in query.marks for part in place_of(mark, slots)]
-    return _packer(len(query.marks), max(2, sums + 1)).pack(len(query.marks), *placed, *steps)
+    return _packer(len(query.marks), len(steps)).pack(len(query.marks), *placed, *steps)
 
 
 @lru_cache(maxsize=64)

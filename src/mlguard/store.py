@@ -93,7 +93,8 @@ class Watch(NamedTuple):
     """What is kept of a caller's queries, and when they speak against it. The same at each call with one key.
 
     Attributes:
-        slots: Marks that are kept: a power of 2. Each has its place, from which the next one there drives it out.
+        slots: Marks that are kept, and as many first ones: a power of 2. Each has its place, from which the next one
+            there drives it out.
         shared: How many marks two queries share at least that are near-duplicates.
         limits: What each sum may come to. A sum never falls below 0, nor grows beyond twice that.
         kinds: Of each sum, which kind of evidence it is, from 0 on. A kind votes if one of its sums is at its limit.

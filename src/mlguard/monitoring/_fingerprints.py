@@ -7,8 +7,6 @@ What is projected is drawn from a key, so nobody can tell which change of an inp
 """
 
 import hashlib
-import struct
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,8 @@ _WIDTH = 4.0  # of a step in which projections are quantised, in reaches
 
 _FAR = 8.0  # spreads from the mean; what is further away is as far
 
-_WORD = struct.Struct("<Q")
+_HALF = np.uint64(32)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)  # a multiplier of SplitMix64's finaliser (Steele et al., 2014)
 
 
 class Fingerprints:
@@ -37,13 +36,14 @@ class Fingerprints:
         drawn = np.random.Generator(np.random.Philox(key=np.frombuffer(_derived(key, b"projections", 16), np.uint64)))
         columns, groups = reference.columns, len(reference.centres)
         projections = drawn.standard_normal((columns, MARKS * _PROJECTIONS)) / (_WIDTH * reference.reach)
-        self._columns = columns
         self._groups = groups
-        self._scale = (1.0 / reference.scale).astype(np.float32)
-        self._shift = (reference.centre / reference.scale).astype(np.float32)
+        self._centre = reference.centre
+        self._per_spread = 1.0 / reference.scale
         self._matrix = np.concatenate([-2.0 * reference.centres.T, projections], axis=1).astype(np.float32)
-        self._lengths = (reference.centres**2).sum(axis=1).astype(np.float32)
-        self._offsets = drawn.uniform(0.0, 1.0, MARKS * _PROJECTIONS).astype(np.float32)
+        #: What is to be added to the products: the squares of the centres' lengths, and where steps begin.
+        self._offsets = np.append(
+            (reference.centres**2).sum(axis=1), drawn.uniform(0.0, 1.0, MARKS * _PROJECTIONS)
+        ).astype(np.float32)
         #: Odd, and other ones for each mark: what two marks are hashed to has nothing in common.
         self._factors = drawn.integers(0, 2**63, (MARKS, _PROJECTIONS), np.uint64) * np.uint64(2) + np.uint64(1)
         self._salts = drawn.integers(0, 2**63, MARKS, np.uint64)
@@ -59,34 +59,31 @@ class Fingerprints:
             The distance of each row; and its marks, whole numbers below 2**64, the first of the row as a whole, which
             only an exact repeat has.
         """
-        near = rows.astype(np.float32)
-        near *= self._scale
-        near -= self._shift
-        np.clip(near, -_FAR, _FAR, out=near)
+        with np.errstate(all="ignore"):  # what is too large is as far as can be
+            spreads = np.subtract(rows, self._centre, dtype=np.float64)
+            spreads *= self._per_spread
+        near = np.minimum(np.maximum(spreads, -_FAR), _FAR).astype(np.float32)
+        products = near @ self._matrix
         squares = np.einsum("ij,ij->i", near, near)
         if np.isnan(squares).any():
             np.nan_to_num(near, copy=False)
-            squares = np.einsum("ij,ij->i", near, near)
-        products = near @ self._matrix
-        to_centres = products[:, : self._groups]
-        to_centres += self._lengths
-        distances = np.sqrt(np.maximum(to_centres.min(axis=1) + squares, 0.0))
-        placed = products[:, self._groups :]
-        placed += self._offsets
-        steps = np.floor(placed).astype(np.int64).view(np.uint64).reshape(-1, MARKS, _PROJECTIONS)
-        hashed = (steps * self._factors).sum(axis=2, dtype=np.uint64)
+            products, squares = near @ self._matrix, np.einsum("ij,ij->i", near, near)
+        products += self._offsets
+        distances = np.sqrt(np.maximum(products[:, : self._groups].min(axis=1) + squares, 0.0))
+        steps = np.floor(products[:, self._groups :]).astype(np.int64).view(np.uint64)
+        hashed = np.einsum("ijk,jk->ij", steps.reshape(-1, MARKS, _PROJECTIONS), self._factors)
         hashed += self._salts
-        hashed ^= hashed >> np.uint64(29)
-        hashed *= np.uint64(0xBF58476D1CE4E5B9)  # a finaliser's multiplier, as of SplitMix64 (Steele et al., 2014)
-        hashed ^= hashed >> np.uint64(32)
-        exact = [self._mark_of(row) for row in np.ascontiguousarray(rows)]
-        marks: Sequence[list[int]] = hashed.tolist()
-        return distances.tolist(), [[first, *others] for first, others in zip(exact, marks, strict=True)]
+        hashed ^= hashed >> _HALF
+        hashed *= _MIX
+        hashed ^= hashed >> _HALF
+        marks = hashed.tolist()
+        for row, of_row in zip(np.ascontiguousarray(rows), marks, strict=True):
+            of_row.insert(0, self._mark_of(row))
+        return distances.tolist(), marks
 
     def _mark_of(self, row: NDArray[np.generic]) -> int:
         digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=self._exact).digest()
-        mark: int = _WORD.unpack(digest)[0]
-        return mark
+        return int.from_bytes(digest, "little")
 
 
 def scaled(rows: Floats, centre: Floats, scale: Floats) -> Floats:

@@ -17,6 +17,7 @@ _GROUP = 10  # rows at least that a centre is of
 _ROUNDS = 10  # of moving centres
 _STREAM = 1_000  # queries of an honest caller
 _STREAMS = 400  # honest callers that are played
+_PLAYED = 5_000  # queries that theirs are drawn from
 _ALARMS = 0.05  # of them may come to a limit; for a verdict two kinds must
 _FAR_PAIRS = 1e-6  # how often two rows may look like near-duplicates, at most
 
@@ -131,9 +132,11 @@ def _quantiles(values: Floats) -> Floats:
 
 
 def _normals(values: Floats, quantiles: Floats, drawn: np.random.Generator) -> Floats:
+    """Measures of the queries of honest callers, as normal numbers."""
     ranks = Ranks(quantiles)
-    played = drawn.choice(values, (_STREAMS, _STREAM))
-    return np.array([[ranks.normal(value) for value in stream] for stream in played.tolist()])
+    some = drawn.choice(values, _PLAYED)
+    normals = np.array([ranks.normal(value) for value in some.tolist()])
+    return drawn.choice(normals, (_STREAMS, _STREAM))
 
 
 def _limits(played: list[Floats]) -> list[float]:

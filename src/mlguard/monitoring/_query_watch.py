@@ -1,5 +1,6 @@
 """What a monitor asks the store about queries: their marks, and the evidence that measures of them are."""
 
+import asyncio
 import threading
 from collections import OrderedDict, deque
 from typing import Any
@@ -21,8 +22,8 @@ from mlguard.monitoring._query_evidence import (
 from mlguard.monitoring.query_reference import Floats, QueryReference
 from mlguard.store import NEAR, REPEAT, Sighting, Store, Watch, WatchedQuery, store_key
 
-_SLOTS = 4_096  # marks that are kept of a caller, in 16 KB: of its latest 300 queries
-_SLOTS_OF_ALL = 262_144  # and of all together, in 1 MB: of their latest 20 000
+_SLOTS = 4_096  # marks that are kept of a caller, in 24 KB: of its latest 300 queries
+_SLOTS_OF_ALL = 262_144  # and of all together, in 1.5 MB: of their latest 20 000
 _AT_ONCE = 128  # queries in one call of the store, so that no call takes long
 _MOST_CALLERS = 10_000  # of whom a process keeps the latest measures by itself
 _MOST_PENDING = 512  # margins of a caller that wait for its next request
@@ -103,8 +104,8 @@ class QueryWatch:
         self._rule = Watch(_SLOTS, SHARED, reference.limits, _KINDS, votes=2, hold=hold, ttl=ttl)
         self._rule_of_all = Watch(_SLOTS_OF_ALL, SHARED, ttl=ttl)
         self._all = store_key("queries of all", bucket) if across else None
-        own = chance_among(reference.chance, _SLOTS // (MARKS + 1))
-        others = chance_among(reference.chance, _SLOTS_OF_ALL // (MARKS + 1))
+        own = chance_among(reference.chance, _SLOTS // MARKS)
+        others = chance_among(reference.chance, _SLOTS_OF_ALL // MARKS)
         self._near, self._apart = near_step(own), apart_step(own)
         self._near_another = near_step(others)
         self._callers: OrderedDict[bytes, Caller] = OrderedDict()
@@ -119,18 +120,32 @@ class QueryWatch:
         """
         rows = self._rows(value)
         caller = self._caller(key)
+        if not len(rows):
+            return Noted(await self.look(key), caller, self)
+        seen: list[int] = []
+        change = 0
+        for start in range(0, len(rows), _AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # others have their turn
+            sighting = await self._note_part(key, caller, rows[start : start + _AT_ONCE])
+            seen += sighting.seen
+            change = sighting.change or change
+        return Noted(sighting._replace(seen=tuple(seen), change=change), caller, self)
+
+    async def _note_part(self, key: bytes, caller: Caller, rows: NDArray[np.generic]) -> Sighting:
         distances, marks = self._fingerprints.of(rows)
         queries = [
             WatchedQuery(tuple(of_row), self._near, self._apart, (0.0, 0.0, *self._steps(caller, distance)))
             for distance, of_row in zip(distances, marks, strict=True)
         ]
-        before = [caller.pending.popleft() for _ in range(len(caller.pending))]
+        before = [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
         try:
-            sighting = await self._ask(key, before, queries)
+            if self._all is not None:
+                queries = await self._compared(self._all, queries)
+            return await self._store.watch(key, [*before, *queries], self._rule)
         except BaseException:
             caller.pending.extendleft(reversed(before))
             raise
-        return Noted(sighting, caller, self)
 
     async def look(self, key: bytes) -> Sighting:
         """What is known of a caller, and whether a verdict has ended."""
@@ -155,30 +170,14 @@ class QueryWatch:
                 caller.margin = z
                 caller.pending.append(WatchedQuery(steps=(shift_step(-z), still, 0.0, 0.0)))
 
-    async def _ask(self, key: bytes, before: list[WatchedQuery], queries: list[WatchedQuery]) -> Sighting:
-        """Note queries in parts, and put together what is said of them."""
-        everything = [*before, *queries]
-        if not everything:
-            return await self.look(key)
-        seen: list[int] = []
-        change = 0
-        for start in range(0, len(everything), _AT_ONCE):
-            part = everything[start : start + _AT_ONCE]
-            if self._all is not None:
-                part = await self._compared(self._all, part)
-            sighting = await self._store.watch(key, part, self._rule)
-            seen += sighting.seen
-            change = sighting.change or change
-        return sighting._replace(seen=tuple(seen), change=change)
-
-    async def _compared(self, everybody: bytes, part: list[WatchedQuery]) -> list[WatchedQuery]:
+    async def _compared(self, everybody: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
         """The same, where a near-duplicate of another caller's query is one, too."""
-        marked = [query for query in part if query.marks]
-        if not marked:
-            return part
-        known = iter((await self._store.watch(everybody, marked, self._rule_of_all)).seen)
+        known = await self._store.watch(everybody, queries, self._rule_of_all)
+        if NEAR not in known.seen:
+            return queries
         return [
-            query._replace(apart=self._near_another) if query.marks and next(known) == NEAR else query for query in part
+            query._replace(apart=self._near_another) if seen == NEAR else query
+            for query, seen in zip(queries, known.seen, strict=True)
         ]
 
     def _steps(self, caller: Caller, distance: float) -> tuple[float, float]:

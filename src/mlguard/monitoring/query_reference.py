@@ -29,7 +29,9 @@ MAX_CENTRES = 32
 
 _FORMAT = "mlguard query reference 1"
 _MAX_FILE = 64 * 1_048_576  # bytes
-_LARGEST = 1e30  # of a number in the file: what is counted with it stays finite, also as float32
+_LEAST_SCALE = 1e-20
+_LEAST_REACH = 1e-7
+_LARGEST = 1e30  # of a number in the file: what is counted with it stays finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ def _read(members: Any) -> QueryReference:
     columns = len(centre)
     if not 1 <= columns <= MAX_COLUMNS:
         raise ValueError("centre has too few numbers, or too many")
-    scale = _numbers("scale", members["scale"], columns, above=0.0)
+    scale = _numbers("scale", members["scale"], columns, above=_LEAST_SCALE)
     groups = members["centres"]
     if not isinstance(groups, list) or not 1 <= len(groups) <= MAX_CENTRES:
         raise ValueError("centres has too few rows, or too many")
@@ -145,7 +147,7 @@ def _read(members: Any) -> QueryReference:
         _quantiles("distances", members["distances"]),
         margins,
         output_centre,
-        float(_numbers("reach", [members["reach"]], 1, above=0.0)[0]),
+        float(_numbers("reach", [members["reach"]], 1, above=_LEAST_REACH)[0]),
         chance,
         tuple(limits.tolist()),
     )
