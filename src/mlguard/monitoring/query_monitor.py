@@ -156,8 +156,8 @@ class QueryMonitor(Guard):
         self._counts: Counter[str] = Counter()
         refusals = {"slow": (429,), "refuse": (403,)}.get(act, ())
         self.statuses = (*refusals, *((503,) if self.store.suspends and not self._allows else ()))
-        self._brake = _Brake(self._by, self._stop, refusals)
-        self.__signature__ = _signature(self._by, self._brake, features)
+        brake = _Brake(self._by, self._stop, refusals, waits=act == "slow") if refusals else None
+        self.__signature__ = _signature(self._by, brake, features)
 
     @staticmethod
     def calibrate(x: ArrayLike, *, scores: ArrayLike | None = None, same_units: bool = False) -> QueryReference:
@@ -194,8 +194,8 @@ class QueryMonitor(Guard):
         """
         key = self._key(caller)
         await self._watch.forget(key)
-        if self._suspects.pop(key, None) is not None:
-            record_event("query.cleared", **self._facts(caller, key), by="operator")
+        self._suspects.pop(key, None)
+        record_event("query.cleared", **self._facts(caller, key), by="operator")
 
     def measurements(self) -> Iterable[Measurement]:
         """Numbers of this process, for metrics."""
@@ -274,8 +274,6 @@ class QueryMonitor(Guard):
 
     async def _stop(self, conn: HTTPConnection, who: Any) -> None:
         """Hold up or refuse a suspect before its body is read."""
-        if self.act not in {"slow", "refuse"}:
-            return
         caller = self._by.caller(conn, who)
         suspect = None if self._is_exempt(caller) else self._suspects.get(self._key(caller))
         if suspect is None or suspect.until <= self._clock():
@@ -324,13 +322,17 @@ class _Brake(Guard):
         by: Whose queries.
         stop: Waits, or refuses.
         statuses: The refusals it can give.
+        waits: Whether it waits.
     """
 
     control = Control.DETECTION
     turn = 2**62  # a limit that refuses anyway does so before
 
-    def __init__(self, by: By, stop: Callable[[HTTPConnection, Any], Any], statuses: tuple[int, ...]) -> None:
+    def __init__(
+        self, by: By, stop: Callable[[HTTPConnection, Any], Any], statuses: tuple[int, ...], *, waits: bool
+    ) -> None:
         self._stop = stop
+        self.suspends = waits
         self.statuses = statuses
         self.__signature__ = signature(by)
 
@@ -339,12 +341,13 @@ class _Brake(Guard):
         await once(conn, self, partial(self._stop, conn, who))
 
 
-def _signature(by: By, brake: Guard, features: Any) -> inspect.Signature:
+def _signature(by: By, brake: Guard | None, features: Any) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     needed: dict[str, Any] = {"brake": brake, "rows": features}
     more = [
         inspect.Parameter(name, kind, annotation=Annotated[Any, Depends(dependency)])
         for name, dependency in needed.items()
+        if dependency is not None
     ]
     own = signature(by)
     return own.replace(parameters=[*own.parameters.values(), *more])
