@@ -1,4 +1,4 @@
-"""What ``QueryMonitor`` costs: a query in this process, with nothing but the monitor, and how much it keeps of a caller.
+"""What ``QueryMonitor`` costs: a query in this process, alone and in a whole request, and what is kept of a caller.
 
 Each query is a new one, as from a caller who never repeats himself: repeats are cheaper.
 """
@@ -6,7 +6,8 @@ Each query is a new one, as from a caller who never repeats himself: repeats are
 import gc
 import itertools
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastapi import Depends, FastAPI
 from numpy.typing import NDArray
 
 from bench.asgi import Post
-from bench.report import Extra, Table
+from bench.report import Extra, Line, Table
 from bench.timing import Timing, take_turns
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
@@ -26,30 +27,31 @@ from mlguard.outputs.truncation import truncate_output
 from mlguard.store import store_key
 
 _KEY = b"of the benches, the same in every run"
+_CALLER = store_key("bench")
 _CLASSES = 10
 _CALLERS = 100
 _MOST = 70_000  # bytes
 
 Array = NDArray[np.float64]
+_Call = Callable[[], Awaitable[object]]
 
 
 async def measure(*, short: bool) -> Table:
     """One query on 30 and on 784 columns, alone and in a whole request."""
-    lines = []
+    lines: list[Line] = []
     for columns, target in ((30, 60e-6), (784, 200e-6)):
         fresh = np.random.default_rng(5)
         usual = fresh.normal(size=(400 if short else 1_000, columns))
         scores = fresh.dirichlet(np.ones(_CLASSES), len(usual))
         reference = QueryMonitor.calibrate(usual, scores=scores)
-        lines.append(
-            Extra(f"a query of {columns} numbers", await _alone(reference, usual, scores, short=short), target)
-        )
-        lines.append(
-            Extra(f"a request, {columns} numbers", await _request(reference, usual, scores, short=short), target)
-        )
-    return Table(
-        "Queries watched, every one new", lines, [f"\n{await _size():,} bytes are kept of a caller (<= {_MOST:,})."]
-    )
+        alone = await _alone(reference, usual, scores, short=short)
+        whole = await _request(reference, usual, scores, short=short)
+        lines += [
+            Extra(f"a query, {columns} numbers", alone, target),
+            Extra(f"a whole request, {columns} numbers", whole, target),
+        ]
+    size = f"\n{await _size():,} bytes are kept of a caller (<= {_MOST:,})."
+    return Table("Queries watched, every one new", lines, [size])
 
 
 async def _alone(reference: QueryReference, usual: Array, scores: Array, *, short: bool) -> Timing:
@@ -57,20 +59,19 @@ async def _alone(reference: QueryReference, usual: Array, scores: Array, *, shor
     watch = QueryWatch(reference, _KEY, MemoryStore(), bucket="", hold=60, ttl=60, across=True)
     numbers = itertools.count()
 
-    async def guarded() -> None:
+    def query() -> tuple[Array, Array]:
         number = next(numbers)
-        row = usual[number % len(usual)] + number * 1e-3  # too far for a near-duplicate, and no repeat
-        noted = await watch.note(_CALLER, row[np.newaxis])
-        noted.see(scores[number % len(usual)][np.newaxis])
+        row = usual[number % len(usual)] + number * 1e-3  # no repeat, and no near-duplicate
+        return row[np.newaxis], scores[number % len(usual)][np.newaxis]
 
     async def bare() -> None:
-        number = next(numbers)
-        _ = (usual[number % len(usual)] + number * 1e-3)[np.newaxis], scores[number % len(usual)][np.newaxis]
+        query()
+
+    async def guarded() -> None:
+        row, told = query()
+        (await watch.note(_CALLER, row)).see(told)
 
     return await _turns(bare, guarded, short=short)
-
-
-_CALLER = store_key("bench")
 
 
 async def _request(reference: QueryReference, usual: Array, scores: Array, *, short: bool) -> Timing:
@@ -79,29 +80,30 @@ async def _request(reference: QueryReference, usual: Array, scores: Array, *, sh
     monitor = QueryMonitor(rows, reference=reference, store=MemoryStore())
     app = FastAPI()
     harden(app)
-    for path, guards in (("/bare", []), ("/guarded", [Depends(monitor)])):
 
-        @app.post(path, response_model=None, dependencies=guards)
-        @truncate_output(decimals=2)
-        async def predict(x: Annotated[Array, Depends(rows)]) -> Any:
-            return {"probabilities": scores[: len(x)]}
+    async def predict(x: Annotated[Array, Depends(rows)]) -> Any:
+        return {"probabilities": scores[: len(x)]}
 
-    posts = {
-        path: itertools.cycle([Post(app, f"/{path}", _body(row), {}) for row in usual]) for path in ("bare", "guarded")
-    }
+    app.post("/bare", response_model=None)(truncate_output(decimals=2)(predict))
+    app.post("/guarded", response_model=None, dependencies=[Depends(monitor)])(truncate_output(decimals=2)(predict))
+    posts = {path: _posts(app, f"/{path}", usual) for path in ("bare", "guarded")}
     if (await next(posts["guarded"])())[0] != 200:
         raise AssertionError("a wrong answer")
-    return await _turns(lambda: next(posts["bare"])(), lambda: next(posts["guarded"])(), short=short)
+
+    def ask(path: str) -> Awaitable[object]:
+        return next(posts[path])()
+
+    return await _turns(partial(ask, "bare"), partial(ask, "guarded"), short=short)
 
 
-def _body(row: Array) -> bytes:
-    return f'{{"features":{row.tolist()}}}'.encode()
+def _posts(app: FastAPI, path: str, usual: Array) -> Iterator[Post]:
+    for number in itertools.count():
+        row = usual[number % len(usual)] + number * 1e-3
+        yield Post(app, path, f'{{"features":{row.tolist()}}}'.encode(), {})
 
 
-async def _turns(
-    bare: Callable[[], Awaitable[object]], guarded: Callable[[], Awaitable[object]], *, short: bool
-) -> Timing:
-    return await take_turns({"bare": bare, "guarded": guarded}, rounds=2 if short else 61, calls=1 if short else 200)
+async def _turns(bare: _Call, guarded: _Call, *, short: bool) -> Timing:
+    return await take_turns({"bare": bare, "guarded": guarded}, rounds=2 if short else 61, calls=1 if short else 100)
 
 
 async def _size() -> int:

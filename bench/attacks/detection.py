@@ -31,6 +31,8 @@ from mlguard import (
     harden,
     truncate_output,
 )
+from mlguard.monitoring._query_watch import QueryWatch
+from mlguard.store import store_key
 
 TABLES = {
     "detection": Columns("Attacks that are noticed", ("attack", "index of all"), ("noticed", "queries", "latest")),
@@ -38,6 +40,7 @@ TABLES = {
 }
 WITH, WITHOUT = "with", "without"
 
+_KEY = b"of the benches, the same in every run"
 _BOUND = 12.0
 _ENOUGH = 300  # queries after which an attack that was not noticed is given up
 _PATIENT = 3_000  # and one that hides
@@ -87,9 +90,8 @@ class Service:
         made = [APIKey.generate(str(number)) for number in range(accounts)]
         caller = APIKeyAuth(APIKeys([key for key, _ in made]))
         rows = Features(columns=target.usual.x.shape[1], low=-_BOUND, high=_BOUND, max_rows=1)
-        key = b"of the benches, the same in every run"
         monitor = QueryMonitor(
-            rows, by=caller, reference=target.reference, across_callers=across, store=MemoryStore(), key=key
+            rows, by=caller, reference=target.reference, across_callers=across, store=MemoryStore(), key=_KEY
         )
         app = FastAPI()
         harden(app)
@@ -216,7 +218,7 @@ def run(seed: int, *, quick: bool) -> dict[str, Measures]:
     alarms: Measures = {}
     for target in (images, people):
         for index in (WITH, WITHOUT):
-            for kind, share in _suspected(target, index == WITH, seed, quick=quick).items():
+            for kind, share in _suspected(target, seed, across=index == WITH, quick=quick).items():
                 alarms[target.task.name, kind, index] = {"suspected": share}
     return {"detection": found, "false-alarms": alarms}
 
@@ -305,8 +307,8 @@ def line_search(victim: Any, x: Rows, seed: int, halvings: int = 20) -> Rows:
 # Honest callers -------------------------------------------------------------------------------------------------------
 
 
-def _suspected(target: Target, across: bool, seed: int, *, quick: bool) -> dict[str, float]:
-    """The share of callers of each kind that there is a verdict on, all at one service."""
+def _suspected(target: Target, seed: int, *, across: bool, quick: bool) -> dict[str, float]:
+    """The share of callers of each kind that there is a verdict on, all of a kind at one service."""
     random = np.random.default_rng(seed)
     kinds: dict[str, tuple[int, Callable[[Data, np.random.Generator], Rows]]] = {
         "ordinary": (20, _ordinary),
@@ -319,14 +321,25 @@ def _suspected(target: Target, across: bool, seed: int, *, quick: bool) -> dict[
     shares = {}
     for kind, (callers, make) in kinds.items():
         count = 1 if quick else callers
-        with Service(target, accounts=count, across=across) as service:
-            streams = [make(target.usual, random)[: 50 if quick else _STREAM] for _ in range(count)]
-            for turn in range(max(map(len, streams))):
-                for account, stream in enumerate(streams):
-                    if turn < len(stream):
-                        service.ask(stream[turn], account)
-            shares[kind] = len(service.suspects) / count
+        streams = [make(target.usual, random)[: 50 if quick else _STREAM] for _ in range(count)]
+        with asyncio.Runner() as runner:
+            shares[kind] = runner.run(_play(target, streams, across=across)) / count
     return shares
+
+
+async def _play(target: Target, streams: list[Rows], *, across: bool) -> int:
+    """On how many callers there is a verdict. They take turns, and HTTP is left out."""
+    watch = QueryWatch(target.reference, _KEY, MemoryStore(), bucket="", hold=3_600, ttl=86_400, across=across)
+    told = [target.task.model.predict_proba(stream) for stream in streams]
+    suspects = set()
+    for turn in range(max(map(len, streams))):
+        for number, stream in enumerate(streams):
+            if turn < len(stream):
+                noted = await watch.note(store_key(str(number)), stream[turn : turn + 1])
+                noted.see(told[number][turn : turn + 1])
+                if noted.sighting.change > 0:
+                    suspects.add(number)
+    return len(suspects)
 
 
 def _ordinary(usual: Data, random: np.random.Generator) -> Rows:
