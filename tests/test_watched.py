@@ -32,7 +32,12 @@ def store(request: pytest.FixtureRequest, redis: RedisServer) -> Store:
 
 def query(*marks: int, steps: tuple[float, float] = (0.0, 0.0)) -> WatchedQuery:
     """A query with marks at places of their own, unless two are the same."""
-    return WatchedQuery(tuple((mark + 1) << 48 | mark for mark in marks), near=1.0, apart=-0.5, steps=steps)
+    return WatchedQuery(tuple((mark + 1) << 48 | mark for mark in marks), near=(1.0, *steps), apart=(-0.5, *steps))
+
+
+def pending(*steps: float) -> WatchedQuery:
+    """Evidence from after the answer."""
+    return WatchedQuery(apart=(0.0, *steps))
 
 
 def note(store: Store, key: str, *queries: WatchedQuery, rule: Watch = RULE, **more: Any) -> Sighting:
@@ -69,13 +74,13 @@ def test_a_verdict_needs_two_kinds_and_is_told_once(store: Store) -> None:
 
 def test_evidence_without_marks_counts_and_is_no_query(store: Store) -> None:
     """What is known only after the answer is added to the further sums."""
-    seen = note(store, "pending", *[WatchedQuery(steps=(1.5, 0.0))] * 2)
+    seen = note(store, "pending", *[pending(1.5, 0.0)] * 2)
     assert (seen.seen, seen.queries, seen.votes) == ((), 0, 0b10)
 
 
 def test_sums_forget_neither_too_fast_nor_never(store: Store) -> None:
     """An honest past is no credit, and a past full of evidence is worked off."""
-    down, up = WatchedQuery(steps=(-1.0, 0.0)), WatchedQuery(steps=(1.0, 0.0))
+    down, up = pending(-1.0, 0.0), pending(1.0, 0.0)
     assert note(store, "sums", *[down] * 100, *[up] * 3).votes == 0b10
     assert note(store, "sums", *[up] * 100, *[down] * 3).votes == 0b10, "twice the limit at most"
     assert note(store, "sums", down).votes == 0
@@ -121,14 +126,14 @@ def test_what_has_expired_is_not_known(redis: RedisServer) -> None:
     note(RedisStore(redis.url, timeout=LONG), "expires", query(0))
     place = f"mlguard:watched:{{{store_key('expires').hex()}}}"
     assert 599 <= int(redis.command("TTL", place)[1:]) <= 600
-    assert int(redis.command("STRLEN", place)[1:]) <= 64 + 6 * 256
+    assert int(redis.command("STRLEN", place)[1:]) <= 80 + 6 * 256
 
 
 _marks = st.lists(st.integers(0, 30), min_size=1, max_size=6).map(tuple)
 _steps = st.tuples(*[st.sampled_from([-1.0, -0.25, 0.5, 1.5])] * 2)
 _queries = st.builds(
     lambda marks, steps: WatchedQuery(
-        tuple((mark % 7) << 48 | mark << 3 for mark in marks), near=1.25, apart=-0.5, steps=steps
+        tuple((mark % 7) << 48 | mark << 3 for mark in marks), near=(1.25, *steps), apart=(-0.5, *steps)
     ),
     st.one_of(st.just(()), _marks),
     _steps,

@@ -46,7 +46,7 @@ _ENOUGH = 300  # queries after which an attack that was not noticed is given up
 _PATIENT = 3_000  # and one that hides
 _ACCOUNTS = 50
 _STREAM = 1_000  # queries of an honest caller
-_INSTANCES = 8  # of each attack and seed
+_INSTANCES = 6  # of each attack and seed
 _CANDIDATES = 10  # whose membership is asked for
 
 
@@ -256,7 +256,8 @@ def _attacks(images: Target, people: Target, seed: int) -> dict[str, Case]:
         "HopSkipJump, 1 query in 4": (images, hop, {**hidden, "ordinary": 3}),
         "HopSkipJump, 1 query in 20": (images, hop, {**hidden, "ordinary": 19}),
         "a copy by made up inputs": (images, partial(_copy, "made up", images.usual.x), {"enough": _STREAM}),
-        "a copy by ordinary inputs": (images, partial(_copy, "ordinary", images.usual.x), {"enough": _STREAM}),
+        "a copy by 550 ordinary inputs": (images, partial(_copy, "ordinary", images.usual.x), {"enough": 550}),
+        "and by mixtures of them": (images, partial(_copy, "ordinary", images.usual.x), {"enough": _STREAM}),
         "transfer from a copy": (images, transfer, {}),
     }
 

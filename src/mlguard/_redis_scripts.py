@@ -203,9 +203,9 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
-#: What is known of a caller that is watched, as in ``mlguard._watched``: eight doubles (queries, when the verdict ends,
-#: its votes, and up to five sums), then marks, 32 bits each: 16 of the mark, and 16 of the query's number, and then the
-#: first marks of queries, 16 bits each.
+#: What is known of a caller that is watched, as in ``mlguard._watched``: ten doubles (queries, when the verdict ends,
+#: its votes, and up to seven sums), then marks, 32 bits each: 16 of the mark, and 16 of the query's number, and then
+#: the first marks of queries, 16 bits each.
 #:
 #: KEYS: that. ARGV: marks to share, votes to get, microseconds to hold, milliseconds to keep it, 1 to forget it first,
 #: how many sums, how many slots, their limits, their kinds; and then the queries, packed.
@@ -214,15 +214,15 @@ WATCH = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local shared, needed, hold, sums = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[6])
-local first_of_whole = 32 + 2 * ARGV[7]
+local first_of_whole = 40 + 2 * ARGV[7]
 if ARGV[5] == '1' then redis.call('DEL', KEYS[1]) end
-local stored = redis.call('GETRANGE', KEYS[1], 0, 63)
-local known = #stored == 64 and {struct.unpack('<dddddddd', stored)} or {0, 0, 0, 0, 0, 0, 0, 0}
+local stored = redis.call('GETRANGE', KEYS[1], 0, 79)
+local known = #stored == 80 and {struct.unpack('<dddddddddd', stored)} or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 local count, ends, votes, change, seen = known[1], known[2], known[3], 0, {}
 
 if ends > 0 and now >= ends then
   ends, votes, change = 0, 0, -1
-  for i = 4, 8 do known[i] = 0 end
+  for i = 4, 10 do known[i] = 0 end
 end
 
 local function places(query, first, n)
@@ -242,7 +242,7 @@ local function see(slots, tags, n)
   for i = 2, n do
     command[#command + 1] = 'SET'
     command[#command + 1] = 'u32'
-    command[#command + 1] = '#' .. (16 + slots[i])
+    command[#command + 1] = '#' .. (20 + slots[i])
     command[#command + 1] = tags[i] * 65536 + number
   end
   if n == 1 then return 0 end
@@ -286,11 +286,10 @@ for place = 8 + 2 * sums, #ARGV do
     seen[#seen + 1] = was
   end
   if was < 2 and sums > 0 then
-    at = 3 + 8 * n
-    local near, apart = struct.unpack('<dd', query, at)
+    at = 3 + 8 * n + (was == 1 and 0 or 8 * sums)
     for i = 1, sums do
-      local step = was == 1 and near or apart
-      if i > 1 then step = struct.unpack('<d', query, at + 8 * i) end
+      local step
+      step, at = struct.unpack('<d', query, at)
       known[3 + i] = math.min(2 * ARGV[7 + i], math.max(0, known[3 + i] + step))
     end
     voting = judge()
@@ -299,7 +298,7 @@ end
 if ends > 0 then voting = votes end
 
 if #ARGV > 7 + 2 * sums or change ~= 0 then
-  redis.call('SETRANGE', KEYS[1], 0, struct.pack('<dddddddd', count, ends, votes, unpack(known, 4, 8)))
+  redis.call('SETRANGE', KEYS[1], 0, struct.pack('<dddddddddd', count, ends, votes, unpack(known, 4, 10)))
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
 return {seen, count, voting, math.max(0, ends - now), change}

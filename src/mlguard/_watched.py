@@ -80,7 +80,7 @@ class Watched:
     def _add(self, query: WatchedQuery, rule: Watch, *, is_near: bool) -> int:
         """Add to the sums. Which kinds vote now."""
         voting = 0
-        steps = (query.near if is_near else query.apart, *query.steps)
+        steps = query.near if is_near else query.apart
         for number, (step, limit) in enumerate(zip(steps, rule.limits, strict=True)):
             total = self.sums[number] = min(2 * limit, max(0.0, self.sums[number] + step))
             if total >= limit:

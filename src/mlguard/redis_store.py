@@ -203,7 +203,7 @@ def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
 
 def _pack(query: WatchedQuery, slots: int, sums: int) -> bytes:
     """One query as WATCH reads it."""
-    steps = (query.near, query.apart, *query.steps) if sums else ()
+    steps = (*(query.near or query.apart), *query.apart) if sums else ()
     placed = [part for mark in query.marks for part in place_of(mark, slots)]
     return _packer(len(query.marks), len(steps)).pack(len(query.marks), *placed, *steps)
 

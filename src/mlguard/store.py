@@ -77,16 +77,14 @@ class WatchedQuery(NamedTuple):
 
     Attributes:
         marks: Whole numbers below 2**64 that stand for it: the first for the very same query, the others are shared
-            with queries close to it. Without any, only ``steps`` count.
-        near: What it adds to the first sum if it shares marks with an earlier one.
+            with queries close to it. Without any, it is no query, and only ``apart`` counts.
+        near: What it adds to each sum if it shares marks with an earlier one.
         apart: What it adds if it does not.
-        steps: What it adds to each further sum.
     """
 
     marks: tuple[int, ...] = ()
-    near: float = 0.0
-    apart: float = 0.0
-    steps: tuple[float, ...] = ()
+    near: tuple[float, ...] = ()
+    apart: tuple[float, ...] = ()
 
 
 class Watch(NamedTuple):

@@ -28,7 +28,7 @@ _AT_ONCE = 128  # queries in one call of the store, so that no call takes long
 _MOST_CALLERS = 10_000  # of whom a process keeps the latest measures by itself
 _MOST_PENDING = 512  # margins of a caller that wait for its next request
 
-_KINDS = (0, 1, 1, 2, 2)  # of the five sums
+_KINDS = (0, 1, 1, 2, 2, 3)  # of the sums: those that the reference has a limit for, and near-duplicates of others
 
 
 class Caller:
@@ -101,13 +101,15 @@ class QueryWatch:
         self._margins = None if reference.margins is None else Ranks(reference.margins)
         self._output_centre = reference.output_centre
         self._store = store
-        self._rule = Watch(_SLOTS, SHARED, reference.limits, _KINDS, votes=2, hold=hold, ttl=ttl)
+        self._rule = Watch(
+            _SLOTS, SHARED, (*reference.limits, reference.limits[0]), _KINDS, votes=2, hold=hold, ttl=ttl
+        )
         self._rule_of_all = Watch(_SLOTS_OF_ALL, SHARED, ttl=ttl)
         self._all = store_key("queries of all", bucket) if across else None
         own = chance_among(reference.chance, _SLOTS // MARKS)
         others = chance_among(reference.chance, _SLOTS_OF_ALL // MARKS)
         self._near, self._apart = near_step(own), apart_step(own)
-        self._near_another = near_step(others)
+        self._near_another, self._apart_others = near_step(others), apart_step(others)
         self._callers: OrderedDict[bytes, Caller] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -134,10 +136,11 @@ class QueryWatch:
 
     async def _note_part(self, key: bytes, caller: Caller, rows: NDArray[np.generic]) -> Sighting:
         distances, marks = self._fingerprints.of(rows)
-        queries = [
-            WatchedQuery(tuple(of_row), self._near, self._apart, (0.0, 0.0, *self._steps(caller, distance)))
-            for distance, of_row in zip(distances, marks, strict=True)
-        ]
+        queries = []
+        for distance, of_row in zip(distances, marks, strict=True):
+            measured = (0.0, 0.0, *self._steps(caller, distance))
+            near, apart = (self._near, *measured, 0.0), (self._apart, *measured, self._apart_others)
+            queries.append(WatchedQuery(tuple(of_row), near, apart))
         before = [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
         try:
             if self._all is not None:
@@ -168,17 +171,25 @@ class QueryWatch:
                 z = self._margins.normal(margin)
                 still = 0.0 if caller.margin is None else still_step(z, caller.margin)
                 caller.margin = z
-                caller.pending.append(WatchedQuery(steps=(shift_step(-z), still, 0.0, 0.0)))
+                caller.pending.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
 
     async def _compared(self, everybody: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
-        """The same, where a near-duplicate of another caller's query is one, too."""
+        """The same, where a near-duplicate of another caller's query is one, too, and of a kind of its own.
+
+        What is near an own query, too, is counted as that by the store.
+        """
         known = await self._store.watch(everybody, queries, self._rule_of_all)
-        if NEAR not in known.seen:
+        if not any(known.seen):
             return queries
-        return [
-            query._replace(apart=self._near_another) if seen == NEAR else query
-            for query, seen in zip(queries, known.seen, strict=True)
-        ]
+        return [self._compared_query(query, seen) for query, seen in zip(queries, known.seen, strict=True)]
+
+    def _compared_query(self, query: WatchedQuery, seen: int) -> WatchedQuery:
+        measured = query.apart[1:-1]
+        if seen == NEAR:
+            return query._replace(apart=(self._near_another, *measured, self._near_another))
+        if seen == REPEAT:  # of anybody's: whether it is near other queries says nothing
+            return query._replace(near=(0.0, *measured, 0.0), apart=(0.0, *measured, 0.0))
+        return query
 
     def _steps(self, caller: Caller, distance: float) -> tuple[float, float]:
         z = self._distances.normal(distance)

@@ -29,7 +29,7 @@ from mlguard.traffic._by import By, signature
 Act = Literal["observe", "slow", "coarsen", "refuse"]
 OnStoreError = Literal["refuse", "allow"]
 
-_KINDS = ("near-duplicates", "margins", "distances")
+_KINDS = ("near-duplicates", "margins", "distances", "other-accounts")
 _MOST_KNOWN = 10_000  # suspects that a process remembers by itself
 _LOOK_AGAIN = 60.0  # seconds after which a store that was away is asked for the end of a verdict again
 
@@ -46,7 +46,8 @@ class QueryMonitor(Guard):
     Three kinds of evidence are summed up for each caller, and two of them must agree:
 
     * near-duplicates: queries that share most of their salted fingerprints with an earlier one (after Blacklight, Li et
-      al., 2022), also one of another account. Exact repeats are not counted.
+      al., 2022). Exact repeats are not counted. Near-duplicates of other callers' queries alone are two kinds at once:
+      an attack that is spread over accounts leaves each of them little else.
     * margins: cumulative sums (Page, 1954) on how sure the model is, seen by ``truncate_output``. Below the usual, or
       hardly different from query to query.
     * distances: the same on how far queries are from usual ones.
