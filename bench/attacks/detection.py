@@ -223,7 +223,7 @@ def run(seed: int, *, quick: bool) -> dict[str, Measures]:
     return {"detection": found, "false-alarms": alarms}
 
 
-def _until_noticed(attacker: Attacker, attack: Callable[[Any, int], None], number: int) -> float:
+def _until_noticed(attacker: Attacker, attack: Callable[[Any, int], object], number: int) -> float:
     """How many queries it takes; infinite where the attack is over before."""
     try:
         attack(attacker, number)
@@ -243,7 +243,7 @@ def _attacks(images: Target, people: Target, seed: int) -> dict[str, Case]:
     )
     secret, tumour = customers("forest, overfit", seed), _tumours(seed)
     jitter = partial(_jitter, secret)
-    spread = {"accounts": _ACCOUNTS, "enough": _PATIENT}
+    spread = {"accounts": _ACCOUNTS, "enough": _PATIENT // 2}
     hidden = {"hidden_in": images.usual.x, "enough": _PATIENT}
     return {
         "HopSkipJump": (images, hop, {}),

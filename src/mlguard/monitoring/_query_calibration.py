@@ -13,6 +13,7 @@ from mlguard.monitoring.query_reference import MAX_CENTRES, MAX_COLUMNS, QUANTIL
 _LEAST_ROWS = 100
 _MOST_ROWS = 20_000  # that are looked at; drawn, if there are more
 _PAIRED = 1_500  # rows whose distances from each other are measured
+_BINS = 10_000  # that these distances are counted in
 _GROUP = 10  # rows at least that a centre is of
 _ROUNDS = 10  # of moving centres
 _STREAM = 1_000  # queries of an honest caller
@@ -114,16 +115,17 @@ def _to_nearest(near: Floats, centres: Floats) -> Floats:
 
 def _reach(near: Floats) -> tuple[float, float]:
     """As far as near-duplicates may be apart without honest queries looking like some, and how often these do."""
-    above = np.triu_indices(len(near), 1)
-    distances = np.sqrt(_squares(near, near)[above])
+    distances = np.sqrt(_squares(near, near)[np.triu_indices(len(near), 1)])
+    pairs, edges = np.histogram(distances, _BINS)
+
+    def chance(reach: float) -> float:
+        return float(chances(edges[:-1], reach) @ pairs / len(distances))  # of the nearer edge, so not too low
+
     low, high = 1e-6, max(float(np.median(distances)), 1e-5)
     for _ in range(40):
         middle = math.sqrt(low * high)
-        if float(chances(distances, middle).mean()) > _FAR_PAIRS:
-            high = middle
-        else:
-            low = middle
-    return low, max(float(chances(distances, low).mean()), 1e-9)
+        low, high = (low, middle) if chance(middle) > _FAR_PAIRS else (middle, high)
+    return low, max(chance(low), 1e-9)
 
 
 def _quantiles(values: Floats) -> Floats:
