@@ -60,31 +60,34 @@ class Watched:
         return Sighting(tuple(seen), self.count, self.votes if self.ends else voting, max(0.0, self.ends - now), change)
 
     def _see(self, marks: Sequence[int], rule: Watch) -> int:
-        table, slots = self.marks, rule.slots
-        place, tag = place_of(marks[0], slots)
+        place, tag = place_of(marks[0], rule.slots)
         if self.whole[place] == tag:
             return REPEAT
         self.whole[place] = tag
         self.count += 1
         number = self.count % _NUMBERS + 1
         shared: dict[int, int] = {}
-        for mark in marks[1:]:
-            place, tag = place_of(mark, slots)
+        table, mask = self.marks, rule.slots - 1
+        for mark in marks[1:]:  # as place_of says, without a call for each
+            place, tag = mark & mask, (mark >> 48) or 1
             before = table[place]
+            table[place] = tag << 16 | number
             if before >> 16 == tag and before & 0xFFFF != number:
                 other = before & 0xFFFF
                 shared[other] = shared.get(other, 0) + 1
-            table[place] = tag << 16 | number
         return NEAR if shared and max(shared.values()) >= rule.shared else NEW
 
     def _add(self, query: WatchedQuery, rule: Watch, *, is_near: bool) -> int:
         """Add to the sums. Which kinds vote now."""
         voting = 0
+        sums = self.sums
         steps = query.near if is_near else query.apart
         for number, (step, limit) in enumerate(zip(steps, rule.limits, strict=True)):
-            total = self.sums[number] = min(2 * limit, max(0.0, self.sums[number] + step))
+            total = sums[number] + step
             if total >= limit:
                 voting |= 1 << rule.kinds[number]
+                total = min(total, 2 * limit)
+            sums[number] = max(0.0, total)
         return voting
 
     def weight(self, rule: Watch, now: float) -> float:

@@ -7,6 +7,7 @@ What is projected is drawn from a key, so nobody can tell which change of an inp
 """
 
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ class Fingerprints:
         near = np.minimum(np.maximum(spreads, -_FAR), _FAR).astype(np.float32)
         products = near @ self._matrix
         squares = np.einsum("ij,ij->i", near, near)
-        if np.isnan(squares).any():
+        if math.isnan(squares.sum()):
             np.nan_to_num(near, copy=False)
             products, squares = near @ self._matrix, np.einsum("ij,ij->i", near, near)
         products += self._offsets
