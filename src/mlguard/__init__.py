@@ -41,6 +41,7 @@ from mlguard.auth.token_router import token_router
 from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
     AddressNotAllowedError,
+    BlockedError,
     BodyTimeoutError,
     BodyTooLargeError,
     BudgetExceededError,
@@ -57,6 +58,7 @@ from mlguard.errors import (
     ModelRefusedError,
     ModelSignatureError,
     NotAuthenticatedError,
+    OutOfServiceError,
     OverloadedError,
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
@@ -83,6 +85,7 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.lockdown import Lockdown
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -142,6 +145,7 @@ __all__ = [
     "AnyAuth",
     "AzureSecrets",
     "BitDepth",
+    "BlockedError",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
@@ -178,6 +182,7 @@ __all__ = [
     "Laplace",
     "Lease",
     "Lineage",
+    "Lockdown",
     "LoginTooWeakError",
     "MLGuardError",
     "MedianSmoothing",
@@ -192,6 +197,7 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OutOfServiceError",
     "OutputPolicy",
     "OverloadedError",
     "PIISearch",

@@ -155,14 +155,18 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers", "plan",
-        "refusal", "request_id", "routed_scope", "task",
+        "admits", "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers",
+        "label_only", "plan", "refusal", "request_id", "routed_scope", "task",
     )  # fmt: skip
 
     _KEY = "mlguard"
 
     def __init__(self) -> None:
         self.request_id = ""
+        #: Set by ``Lockdown``: refuses principals that are blocked, whichever guard has proved them.
+        self.admits: Callable[[Principal], None] | None = None
+        #: Whether answers are to say the label alone.
+        self.label_only = False
         self.decisions: dict[Guard, Any] = {}
         self.headers: list[tuple[bytes, bytes]] = []
         #: The scope that the router updates when it finds the route.
@@ -199,8 +203,14 @@ class RequestMemory:
 
     @classmethod
     def renew(cls, scope: Scope) -> "RequestMemory":
-        """A memory that knows nothing yet, in the place of any other."""
+        """A memory that knows nothing yet, in the place of any other.
+
+        What is locked down stays so: who hands a request on with other credentials is no way around it.
+        """
         memory = cls()
+        before: RequestMemory | None = scope.get(cls._KEY)
+        if before is not None:
+            memory.admits, memory.label_only = before.admits, before.label_only
         scope[cls._KEY] = memory
         return memory
 
@@ -223,9 +233,15 @@ class RequestMemory:
         Nothing is remembered of a decision that was cancelled half way.
         """
         try:
-            self.decisions[guard] = await decide()
+            self.decisions[guard] = self._admitted(await decide())
         except Exception as refusal:
             self.decisions[guard] = _Refusal(refusal)
+
+    def _admitted(self, decision: Any) -> Any:
+        """The decision, unless it says that somebody is calling who is blocked."""
+        if self.admits is not None and isinstance(decision, Principal):
+            self.admits(decision)
+        return decision
 
     def decide(self, guard: Guard, decide: Callable[[HTTPConnection], Any], conn: HTTPConnection) -> Any:
         """What the guard has decided, or decides now without waiting for anything.
@@ -236,7 +252,7 @@ class RequestMemory:
         decision = self.decisions.get(guard, _UNDECIDED)
         if decision is _UNDECIDED:
             try:
-                decision = decide(conn)
+                decision = self._admitted(decide(conn))
             except Exception as refusal:
                 decision = _Refusal(refusal)
             self.decisions[guard] = decision
