@@ -93,8 +93,7 @@ def make_app(lockdown: Lockdown, *, hardened: bool = True) -> FastAPI:
     async def my_ws(websocket: WebSocket, principal: Annotated[Principal, Security(caller)]) -> None:
         await websocket.accept()
         await websocket.send_text(principal.id)
-        while True:
-            await asyncio.sleep(3_600)
+        await asyncio.Event().wait()  # it never reads
 
     return app
 
@@ -148,8 +147,9 @@ def test_a_route_is_blocked_for_every_method(lockdown: Lockdown, method: str) ->
 
 SPELLINGS = [
     "/predict", "/predict/", "//predict", "/predict//", "/PREDICT", "/Predict", "/predict/explain", "/./predict",
-    "/x/../predict", "/predict/../predictions", "/pre%64ict", "/pre%2564ict", "/predict%2f", "/predict;x=1", "\\predict",
-    "/predict\n", "/predict\r\n", "/predict ", "\t/predict", "/predict\x00", "/x/%2e%2e/predict", "/..%5cpredict",
+    "/x/../predict", "/predict/../predictions", "/pre%64ict", "/pre%2564ict", "/predict%2f", "/predict;x=1",
+    "\\predict", "/predict\n", "/predict\r\n", "/predict ", "\t/predict", "/predict\x00", "/x/%2e%2e/predict",
+    "/..%5cpredict",
 ]  # fmt: skip
 
 
@@ -544,7 +544,7 @@ def test_it_is_installed_once_and_in_time(lockdown: Lockdown) -> None:
     with pytest.raises(ConfigurationError, match="already"):
         Lockdown(store=MemoryStore()).install(app)
     get(app)
-    with pytest.raises(ConfigurationError, match="already|before"):
+    with pytest.raises(ConfigurationError, match="before the app serves"):
         lockdown.install(app)
     with pytest.raises(ConfigurationError, match="the app itself"):
         lockdown.install(make_app)  # type: ignore[arg-type]  # on purpose

@@ -56,7 +56,7 @@ class ServedModel:
     With ``follow=lockdown`` it serves what ``mlguard lockdown pin`` says, and when the pin is lifted what ``version``
     says then. Another version is loaded in a thread, through the same gate, while the one before is served, and both
     take room meanwhile. A request goes on with the model that it began with. A version that is refused changes nothing:
-    the one before is served on, ``model.refused`` is in the log for audits, and it is tried again in half a minute. So
+    the one before is served on, ``model.kept`` is in the log for audits, and it is tried again in half a minute. So
     a pin does not by itself stop a model that is served: where no other version is to be had, block the route.
 
     Args:
@@ -174,7 +174,7 @@ class ServedModel:
                 self._refused = target, self._clock() + _RETRY
                 if is_new:
                     why = type(error).__name__
-                    record_event("model.refused", model=self._name, version=target, why=why, serving=serving)
+                    record_event("model.kept", model=self._name, version=serving, refused=target, why=why)
                     logger.error(
                         "version %s of %s is refused; %s is served on", target, self._name, serving, exc_info=error
                     )

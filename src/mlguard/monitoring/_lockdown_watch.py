@@ -73,7 +73,7 @@ class Watch:
         self._ahead: float | None = None
         self._ahead_at = -math.inf
         self._changes_at = math.inf
-        self._told = 0
+        self._told = 0  # the last revision that was told, of what is known now
         self._is_failing = False
         self._readers: dict[asyncio.AbstractEventLoop, _Reader] = {}
 
@@ -158,6 +158,8 @@ class Watch:
             kept = known
         else:
             kept = state
+        if kept.origin != known.origin:
+            self._told = 0
         self._state, self.is_readable, self._is_stored = kept, True, kept is state
         self._apply(kept)
         if kept is not state:
@@ -170,6 +172,8 @@ class Watch:
         self._record, self._is_stored = written, True
         logger.error("lockdown: the store had lost what is locked down, or a part of it; it was put back")
         record_event("lockdown.restored", revision=kept.revision, blocks=len(kept.blocks))
+        (told,) = await self._store.get(_TOLD)
+        await self._keep_told(told, kept.origin, max(self._told, _read_told(told, kept.origin)))
 
     async def _look_after(self) -> None:
         """What has to be done now and then, once what the record says is in force."""
@@ -205,9 +209,9 @@ class Watch:
         if state.revision <= self._told:
             return
         (known,) = await self._store.get(_TOLD)
-        told = max(self._told, int(known) if known is not None and known.isdigit() else 0)
+        told = max(self._told, _read_told(known, state.origin))
         if told < state.revision:
-            if not await self._store.swap(_TOLD, known, str(state.revision).encode(), _TOLD_KEPT):
+            if not await self._keep_told(known, state.origin, state.revision):
                 return  # another process is telling it, which the next read sees
             for change in state.changes:
                 if change.revision > told:
@@ -219,6 +223,9 @@ class Watch:
                         until=spell_time(change.until),
                     )
         self._told = max(told, state.revision)
+
+    async def _keep_told(self, known: bytes | None, origin: str, revision: int) -> bool:
+        return await self._store.swap(_TOLD, known, f"{origin} {revision}".encode(), _TOLD_KEPT)
 
     # Health ----------------------------------------------------------------------------------------------------------
 
@@ -239,3 +246,9 @@ class Watch:
             self.is_readable = False
             logger.error("lockdown: the record in the store cannot be read, so everything is refused")
             record_event("lockdown.unreadable")
+
+
+def _read_told(record: bytes | None, origin: str) -> int:
+    """The last revision of a record that was told, as the store has it."""
+    of, _, revision = (record or b"").partition(b" ")
+    return int(revision) if of == origin.encode() and revision.isdigit() and len(revision) < 20 else 0
