@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Security, WebSocket
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
@@ -27,8 +28,9 @@ from mlguard import (
     harden,
 )
 from mlguard._guard import RequestMemory
+from mlguard.monitoring._lockdown_middleware import OpenSocket
 from mlguard.monitoring._lockdown_state import MOST
-from tests.asgi import Answer, call
+from tests.asgi import Answer, call, make_scope
 from tests.servers import serving, wait_until
 
 RECORD, SECRET = APIKey.generate("alice")
@@ -81,6 +83,9 @@ def make_app(lockdown: Lockdown, *, hardened: bool = True) -> FastAPI:
     app.include_router(router)
     mounted = FastAPI()
     mounted.get("/predict")(reach("mounted"))
+    mounted.get("/mine", dependencies=[Security(caller)])(reach("mounted mine"))
+    if hardened:
+        harden(mounted)
     app.mount("/v1", mounted)
 
     @app.websocket("/ws")
@@ -146,6 +151,7 @@ def test_a_route_is_blocked_for_every_method(lockdown: Lockdown, method: str) ->
 
 
 SPELLINGS = [
+    "/pre%25252564ict/../predict",
     "/predict", "/predict/", "//predict", "/predict//", "/PREDICT", "/Predict", "/predict/explain", "/./predict",
     "/x/../predict", "/predict/../predictions", "/pre%64ict", "/pre%2564ict", "/predict%2f", "/predict;x=1",
     "\\predict", "/predict\n", "/predict\r\n", "/predict ", "\t/predict", "/predict\x00", "/x/%2e%2e/predict",
@@ -236,8 +242,8 @@ def test_a_principal_is_refused_on_every_route(lockdown: Lockdown) -> None:
     """Without a word in the route, and nobody else is; the answer tells neither who nor why."""
     app = make_app(lockdown)
     do(lockdown.block_principal("alice", reason="scraping"))
-    assert statuses(app, "/mine", "/predict", headers=KEY) == [403, 200]
-    assert statuses(app, "/mine", headers=BOB) == [200]
+    assert statuses(app, "/mine", "/v1/mine", "/predict", headers=KEY) == [403, 403, 200]
+    assert statuses(app, "/mine", "/v1/mine", headers=BOB) == [200, 200]
     answer = get(app, "/mine", headers=KEY)
     assert answer.json["type"] == "urn:mlguard:problem:blocked"
     assert b"alice" not in answer.body
@@ -463,6 +469,57 @@ def test_a_blocked_principals_websocket_is_closed(lockdown: Lockdown, server: st
     wait_until(lambda: {m.name: m.value for m in lockdown.measurements()}["mlguard_lockdown_websockets_closed"] == 1)
     with pytest.raises(InvalidStatus):
         connect(f"{server}/mine/ws", additional_headers={"x-api-key": SECRET}).close()
+
+
+def test_a_time_out_of_the_apps_own_is_its_own(lockdown: Lockdown) -> None:
+    """It is no end by lockdown."""
+    app = FastAPI()
+    lockdown.install(app)
+
+    @app.websocket("/late")
+    async def late(websocket: WebSocket) -> None:
+        raise TimeoutError("the app's own")
+
+    async def main() -> None:
+        scope = {**make_scope("GET", "/late"), "type": "websocket", "subprotocols": []}
+        with pytest.raises(TimeoutError, match="own"):
+            await app(scope, lambda: asyncio.sleep(0, {"type": "websocket.connect"}), lambda _: asyncio.sleep(0))
+
+    do(main())
+    assert {m.name: m.value for m in lockdown.measurements()}["mlguard_lockdown_websockets_closed"] == 0
+
+
+def test_a_socket_whose_loop_has_ended_is_no_matter(lockdown: Lockdown) -> None:
+    """As when a worker is stopped just then."""
+
+    async def open_one() -> OpenSocket:
+        conn = HTTPConnection({"type": "websocket", "path": "/ws", "headers": [], "client": None})
+        async with asyncio.timeout(None) as limit:
+            socket = OpenSocket(lockdown, conn, limit)
+            lockdown.opened(socket)
+            await asyncio.sleep(0)
+        await lockdown.block_everything()
+        await asyncio.sleep(0)  # it has looked, and it was over
+        return socket
+
+    socket = do(open_one())
+    do(lockdown.block_route("/a"))
+    lockdown.closed(socket, by_lockdown=False)
+
+
+def test_measurements_say_what_is_shut(lockdown: Lockdown) -> None:
+    """By kind, and what was refused; no label names a caller."""
+    app = make_app(lockdown)
+    do(lockdown.block_principal("alice"))
+    do(lockdown.block_route("/predict"))
+    statuses(app, "/mine", "/mine", "/predict", headers=KEY)
+    found = {(m.name, *m.labels.values()): (m.value, m.kind) for m in lockdown.measurements()}
+    assert found["mlguard_lockdown_blocks", "principal"] == (1, "gauge")
+    assert found["mlguard_lockdown_blocks", "everything"] == (0, "gauge")
+    assert found["mlguard_lockdown_refused", "principal"] == (2, "counter")
+    assert found["mlguard_lockdown_refused", "request"] == (1, "counter")
+    assert found["mlguard_lockdown_readable",] == (1, "gauge")
+    assert "alice" not in str(found)
 
 
 # What can be kept -----------------------------------------------------------------------------------------------------

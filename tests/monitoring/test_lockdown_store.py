@@ -13,11 +13,22 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
-from mlguard import ConfigurationError, Lockdown, MemoryStore, Principal, RedisStore, UnavailableError, harden
+from mlguard import (
+    ConfigurationError,
+    Lockdown,
+    MemoryStore,
+    Principal,
+    RedisStore,
+    StoreFullError,
+    UnavailableError,
+    harden,
+)
 from mlguard.monitoring import _lockdown_state as states
 from mlguard.monitoring._lockdown_state import Block, State, UnreadableError, read_state, write_state
 from mlguard.monitoring._lockdown_watch import _TOLD
+from mlguard.store import default_store
 from tests.asgi import Answer, acall, call
 from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
@@ -273,7 +284,7 @@ def test_more_than_there_is_room_for_is_not_put_back() -> None:
     mine = State(origin="a", revision=9, blocks=tuple(Block("route", f"/a{n}") for n in range(most)))
     theirs = State(origin="b", revision=1, blocks=(Block("route", "/b"), Block("everything")))
     both = states.united(mine, theirs)
-    assert (len(both.blocks), both.revision, both.origin) == (most + 1, 10, "b")
+    assert (len(both.blocks), both.revision, both.origin) == (most + 1, 2, "b")
     assert {"/b", f"/a{most - 1}"} < {block.target for block in both.blocks}
     assert "/a0" not in {block.target for block in both.blocks}
     assert read_state(write_state(both)) == both
@@ -286,8 +297,10 @@ TAMPERED = [
     b'{"revision":1.5}', b'{"revision":"1"}', b'{"extra":1}', b'{"blocks":[{}]}', b'{"blocks":[{"kind":"nobody"}]}',
     b'{"blocks":[{"kind":"route","target":"predict"}]}', b'{"blocks":[{"kind":"address","target":"0/0"}]}',
     b'{"blocks":[{"kind":"address","target":"10.0.0.1/8"}]}', b'{"blocks":[{"kind":"everything","ends":NaN}]}',
-    b'{"blocks":[{"kind":"everything","ends":1e999}]}', b'{"blocks":[{"kind":"everything"},{"kind":"everything"}]}',
-    b'{"blocks":[{"kind":"principal","target":1}]}', b'{"blocks":[{"kind":"pin","target":"iris"}]}',
+    b'{"blocks":[{"kind":"everything","ends":1e999}]}', b'{"blocks":[{"kind":"everything","until":1e12}]}',
+    b'{"blocks":[{"kind":"everything"},{"kind":"everything"}]}',
+    b'{"blocks":[{"kind":"principal","target":1}]}', b'{"blocks":[{"kind":"address","target":"10.0.0.1"}]}',
+    b'{"blocks":[{"kind":"pin","target":"iris"}]}',
     b'{"blocks":[{"kind":"pin","target":"iris","version":0}]}', b'{"blocks":[{"kind":"everything","target":"x"}]}',
     b'{"blocks":[{"kind":"route","target":"/a","issuer":"x"}]}', b'{"blocks":' + b"[" * 100_000,
     b'{"blocks":[' + b",".join([b'{"kind":"route","target":"/a"}'] * 200) + b"]}",
@@ -488,6 +501,20 @@ def test_each_change_is_told_once(store: Flaky, caplog: pytest.LogCaptureFixture
     assert len(events(caplog, "lockdown.set")) == 2
 
 
+def test_a_record_at_the_end_of_all_numbers_is_begun_anew(store: Flaky) -> None:
+    """Who wrote that has shut everything, and lifted nothing."""
+    lockdown = Lockdown(store=store)
+    overwrite(store, b'{"origin":"a","revision":%d,"blocks":[{"kind":"route","target":"/a"}]}' % (2**62 - 1))
+    assert texts(do(lockdown.blocks())) == ["route /a"]
+    do(states.set_block(store, Block("route", "/b"), ttl=None))
+    do(lockdown.blocks())
+    assert status(make_app(lockdown)) == 503
+    do(states.reset(store, by="", reason=""))
+    assert texts(do(lockdown.blocks())) == ["route /a"]
+    do(states.set_block(store, Block("route", "/b"), ttl=None))
+    assert texts(do(lockdown.blocks())) == ["route /a", "route /b"]
+
+
 def test_only_some_changes_are_remembered(store: Flaky) -> None:
     """Those that nobody has told by then are those that were set last."""
     for number in range(250):
@@ -557,6 +584,51 @@ def test_what_a_process_sets_holds_there_at_once(store: Flaky) -> None:
     assert status(app) == 503
 
 
+def test_a_store_that_takes_no_changes_is_told_once(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as one that is full: what is locked down is in force, and is told to the audit log when there is room."""
+    lockdown = Lockdown(store=store)
+    do(states.set_block(store, Block("everything"), ttl=None))
+    swap = store.swap
+
+    async def full(*_: Any, **__: Any) -> bool:
+        raise StoreFullError("no memory left", retry_after=1)
+
+    caplog.set_level(logging.INFO, "mlguard")
+    store.swap = full  # type: ignore[method-assign]
+    for _ in range(3):
+        assert texts(do(lockdown.blocks())) == ["everything"]
+    assert caplog.text.count("takes no changes") == 1
+    assert status(make_app(lockdown)) == 503
+    store.swap = swap  # type: ignore[method-assign]
+    do(lockdown.blocks())
+    assert len(events(caplog, "lockdown.set")) == 1
+
+
+def test_who_is_slower_leaves_it_to_the_other(store: Flaky) -> None:
+    """Putting back, ending and telling are done by one of those who see it; the others go by what that one wrote."""
+    clock = Clock(0.0)
+    lockdown = Lockdown(store=store, clock=clock)
+    do(lockdown.block_route("/a", ttl=10))
+    do(lockdown.block_route("/b"))
+    swap = store.swap
+
+    async def beaten(*_: Any, **__: Any) -> bool:
+        return False
+
+    store.swap = beaten  # type: ignore[method-assign]
+    clock.now += 11
+    assert texts(do(lockdown.blocks())) == ["route /b"]
+    (record,) = do(store.get(states._STATE))
+    overwrite(store, b"{}")
+    assert texts(do(lockdown.blocks())) == ["route /b"]
+    overwrite(store, record or b"")
+    do(store.put(_TOLD, b"", 1e9))
+    fresh = Lockdown(store=store, clock=clock)
+    assert texts(do(fresh.blocks())) == ["route /a", "route /b"]  # by its own clock it is not over
+    store.swap = swap  # type: ignore[method-assign]
+    assert texts(do(lockdown.blocks())) == ["route /b"]
+
+
 def test_two_event_loops_of_a_process(store: Flaky) -> None:
     """Share what they know, and each reads for itself once the other has ended."""
     lockdown, others = Lockdown(store=store), Lockdown(store=store)
@@ -588,3 +660,26 @@ def test_a_store_that_lets_nobody_in_stops_the_start(store: Flaky) -> None:
     app = FastAPI()
     Lockdown(store=store).install(app)
     assert do(start(app)) == [{"type": "lifespan.startup.failed", "message": "the password is wrong"}]
+
+
+def test_a_flood_does_not_hold_it_up(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has connections of its own, so the line for those of the guards is none for it."""
+    monkeypatch.setenv("MLGUARD_STORE_URL", redis.url)
+    lockdown = Lockdown()
+    assert repr(lockdown) == "Lockdown(store=RedisStore(prefix='mlguard'))"
+    assert lockdown.store is not default_store()
+    monkeypatch.setenv("MLGUARD_STORE_URL", "memory://")
+    monkeypatch.setattr("mlguard.store._default", None)
+    assert Lockdown().store is default_store()
+
+
+def test_a_test_client_leaves_nothing_behind(store: Flaky) -> None:
+    """With a lifespan or without, each request in an event loop of its own."""
+    lockdown = Lockdown(store=store)
+    app = make_app(lockdown)
+    client = TestClient(app)
+    assert [client.get("/predict").status_code for _ in range(3)] == [200] * 3
+    do(lockdown.block_everything())
+    assert client.get("/predict").status_code == 503
+    with TestClient(app) as living:
+        assert [living.get("/predict").status_code, living.get("/health").status_code] == [503, 200]

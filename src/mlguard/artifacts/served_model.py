@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
 from mlguard.artifacts._symbols import Name
@@ -113,16 +113,15 @@ class ServedModel:
             await self._follow.start()
         await asyncio.to_thread(self._load_first, self._wanted_now())
         self._running += 1
-        async with AsyncExitStack() as stack:
-            if self._follow is not None:
-                following = asyncio.create_task(self._follow_pins())
-                stack.callback(following.cancel)
-            try:
-                yield
-            finally:
-                self._running -= 1
-                if not self._running:
-                    self._served = None
+        following = asyncio.create_task(self._follow_pins())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+            self._running -= 1
+            if not self._running:
+                self._served = None
 
     async def __call__(self) -> Any:
         """The model.
@@ -152,7 +151,7 @@ class ServedModel:
         )
 
     async def _follow_pins(self) -> None:
-        while True:
+        while self._follow is not None:
             await asyncio.sleep(_LOOK)
             target = self._wanted_now()
             if target != self._target and not self._was_refused(target):

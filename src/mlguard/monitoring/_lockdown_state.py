@@ -42,8 +42,8 @@ _CHANGES = 200  # that are remembered for the audit log
 _TRIES = 1_000  # against others who change it at the same time
 
 _Text = Annotated[str, Field(max_length=256)]
-_Count = Annotated[int, Field(ge=0, lt=2**63)]
-_Seconds = Annotated[float, Field(allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, lt=2**62)]
+_Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]  # which a calendar has
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -341,7 +341,7 @@ def united(mine: State, theirs: State) -> State:
             kept.insert(0, block)
     if not kept:
         return theirs
-    return replace(theirs, revision=max(mine.revision, theirs.revision) + 1, blocks=(*kept, *theirs.blocks))
+    return replace(theirs, revision=theirs.revision + 1, blocks=(*kept, *theirs.blocks))
 
 
 def has_ended(block: Block, now: float) -> bool:

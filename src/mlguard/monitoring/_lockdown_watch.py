@@ -74,7 +74,8 @@ class Watch:
         self._ahead_at = -math.inf
         self._changes_at = math.inf
         self._told = 0  # the last revision that was told, of what is known now
-        self._is_failing = False
+        self._health = _Health("the store does not answer; what was read last stays in force")
+        self._upkeep = _Health("the store takes no changes; what has changed is told when it does")
         self._readers: dict[asyncio.AbstractEventLoop, _Reader] = {}
 
     @property
@@ -109,9 +110,9 @@ class Watch:
     async def freshen(self) -> None:
         """Wait for the record to be read, if it is too old. Not while the store fails: then nobody waits."""
         reader = self.start()
-        if self.age > STALE and not self._is_failing:
+        if self.age > STALE and not self._health.is_failing:
             async with reader.lock:
-                if self.age > STALE and not self._is_failing:
+                if self.age > STALE and not self._health.is_failing:
                     await self.read()
 
     async def _keep_reading(self, lock: asyncio.Lock) -> None:
@@ -125,22 +126,22 @@ class Watch:
         """Read the record now. Where that cannot be done, what was read before stays in force."""
         began = self._clock()
         try:
-            await self._take(await stored(self._store))
-            self._note_answer(began)
-            await self._look_after()
+            record = await stored(self._store)
         except Exception as error:  # of whatever kind: the reader must go on
-            self._note_failure(error)
+            self._health.note(error)
+            return
+        self._take(record)
+        self.read_at = began
+        self._health.note(None)
+        await self._look_after()
 
     async def take_own(self, record: bytes) -> None:
         """Have in force at once what this process has written."""
-        try:
-            await self._take(record)
-            await self._look_after()
-        except Exception as error:  # it is written, and in force: the next read does the rest
-            self._note_failure(error)
+        self._take(record)
+        await self._look_after()
 
-    async def _take(self, record: bytes | None) -> None:
-        """Have what the record says in force, as it is in the store."""
+    def _take(self, record: bytes | None) -> None:
+        """Have what the record says in force."""
         if self._is_stored and record == self._record:
             return
         self._record = record
@@ -162,11 +163,23 @@ class Watch:
             self._told = 0
         self._state, self.is_readable, self._is_stored = kept, True, kept is state
         self._apply(kept)
-        if kept is not state:
-            await self._put_back(record, kept)
 
-    async def _put_back(self, record: bytes | None, kept: State) -> None:
-        written = await swap(self._store, record, kept)
+    async def _look_after(self) -> None:
+        """What has to be done once what the record says is in force. What cannot be done now is done after a read."""
+        try:
+            if self.is_readable and not self._is_stored:
+                await self._put_back()
+            if self.is_readable and self._is_stored:
+                await self._end_what_has_ended()
+                await self._tell(self._state)
+        except Exception as error:
+            self._upkeep.note(error)
+        else:
+            self._upkeep.note(None)
+
+    async def _put_back(self) -> None:
+        kept = self._state
+        written = await swap(self._store, self._record, kept)
         if written is None:  # somebody else was quicker: the next read sees what they have written
             return
         self._record, self._is_stored = written, True
@@ -175,10 +188,7 @@ class Watch:
         (told,) = await self._store.get(_TOLD)
         await self._keep_told(told, kept.origin, max(self._told, _read_told(told, kept.origin)))
 
-    async def _look_after(self) -> None:
-        """What has to be done now and then, once what the record says is in force."""
-        if not self.is_readable or not self._is_stored:
-            return
+    async def _end_what_has_ended(self) -> None:
         now = self._clock()
         if self._rules.changes_at < math.inf and now - self._ahead_at >= _CLOCK_EVERY:
             time = await store_clock(self._store)
@@ -189,8 +199,7 @@ class Watch:
             if rest is not self._state:
                 written = await swap(self._store, self._record, rest)
                 if written is not None:
-                    await self._take(written)
-        await self._tell(self._state)
+                    self._take(written)
 
     def _apply(self, state: State | None) -> None:
         """Put a record in force; None: one that cannot be read."""
@@ -227,25 +236,34 @@ class Watch:
     async def _keep_told(self, known: bytes | None, origin: str, revision: int) -> bool:
         return await self._store.swap(_TOLD, known, f"{origin} {revision}".encode(), _TOLD_KEPT)
 
-    # Health ----------------------------------------------------------------------------------------------------------
-
-    def _note_answer(self, began: float) -> None:
-        self.read_at = began
-        if self._is_failing:
-            self._is_failing = False
-            logger.warning("lockdown: the store answers again")
-
-    def _note_failure(self, error: Exception) -> None:
-        if not self._is_failing:
-            self._is_failing = True
-            reason = error.reason if isinstance(error, MLGuardError) else type(error).__name__
-            logger.error("lockdown: the store does not answer (%s); what was read last stays in force", reason)
-
     def _note_unreadable(self) -> None:
         if self.is_readable:
             self.is_readable = False
             logger.error("lockdown: the record in the store cannot be read, so everything is refused")
             record_event("lockdown.unreadable")
+
+
+class _Health:
+    """Whether something works, told when that changes and not each time.
+
+    Args:
+        problem: What is to be said where it does not.
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.is_failing = False
+        self._problem = problem
+
+    def note(self, error: Exception | None) -> None:
+        """How it went."""
+        was_failing, self.is_failing = self.is_failing, error is not None
+        if was_failing == self.is_failing:
+            return
+        if error is None:
+            logger.warning("lockdown: the store answers again")
+        else:
+            reason = error.reason if isinstance(error, MLGuardError) else type(error).__name__
+            logger.error("lockdown: %s (%s)", self._problem, reason)
 
 
 def _read_told(record: bytes | None, origin: str) -> int:

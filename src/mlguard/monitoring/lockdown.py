@@ -18,7 +18,8 @@ from mlguard.monitoring._lockdown_rules import Rules
 from mlguard.monitoring._lockdown_state import MOST, Block, lift_blocks, set_block
 from mlguard.monitoring._lockdown_watch import STALE, Watch
 from mlguard.monitoring.measurements import Measurement
-from mlguard.store import Store, default_store
+from mlguard.settings import load_settings
+from mlguard.store import Store, default_store, store_from_url
 from mlguard.traffic.addresses import Address, ClientAddress, networks, peer_address
 
 _SOON = 1  # seconds
@@ -57,8 +58,9 @@ class Lockdown:
     one of the processes, with what, by whom, why and until when.
 
     Args:
-        store: Where it is kept. None: the store that all guards of the process share. What is in ``memory://`` holds in
-            this process alone, and ``mlguard lockdown`` does not see it.
+        store: Where it is kept. None: where ``MLGUARD_STORE_URL`` says, with connections of its own, so that a crowd
+            in the line for those of the guards does not hold it up. What is in ``memory://`` holds in this process
+            alone, and ``mlguard lockdown`` does not see it.
         health: Paths that are never refused, exactly as written, for the probes of whoever restarts the service.
         address: Whose address it is behind proxies. None: the other end of the socket. An address that cannot be told
             is refused while any network is blocked.
@@ -85,7 +87,7 @@ class Lockdown:
         max_age: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store = default_store() if store is None else store
+        self.store = _own_store() if store is None else store
         if not isinstance(self.store, Store):
             raise ConfigurationError("Lockdown(store=...) must be a mlguard store, such as RedisStore(url)")
         if isinstance(health, str) or not all(isinstance(one, str) and one.startswith("/") for one in health):
@@ -377,3 +379,11 @@ class Lockdown:
         yield Measurement("mlguard_lockdown_websockets_closed", self._closed, {}, "counter")
         yield Measurement("mlguard_lockdown_readable", int(self._watch.is_readable), {}, "gauge")
         yield Measurement("mlguard_lockdown_age_seconds", self._watch.age, {}, "gauge")
+
+
+def _own_store() -> Store:
+    """The store that all guards share, with connections of its own."""
+    shared = default_store()
+    if not shared.suspends:
+        return shared
+    return store_from_url(load_settings().secret("store_url").get_secret_value(), where="MLGUARD_STORE_URL")
