@@ -21,7 +21,7 @@ import mlguard.store
 from mlguard import Lockdown, ModelStore, RedisStore, TokenIssuer
 from mlguard.__main__ import main
 from tests.redis_server import RedisServer, redis_server
-from tests.servers import Program, can_connect, program, wait_until
+from tests.servers import ROOT, Program, can_connect, program, wait_until
 
 WORKERS = 2
 KEY = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQs"
@@ -79,16 +79,32 @@ class Service:
 
 Run = Callable[..., str]
 
+HOW_TO = ROOT / "docs" / "how-to"
+RUNBOOKS = sorted(HOW_TO.glob("incident-*.md"))
+
+
+def commands_of(page: Path) -> list[str]:
+    """The commands that a page has its reader type."""
+    return re.findall(r"`mlguard ([^`]+)`", page.read_text("utf-8"))
+
 
 @pytest.fixture
-def run(service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs ``mlguard`` as the operator does, who reads what it says."""
+def run(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> Run:
+    """Runs ``mlguard`` as the operator does, who reads what it says. The runbook has every action that is taken."""
+    page = HOW_TO / f"{request.function.__name__.removeprefix('test_').replace('_', '-')}.md"
+    written = {" ".join(command.split()[:2]) for command in commands_of(page)}
     monkeypatch.setenv("MLGUARD_STORE_URL", service.redis.url)
     monkeypatch.setenv("MLGUARD_API_KEYS_FILE", str(service.models.root.parent / "keys.json"))
 
     def run(command: str) -> str:
         monkeypatch.setattr(mlguard.store, "_default", None)
         capsys.readouterr()
+        assert " ".join(command.split()[:2]) in written, f"{page.name} has no such step: {command}"
         assert main(command.split()) == 0, capsys.readouterr().err
         return capsys.readouterr().out.strip()
 
@@ -147,7 +163,20 @@ def shown(answer: httpx.Response) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_leaked_key(service: Service, run: Run) -> None:
+@pytest.mark.parametrize("page", [*RUNBOOKS, HOW_TO / "lockdown.md"], ids=lambda page: page.stem)
+def test_whoever_copies_a_command_from_a_page_is_understood(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At three in the morning nobody has time for a command that has changed. Here it gets as far as to the store."""
+    monkeypatch.setenv("MLGUARD_STORE_URL", "memory://")
+    commands = [command for command in commands_of(page) if command.startswith("lockdown ")]
+    assert commands
+    for command in commands:
+        assert main(command.replace("…", "id.example").split()) == 3, command
+        assert "memory://" in capsys.readouterr().err
+
+
+def test_incident_leaked_key(service: Service, run: Run) -> None:
     """Its caller is blocked on every worker, the key and the tokens are revoked, and a new key works."""
     issuer = TokenIssuer(
         KEY,
@@ -183,7 +212,7 @@ def test_a_leaked_key(service: Service, run: Run) -> None:
     wait_until(lambda: len(service.events("lockdown.lifted")) == 2)
 
 
-def test_a_scraped_model(service: Service, run: Run) -> None:
+def test_incident_scraped_model(service: Service, run: Run) -> None:
     """Answers say the label alone on every worker, the suspect gets none, and afterwards all is as it was."""
     service.on_every_worker(lambda answer: shown(answer) == [0.2, 0.8], "bob")
     assert re.search("of 100000 left, [1-9][0-9]* spent", run("budget show predictions --caller bob"))
@@ -200,7 +229,7 @@ def test_a_scraped_model(service: Service, run: Run) -> None:
     service.on_every_worker(lambda answer: shown(answer) == [0.2, 0.8], "bob")
 
 
-def test_a_tampered_model(service: Service, run: Run) -> None:
+def test_incident_tampered_model(service: Service, run: Run) -> None:
     """The route is shut, the version before is pinned, the promotion rolled back, and no altered file is served."""
     service.on_every_worker(lambda answer: shown(answer) == [0.2, 0.8], "bob")
     path = service.models.find("iris", 2).path
@@ -231,7 +260,7 @@ def test_a_tampered_model(service: Service, run: Run) -> None:
     assert run("lockdown list") == "Nothing is locked down."
 
 
-def test_a_lost_store(service: Service, run: Run) -> None:
+def test_incident_store_lost(service: Service, run: Run) -> None:
     """Nothing opens while it is away, and what was blocked is blocked still when it comes back with nothing in it."""
     run("lockdown block principal alice --reason before")
     service.statuses(403, "alice")

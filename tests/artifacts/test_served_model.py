@@ -262,6 +262,36 @@ def test_a_pinned_version_that_is_refused_stops_the_start(store: ModelStore) -> 
         asyncio.run(start(following(store, lockdown)))
 
 
+class _Nothing:
+    """Pins nothing, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def start(self) -> None:
+        """There is nothing to find out."""
+
+    def pinned(self, model: str) -> int | None:
+        self.asked += 1
+        return None
+
+
+def test_nothing_is_loaded_where_nothing_is_pinned(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """However often it looks, and also when another version is promoted: that is for the next start."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+    pins = _Nothing()
+    iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR, follow=pins)
+
+    async def main() -> float:
+        async with iris.lifespan(None):
+            store.promote("iris", 2)
+            await asyncio.to_thread(wait_until, lambda: pins.asked > 3)
+            return float((await iris()).C)
+
+    assert asyncio.run(main()) == 1.0
+    assert [record.__dict__.get("event") for record in caplog.records].count("model.served") == 1
+
+
 def test_two_apps_load_a_pinned_version_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
     """They share it."""
     caplog.set_level(logging.INFO, "mlguard.audit")

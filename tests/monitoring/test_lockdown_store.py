@@ -319,6 +319,8 @@ def test_what_cannot_be_read_shuts_everything(store: Flaky, record: bytes, caplo
     do(lockdown.blocks())
     do(lockdown.blocks())
     assert (status(app), status(app, "/health")) == (503, 200)
+    overwrite(store, b"other " + record[:100])
+    do(lockdown.blocks())
     assert len(events(caplog, "lockdown.unreadable")) == 1
     assert "nobody" not in caplog.text
     assert {m.name: m.value for m in lockdown.measurements()}["mlguard_lockdown_readable"] == 0
@@ -650,8 +652,19 @@ def test_a_store_of_one_process_is_told(caplog: pytest.LogCaptureFixture) -> Non
     assert "MLGUARD_STORE_URL" in caplog.text
 
 
-def test_a_store_that_lets_nobody_in_stops_the_start(store: Flaky) -> None:
+def test_a_store_that_lets_nobody_in_stops_the_start(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
     """As under harden."""
+
+    class Elsewhere(Flaky):
+        forgets_on_restart = False
+
+    app = FastAPI()
+    Lockdown(store=Elsewhere()).install(app)
+    assert [message["type"] for message in do(start(app))] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert "MLGUARD_STORE_URL" not in caplog.text
 
     async def refuse() -> None:
         raise ConfigurationError("the password is wrong")
