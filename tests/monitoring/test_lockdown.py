@@ -6,8 +6,11 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Security, WebSocket
+from hypothesis import example, given
+from hypothesis import strategies as st
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
@@ -29,6 +32,7 @@ from mlguard import (
 )
 from mlguard._guard import RequestMemory
 from mlguard.monitoring._lockdown_middleware import OpenSocket
+from mlguard.monitoring._lockdown_paths import covers, pattern_of
 from mlguard.monitoring._lockdown_state import MOST
 from tests.asgi import Answer, call, make_scope
 from tests.servers import serving, wait_until
@@ -38,13 +42,6 @@ OTHER, OTHER_SECRET = APIKey.generate("bob")
 KEY = [(b"x-api-key", SECRET.encode())]
 BOB = [(b"x-api-key", OTHER_SECRET.encode())]
 SIGNING = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQs"
-
-
-class Seen:
-    """What got as far as the app."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
 
 
 @pytest.fixture
@@ -174,6 +171,32 @@ def test_a_line_feed_at_the_end_is_no_way_in(lockdown: Lockdown) -> None:
     assert call(app, "/predict\n", method="GET").json["route"] == "predict"
     do(lockdown.block_route("/predict"))
     assert call(app, "/predict\n", method="GET").status == 503
+
+
+PIECES = st.sampled_from(
+    ["/", "predict", "PREDICT", "%2f", "%", "..", ".", ";", "\\", " ", "\n", "\x00", "iris", "{", "é"]
+)
+
+
+@given(
+    st.lists(PIECES, max_size=8).map(lambda pieces: "/" + "".join(pieces)), st.sampled_from(["", "/api", "/predict"])
+)
+@example("/predict\n", "")
+@example("/models/a/predict\n", "/api")
+@example("/models/ /predict\n", "")
+@example("/models/./predict", "")
+@example("/models/../predict", "")
+@example("/models/\\/predict", "")
+@example("/models/a;b/predict", "")
+@example("/files/a/b.json/tail", "")
+def test_whatever_the_router_takes_for_a_route_is_covered(path: str, root: str) -> None:
+    """The router's own regular expression, asked about any path."""
+    for route in ("/predict", "/models/{name}/predict", "/predict/{rest:path}", "/files/{name:path}.json/tail"):
+        regex, *_ = compile_path(route)
+        scope = {"path": path, "root_path": root}
+        for routed in {path, path.removeprefix(root)}:
+            if regex.match(routed):
+                assert covers([pattern_of(route)], scope)
 
 
 def test_other_routes_stay_open(lockdown: Lockdown) -> None:

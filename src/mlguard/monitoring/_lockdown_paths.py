@@ -14,6 +14,9 @@ from starlette.types import Scope
 
 _DECODINGS = 3  # times that somebody may have encoded it
 _INVISIBLE = re.compile(r"[\s\x00-\x20\x7f]+")  # "/predict\n" is the route /predict to a regular expression
+_PARAMETERS = re.compile(r";[^/]*")
+#: A parameter that may take in slashes, as all but these kinds may.
+_MANY_SEGMENTS = re.compile(r"\{[^}]*:(?!(str|int|float|uuid)\})")
 
 Segments = tuple[str, ...]
 
@@ -22,10 +25,10 @@ def pattern_of(path: str) -> Segments:
     """A path or a route's template as what it covers: ``{…}`` is any one segment, ``{…:path}`` all that follows."""
     segments: list[str] = []
     for segment in path.split("/"):
-        if "{" in segment and segment.endswith(":path}"):
+        if _MANY_SEGMENTS.search(segment):
             break
         segments.append("{}" if "{" in segment else segment)
-    return _segments("/".join(segments))
+    return _segments("/".join(segments), keeps=False)
 
 
 def covers(patterns: Iterable[Segments], scope: Scope) -> bool:
@@ -51,17 +54,26 @@ def _readings(scope: Scope) -> Iterator[Segments]:
 
 def _spellings(path: str) -> Iterator[Segments]:
     for _ in range(_DECODINGS):
-        yield _segments(path)
-        yield _segments(posixpath.normpath("/" + path.replace("\\", "/")))
-        if ";" in path:
-            yield _segments(re.sub(r";[^/]*", "", path))
+        plain = path.replace("\\", "/")
+        readings = {path, plain, posixpath.normpath("/" + plain), _PARAMETERS.sub("", plain)}
+        for reading in readings:
+            yield _segments(reading, keeps=True)
+            yield _segments(reading, keeps=False)
         decoded = unquote(path)
         if decoded == path:
             return
         path = decoded
 
 
-def _segments(path: str) -> Segments:
-    """The parts of a path, without those that are nothing, and in one case."""
-    plain = _INVISIBLE.sub("", path.replace("\\", "/")).casefold()
-    return tuple(part for part in plain.split("/") if part and part != ".")
+def _segments(path: str, *, keeps: bool) -> Segments:
+    """The parts of a path, in one case.
+
+    Args:
+        path: The path.
+        keeps: Whether a part that is but a dot or cannot be seen is one: to a router it may be a parameter's value.
+    """
+    parts = [part for part in path.casefold().split("/") if part]
+    plain = [_INVISIBLE.sub("", part) for part in parts]
+    if keeps:
+        return tuple(part or "." for part in plain)
+    return tuple(part for part in plain if part not in {"", "."})

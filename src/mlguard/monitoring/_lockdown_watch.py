@@ -25,7 +25,7 @@ from mlguard.store import Store, store_key
 
 logger = logging.getLogger("mlguard")
 
-_EVERY = 0.4  # seconds between two reads
+_EVERY = 0.5  # seconds between two reads
 #: Seconds after which a request waits for the next read. Whatever was set a second ago holds for it, then, also where
 #: something has kept the event loop from running.
 STALE = 0.9
@@ -63,7 +63,7 @@ class Watch:
         self._store = store
         self._clock = clock
         self._on_change = on_change
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a process may have several event loops
         self._state = State()
         #: What the store had when it was read last, and whether what is known is just that.
         self._record: bytes | None = None
@@ -142,6 +142,10 @@ class Watch:
 
     def _take(self, record: bytes | None) -> None:
         """Have what the record says in force."""
+        with self._lock:
+            self._take_it(record)
+
+    def _take_it(self, record: bytes | None) -> None:
         if self._is_stored and record == self._record:
             return
         self._record = record

@@ -49,10 +49,10 @@ class Lockdown:
     the store everything but health is refused, unless ``on_store_error="allow"``. Where the store has lost its data,
     a process that knows puts the record back. A record that cannot be read shuts everything but health.
 
-    It does not stop what has begun: a request is answered to its end, and streams are too. WebSockets that are open are
-    closed. Nor does it stop who may write to the store: the record is not signed, and whoever can write there can lift
-    a block. What is forgotten by the store while no process runs is not in force when one starts. A body that says the
-    label alone comes from ``truncate_output``: endpoints without it answer as ever.
+    It does not stop what has begun: a request is answered to its end, and streams are too; WebSockets that are open are
+    closed. Nor does it stop who may write to the store: the record is not signed, so whoever can write there can lift a
+    block, and whoever can read there sees who is blocked. What the store forgets while no process runs is not in force
+    when one starts. It is ``truncate_output`` that answers with the label alone: endpoints without it answer as ever.
 
     What is set and lifted is recorded as ``lockdown.set`` and ``lockdown.lifted`` on the logger ``mlguard.audit``, in
     one of the processes, with what, by whom, why and until when.
