@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,14 +34,23 @@ KEY = generate_private_key(SECP256R1())
 ROWS = {"features": X[:2].tolist()}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    store = ModelStore(tmp_path / "models", key=KEY.public_key(), signing_key=KEY)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two versions, the first of which is promoted."""
+    folder = tmp_path_factory.mktemp("made")
+    store = ModelStore(folder / "models", key=KEY.public_key(), signing_key=KEY)
     for strength in (1.0, 2.0):
-        joblib.dump(LogisticRegression(C=strength, max_iter=500).fit(X, Y), tmp_path / "iris.joblib")
-        store.save("iris", tmp_path / "iris.joblib")
+        joblib.dump(LogisticRegression(C=strength, max_iter=500).fit(X, Y), folder / "iris.joblib")
+        store.save("iris", folder / "iris.joblib")
     store.promote("iris", 1)
-    return store
+    return store.root
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> ModelStore:
+    """A copy of it."""
+    shutil.copytree(made, tmp_path / "models")
+    return ModelStore(tmp_path / "models", key=KEY.public_key(), signing_key=KEY)
 
 
 def app_of(iris: ServedModel, lifespan: Any) -> FastAPI:

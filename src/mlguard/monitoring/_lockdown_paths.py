@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 _DECODINGS = 3  # times that somebody may have encoded it
 _INVISIBLE = re.compile(r"[\s\x00-\x20\x7f]+")  # "/predict\n" is the route /predict to a regular expression
+_PLAIN = re.compile(r"(/[a-zA-Z0-9_-][a-zA-Z0-9_.-]*)+/?")
 _PARAMETERS = re.compile(r";[^/]*")
 #: A parameter that may take in slashes, as all but these kinds may.
 _MANY_SEGMENTS = re.compile(r"\{[^}]*:(?!(str|int|float|uuid)\})")
@@ -53,6 +54,9 @@ def _readings(scope: Scope) -> Iterator[Segments]:
 
 
 def _spellings(path: str) -> Iterator[Segments]:
+    if _PLAIN.fullmatch(path):  # which has but one reading
+        yield tuple(path.casefold().strip("/").split("/"))
+        return
     for _ in range(_DECODINGS):
         plain = path.replace("\\", "/")
         readings = {path, plain, posixpath.normpath("/" + plain), _PARAMETERS.sub("", plain)}
