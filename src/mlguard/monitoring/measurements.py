@@ -1,27 +1,30 @@
-"""Numbers for an operator's charts."""
+"""Numbers that an operator watches, as the objects that have them hand them out."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
 
-class Measurement(NamedTuple):
-    """One number, as it is now.
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number, now.
 
     Attributes:
-        name: What is measured, such as ``mlguard_audit_dropped``.
-        value: The number.
-        labels: Of what, from small fixed sets. Never a principal.
-        kind: ``"counter"`` only grows while the process lives, ``"gauge"`` goes up and down.
+        name: What is counted or measured, such as ``mlguard_audit_dropped``.
+        value: How much.
+        labels: From small fixed sets: never a principal, an address or anything else that callers choose.
+        kind: ``"counter"``: it only grows, until the process ends. ``"gauge"``: it goes up and down.
     """
 
     name: str
     value: float
-    labels: Mapping[str, str]
-    kind: Literal["counter", "gauge"]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["counter", "gauge"] = "gauge"
 
 
+@runtime_checkable
 class Measured(Protocol):
-    """Something that has numbers."""
+    """An object that has numbers."""
 
     def measurements(self) -> Iterable[Measurement]:
-        """The numbers, as they are now. It never waits."""
+        """Its numbers, now. Cheap, and never waits."""
