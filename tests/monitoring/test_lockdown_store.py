@@ -169,6 +169,24 @@ def test_nobody_waits_for_a_store_that_fails(store: Flaky) -> None:
     assert do(ask()) <= 1
 
 
+def test_a_store_that_hangs_holds_nobody_for_long(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that does not end is one that has failed."""
+    monkeypatch.setattr("mlguard.monitoring._lockdown_watch._PATIENCE", 0.05)
+    clock = Clock(1000.0)
+    lockdown = Lockdown(store=store, clock=clock)
+    app = make_app(lockdown)
+    do(lockdown.block_route("/predict"))
+    do(lockdown.blocks())
+    clock.now += 5
+
+    async def hang(*_: bytes) -> Any:
+        await asyncio.Event().wait()
+
+    store.get = hang  # type: ignore[method-assign]
+    assert do(asyncio.wait_for(acall(app, method="GET"), 20)).status == 503
+    assert do(asyncio.wait_for(acall(app, "/nowhere", method="GET"), 20)).status == 404
+
+
 def test_one_read_serves_many_requests(store: Flaky) -> None:
     """A crowd that meets an old record has it read once; nobody is judged by the old one."""
     clock = Clock(1000.0)

@@ -29,6 +29,7 @@ _EVERY = 0.5  # seconds between two reads
 #: Seconds after which a request waits for the next read. Whatever was set a second ago holds for it, then, also where
 #: something has kept the event loop from running.
 STALE = 0.9
+_PATIENCE = 3.0  # seconds for one read, of whatever store: requests may be waiting for it
 _CLOCK_EVERY = 60.0  # seconds between two looks at the store's clock
 _TOLD = store_key("lockdown", "told")
 _TOLD_KEPT = 100 * 365 * 86_400.0  # seconds
@@ -126,7 +127,8 @@ class Watch:
         """Read the record now. Where that cannot be done, what was read before stays in force."""
         began = self._clock()
         try:
-            record = await stored(self._store)
+            async with asyncio.timeout(_PATIENCE):
+                record = await stored(self._store)
         except Exception as error:  # of whatever kind: the reader must go on
             self._health.note(error)
             return
