@@ -83,6 +83,10 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.measurements import Measured, Measurement
+from mlguard.monitoring.metrics import install_metrics
+from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
+from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -180,6 +184,8 @@ __all__ = [
     "Lineage",
     "LoginTooWeakError",
     "MLGuardError",
+    "Measured",
+    "Measurement",
     "MedianSmoothing",
     "MemoryStore",
     "ModelContentError",
@@ -192,6 +198,7 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OpenTelemetryMetrics",
     "OutputPolicy",
     "OverloadedError",
     "PIISearch",
@@ -204,6 +211,7 @@ __all__ = [
     "PrivateAggregates",
     "PrivateEstimate",
     "PrivateHistogram",
+    "PrometheusMetrics",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
@@ -267,6 +275,7 @@ __all__ = [
     "find_pii",
     "harden",
     "inspect_model",
+    "install_metrics",
     "load_model",
     "mask_pii",
     "principal_of",
