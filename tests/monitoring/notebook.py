@@ -43,5 +43,5 @@ class Notebook:
         """Return as soon as what is shown meets a condition."""
         async with asyncio.timeout(30):
             while not condition():
-                self._renewed.clear()
+                self._renewed = asyncio.Event()  # of this event loop
                 await self._renewed.wait()
