@@ -25,6 +25,7 @@ from mlguard import (
     ConfigurationError,
     Control,
     Features,
+    InsufficientScopeError,
     Measurement,
     MemoryStore,
     MLGuardError,
@@ -166,6 +167,44 @@ def test_every_refusal_is_counted_once(path: str, body: Any, key: bool, counted:
     assert refused == [counted]
 
 
+def test_a_scope_that_no_guard_has_judged_is_nobodys() -> None:
+    """A function of the app's own that misses a scope is no guard."""
+    notebook = Notebook()
+    app = FastAPI()
+    harden(app)
+
+    def judge() -> None:
+        raise InsufficientScopeError("no")
+
+    @app.get("/x", dependencies=[Depends(judge)])
+    def endpoint() -> None:
+        """Never reached."""
+
+    install_metrics(app, to=notebook)
+    assert call(app, "/x", method="GET").status == 403
+    assert notebook.counts == {("none", "refused", "insufficient-scope", "/x"): 1}
+
+
+def test_a_limit_that_does_not_say_what_is_left_has_no_share() -> None:
+    """A request that costs more than a limit ever admits is counted, and so is one whose limit hides what is left."""
+    notebook = Notebook()
+    app = FastAPI()
+
+    class Hidden(RateLimit):
+        async def __call__(self, conn: HTTPConnection, who: Any = None, costing: Any = None) -> None:
+            await super().__call__(conn, who, costing)
+            RequestMemory.of(conn.scope).headers.clear()
+
+    store = MemoryStore()
+    app.get("/dear", dependencies=[Depends(RateLimit("2/minute", cost=3, store=store))])(lambda: None)
+    app.get("/hidden", dependencies=[Depends(Hidden("2/minute", store=store))])(lambda: None)
+    install_metrics(app, to=notebook, timed_per_second=1e6)
+    assert call(app, "/dear", method="GET").status == 429
+    assert call(app, "/hidden", method="GET").status == 200
+    assert sum(notebook.counts.values()) == 2
+    assert {name for name, _ in notebook.numbers} == {DURATION.name}
+
+
 def test_what_the_endpoint_answers_is_no_refusal() -> None:
     """A 404 of the endpoint's own is nobody's refusal."""
     notebook = Notebook()
@@ -246,7 +285,6 @@ def test_paths_and_callers_make_no_series() -> None:
     """10 000 paths and 10 000 callers later there are as many series as before."""
     notebook = Notebook()
     app = FastAPI()
-    harden(app)
     limit = RateLimit("1000000/minute", by=lambda conn: conn.headers.get("x-name", ""), store=MemoryStore())
 
     @app.get("/things/{name}", dependencies=[Depends(limit)])

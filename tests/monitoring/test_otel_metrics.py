@@ -22,13 +22,14 @@ from mlguard import (
 )
 from mlguard.monitoring._own_metrics import DURATION
 from tests.asgi import acall, call
+from tests.monitoring.notebook import Notebook
 from tests.monitoring.test_watched import Source
 
 pytest.importorskip("opentelemetry.sdk")
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import Gauge, InMemoryMetricReader, Sum
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -58,9 +59,21 @@ def collected(reader: InMemoryMetricReader) -> dict[str, Any]:
             for metric in scope.metrics:
                 points = found.setdefault(metric.name, (metric.unit, {}))[1]
                 for point in metric.data.data_points:
-                    assert tuple(sorted(point.attributes.items())) not in points
-                    points[tuple(sorted(point.attributes.items()))] = point
+                    attributes = tuple(sorted((point.attributes or {}).items()))
+                    assert attributes not in points
+                    points[attributes] = point
     return found
+
+
+def kinds(reader: InMemoryMetricReader) -> dict[str, type]:
+    """What kind of metric each is."""
+    data: Any = reader.get_metrics_data()
+    return {
+        metric.name: type(metric.data)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
 
 
 def service(provider: Any, *, hardened: bool = True, **options: Any) -> FastAPI:
@@ -144,7 +157,7 @@ def test_what_is_watched_arrives(provider: MeterProvider, reader: InMemoryMetric
         found = collected(reader)
         assert found["mlguard_audit_queue"][1][()].value == 12
         assert found["mlguard_audit_dropped"][1][(("why", "full"),)].value == 3
-        assert found["mlguard_audit_dropped"][1][(("why", "full"),)].start_time_unix_nano  # a sum, which gauges are not
+        assert kinds(reader) == {"mlguard_audit_queue": Gauge, "mlguard_audit_dropped": Sum}
         looked = asyncio.Event()
 
         class Last(Source):
@@ -167,8 +180,7 @@ def test_two_apps_of_one_process_are_both_collected(provider: MeterProvider, rea
     """A second app with the same provider does not lose its counts to the first."""
     for app in (service(provider), service(provider)):
         call(app, "/models/iris", method="GET", headers=CREDENTIALS)
-    data = reader.get_metrics_data()
-    assert data is not None
+    data: Any = reader.get_metrics_data()
     counts = [
         point.value
         for resource in data.resource_metrics
@@ -236,9 +248,16 @@ def test_the_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'mlguard\[otel\]'"):
         install_metrics(FastAPI())
-    from mlguard.monitoring._spans import span_marker
+    notebook = Notebook()
+    app = FastAPI()
 
-    assert span_marker() is None
+    @app.get("/x", dependencies=[Depends(APIKeyAuth(APIKeys([KEY])))])
+    async def endpoint() -> None:
+        """Nothing."""
+
+    install_metrics(app, to=notebook)
+    assert call(app, "/x", method="GET").status == 401
+    assert notebook.counts == {("APIKeyAuth", "refused", "not-authenticated", "/x"): 1}
 
 
 @pytest.fixture

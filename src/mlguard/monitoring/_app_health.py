@@ -35,7 +35,7 @@ class AppHealth:
             if isinstance(store, RedisStore):
                 yield from _of_store(store, str(number))
         for guard in guards:
-            if isinstance(guard, CountingGuard):
+            if isinstance(guard, CountingGuard) and guard.store.suspends:  # one in memory is never away
                 labels = {"guard": type(guard).__name__, "limit": guard.name}
                 yield Measurement(
                     "mlguard_limit_decided_without_store", guard.decided_without_store, labels, kind="counter"

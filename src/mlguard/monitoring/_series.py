@@ -40,9 +40,8 @@ class Series(Generic[Add]):
 
     def _new(self, values: tuple[str, ...]) -> Add:
         with self._lock:
-            if values not in self._known:
-                if len(self._known) >= MAX_SERIES:
-                    values = self._rest  # and these values are not kept either
-                if values not in self._known:
-                    self._known[values] = self._open(tuple(label(value) for value in values))
-            return self._known[values]
+            if values not in self._known and len(self._known) >= MAX_SERIES:
+                values = self._rest  # and these values are not kept either
+            add = self._known.get(values) or self._open(tuple(label(value) for value in values))
+            self._known[values] = add
+            return add

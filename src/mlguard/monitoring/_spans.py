@@ -5,12 +5,12 @@ from collections.abc import Callable
 Refusal = tuple[str, str]
 
 
-def span_marker() -> Callable[[Refusal | None], None] | None:
-    """What adds the event to the current span, or None where OpenTelemetry is not installed."""
+def span_marker() -> Callable[[Refusal | None], None]:
+    """What adds the event to the current span. It does nothing where OpenTelemetry is not installed."""
     try:
         from opentelemetry import trace  # noqa: PLC0415  # an extra
     except ImportError:
-        return None
+        return lambda _: None
 
     def mark(refusal: Refusal | None) -> None:
         if refusal is None:

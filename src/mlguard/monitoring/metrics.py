@@ -172,7 +172,7 @@ class _Metered:
                 await send(message)
                 return
             recorded = True
-            if self._mark_span is not None and _may_be_refusal(message):  # now: the span ends with the answer
+            if _may_be_refusal(message):  # now: the span ends with the answer
                 _safely(self._mark_refusal, memory)
             try:
                 await send(message)
@@ -186,8 +186,7 @@ class _Metered:
                 _safely(self._judged.record, scope, memory)
 
     def _mark_refusal(self, memory: RequestMemory) -> None:
-        if self._mark_span is not None:
-            self._mark_span(refusal_of(memory))
+        self._mark_span(refusal_of(memory))
 
 
 def _safely(work: Callable[..., None], *arguments: Any) -> None:
