@@ -19,6 +19,7 @@ from bench import (
     hostile,
     learnt,
     loading,
+    metrics,
     outages,
     passwords,
     people,
@@ -60,6 +61,7 @@ _BENCHES = {
     "signing": signing.measure,
     "encryption": encryption.measure,
     "loading": loading.measure,
+    "metrics": metrics.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
 }

@@ -154,14 +154,13 @@ class _Metered:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._beat.start()
-        if scope["type"] not in {"http", "websocket"}:
+        if scope["type"] in {"http", "websocket"} and scope.get(_KEY) is not RequestMemory.of(scope):
+            await self._measure(scope, receive, send)
+        else:  # or a mounted app that is measured as well as the one around it
             await self._app(scope, receive, send)
-            return
-        memory = RequestMemory.of(scope)
-        if scope.get(_KEY) is memory:  # a mounted app that is measured as well as the one around it
-            await self._app(scope, receive, send)
-            return
-        scope[_KEY] = memory
+
+    async def _measure(self, scope: Scope, receive: Receive, send: Send) -> None:
+        memory = scope[_KEY] = RequestMemory.of(scope)
         if memory.timings is None:  # else somebody else has asked for them too
             memory.timings = {}
         recorded = False
