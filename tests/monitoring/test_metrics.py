@@ -14,8 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
-from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.websockets import WebSocketDisconnect
 
 from mlguard import (
     APIKey,
@@ -415,20 +413,33 @@ def test_websockets_are_counted_when_they_open() -> None:
     notebook = Notebook()
     app = FastAPI()
     harden(app)
-    limit = RateLimit("1/minute", store=MemoryStore())
+    limit = RateLimit("1/minute", by=lambda _: "everybody", store=MemoryStore())
+    when_open: list[dict[Values, int]] = []
 
     @app.websocket("/ws")
     async def socket(websocket: WebSocket, _: Annotated[None, Depends(limit)]) -> None:
         await websocket.accept()
-        await websocket.send_json(list(notebook.counts.values()))
+        when_open.append({**notebook.counts})
         await websocket.close()
 
     install_metrics(app, to=notebook)
-    client = TestClient(app)
-    with client.websocket_connect("/ws") as websocket:
-        assert websocket.receive_json() == [1]
-    with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)), client.websocket_connect("/ws"):
-        pass
+
+    async def connect() -> list[str]:
+        sent: list[str] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        scope = {**make_scope("GET", "/ws"), "type": "websocket", "subprotocols": [], "scheme": "ws"}
+        await app(scope, receive, send)
+        return sent
+
+    assert asyncio.run(connect()) == ["websocket.accept", "websocket.close"]
+    assert asyncio.run(connect()) == ["websocket.close"]
+    assert when_open == [{("RateLimit", "admitted", "", "/ws"): 1}]
     assert notebook.counts == {
         ("RateLimit", "admitted", "", "/ws"): 1,
         ("RateLimit", "refused", "rate-limited", "/ws"): 1,
