@@ -20,6 +20,7 @@ from bench import (
     learnt,
     loading,
     lockdown,
+    metrics,
     outages,
     passwords,
     people,
@@ -62,6 +63,7 @@ _BENCHES = {
     "encryption": encryption.measure,
     "loading": loading.measure,
     "lockdown": lockdown.measure,
+    "metrics": metrics.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
 }

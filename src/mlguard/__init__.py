@@ -86,6 +86,10 @@ from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
 from mlguard.monitoring.lockdown import Lockdown
+from mlguard.monitoring.measurements import Measured, Measurement
+from mlguard.monitoring.metrics import install_metrics
+from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
+from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -185,6 +189,8 @@ __all__ = [
     "Lockdown",
     "LoginTooWeakError",
     "MLGuardError",
+    "Measured",
+    "Measurement",
     "MedianSmoothing",
     "MemoryStore",
     "ModelContentError",
@@ -197,6 +203,7 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OpenTelemetryMetrics",
     "OutOfServiceError",
     "OutputPolicy",
     "OverloadedError",
@@ -210,6 +217,7 @@ __all__ = [
     "PrivateAggregates",
     "PrivateEstimate",
     "PrivateHistogram",
+    "PrometheusMetrics",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
@@ -273,6 +281,7 @@ __all__ = [
     "find_pii",
     "harden",
     "inspect_model",
+    "install_metrics",
     "load_model",
     "mask_pii",
     "principal_of",
