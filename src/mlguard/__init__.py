@@ -83,6 +83,9 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.audit_heads import AuditHeads
+from mlguard.monitoring.audit_log import AuditLog
+from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -140,6 +143,9 @@ __all__ = [
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "AuditHeads",
+    "AuditLog",
+    "AuditVerification",
     "AzureSecrets",
     "BitDepth",
     "BodyTimeoutError",
@@ -148,6 +154,7 @@ __all__ = [
     "BudgetStatus",
     "BudgetUse",
     "BudgetWarning",
+    "ChainReport",
     "ClientAddress",
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
@@ -283,6 +290,7 @@ __all__ = [
     "store_from_url",
     "token_router",
     "truncate_output",
+    "verify_audit_log",
     "verify_model",
     "verify_signature",
 ]

@@ -1,0 +1,59 @@
+"""What operators do on the command line goes into the audit log, if there is one."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from mlguard.errors import ConfigurationError
+from mlguard.monitoring.audit_log import AuditLog
+from mlguard.monitoring.events import record_event
+from mlguard.settings import load_settings
+
+_LOG = "MLGUARD_AUDIT_LOG"
+_READS_THE_LOG = "audit-log"
+
+
+@contextlib.contextmanager
+def audited(options: argparse.Namespace) -> Iterator[None]:
+    """Record that a command is run, and the events of it, where ``MLGUARD_AUDIT_LOG`` names a log.
+
+    Which command it is stands in the log before it is run. Its arguments do not: they may name people.
+
+    Args:
+        options: Of the command line.
+
+    Raises:
+        ConfigurationError: There is a log, and it cannot be written: nothing is done.
+    """
+    if options.command == _READS_THE_LOG or not _has_log():
+        yield
+        return
+    log = AuditLog.from_settings()
+    log.attach()
+    try:
+        record_event("operator.command", command=_named(options), user=_user())
+        if not log.flush():
+            raise ConfigurationError(f"{_LOG}: the audit log cannot be written, so nothing was done")
+        yield
+    finally:
+        if not log.close():
+            sys.stderr.write("mlguard: the audit log cannot be written: what was done is not all in it\n")
+
+
+def _has_log() -> bool:
+    # Commands that need no settings go on without them, whatever is wrong with these.
+    names = {name.upper() for name in os.environ}
+    if not names & {_LOG, f"{_LOG}_FILE", "MLGUARD_ENV"}:
+        return False
+    return bool(load_settings().audit_log)
+
+
+def _named(options: argparse.Namespace) -> str:
+    return f"{options.command} {options.run.__name__.strip('_')}"
+
+
+def _user() -> str:
+    """Who it is, as the system knows them: a variable could be set to anything."""
+    return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
