@@ -47,7 +47,7 @@ _KEPT_TEXTS = 4_096
 _MAX_KEPT = 200
 #: Set by the log itself, whatever an event says.
 _OWN = frozenset({"v", "chain", "seq", "time", "mac"})
-#: Identifies a request or its caller, which is what the log is for. To hide who it was, seal it.
+#: Members that identify a request or its caller, which is what the log is for. To hide who it was, seal it.
 _AS_IT_IS = frozenset({"request_id", "trace_id", "principal", "address", "input"})
 _END = re.compile(rb',"mac":"([0-9a-f]{64})"\}')
 _END_SIZE = len(b',"mac":""}') + 64
@@ -98,17 +98,17 @@ def parsed(line: bytes) -> Record | None:
 
 
 def written_time(seconds: float) -> str:
-    """A time as records have it: ``2026-11-26T21:00:00.123456Z``."""
-    whole, micros = divmod(int(seconds * 1e6), 1_000_000)
-    return f"{_second(whole)}.{micros:06d}Z"
+    """A time as records have it: ``2026-11-26T21:00:00.123456Z``. Of what no calendar has, the beginning of time."""
+    try:
+        whole, micros = divmod(int(seconds * 1e6), 1_000_000)
+        return f"{_second(whole)}.{micros:06d}Z"
+    except (ValueError, OverflowError, OSError):
+        return "1970-01-01T00:00:00.000000Z"
 
 
 @lru_cache(16)
 def _second(whole: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # a clock that says what no calendar has
-        return "1970-01-01T00:00:00"
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def printable(text: str) -> str:
@@ -148,10 +148,7 @@ class RecordForm:
         return record
 
     def _facts(self, facts: Record) -> Record:
-        copied = self._redactor.data(facts)
-        if "address" in facts:
-            copied["address"] = facts["address"]
-        return copied
+        return {**self._redactor.data(facts), **{name: facts[name] for name in _AS_IT_IS & facts.keys()}}
 
     def _text(self, text: str) -> str:
         return self._kept(text) if len(text) <= _MAX_KEPT else self._made(text)
@@ -216,7 +213,7 @@ class _Copy:
         for name, part in itertools.islice(value.items(), _MAX_MEMBERS):
             if self._is_used_up:
                 break
-            copied[self.name(name)] = self.plain(part, as_it_is=as_it_is, levels=levels)
+            copied[self.name(name)] = self.plain(part, as_it_is=as_it_is or name in _AS_IT_IS, levels=levels)
         if len(copied) < len(value):
             copied[_MORE] = len(value)
         return copied

@@ -297,7 +297,11 @@ class AuditWriter:
         elif not self._sink.wants_another:
             return []
         self._chain = None  # if this fails, nobody goes on with it
-        self._sink.begin(chain.id, chain.file + 1)
+        try:
+            self._sink.begin(chain.id, chain.file + 1)
+        except FileExistsError:  # somebody has made it: it is not ours
+            chain = Chain(key)
+            self._sink.begin(chain.id, chain.file + 1)
         self._chain = chain
         return [chain.opening(key, time=now, reason=reason)]
 

@@ -220,6 +220,7 @@ class _ChainCheck:
         self._last_line = b""
         self._has_head = False
         self._was_closed = False
+        self._is_unsure = False  # of the number of the next record, which a record that holds says itself
 
     def read(self, files: Sequence[LogFile]) -> None:
         """Read its files."""
@@ -297,6 +298,7 @@ class _ChainCheck:
         if record.get("chain") != self.report.chain or facts.get("file") != file.number:
             self.report.complain(f"{name}: it is another file, which was renamed")
             return False
+        self._is_unsure = False
         self._join(file, before, previous, facts, record)
         self._accept(line.text, parts.mac, int(record["seq"]))
         return True
@@ -321,14 +323,17 @@ class _ChainCheck:
         """Look at another line."""
         if not line.is_whole or (parts := parts_of(line.text)) is None or self._key is None:
             self.report.complain(f"{where}: it is no record, or was altered")
-            self._seq += 1  # what comes next says whether records are missing
+            self._is_unsure = True
             return
         if not hmac.compare_digest(mac_of(self._key.secret, self._mac, parts.body), parts.mac):
             self.report.complain(f"{where}: it was altered, or records before it are missing or in another order")
             self._mac = parts.mac  # whether those after it hold, is seen from here
-            self._seq = int(_number(line.text, self._seq + 1))
+            self._is_unsure = True
             return
-        self._accept(line.text, parts.mac, self._seq + 1)
+        seq = self._seq + 1
+        if self._is_unsure:
+            seq, self._is_unsure = _number(line.text, seq), False
+        self._accept(line.text, parts.mac, seq)
         if _PURGED in line.text:
             record = parsed(line.text)
             if record is not None and record.get("event") == "log.purged":
@@ -353,6 +358,6 @@ def _mac(text: object) -> bytes:
 
 
 def _number(line: bytes, default: int) -> int:
-    """What a line that does not hold says its number is."""
+    """What a line says its number is."""
     seq = (parsed(line) or {}).get("seq")
     return seq if isinstance(seq, int) else default
