@@ -31,17 +31,17 @@ def run(*arguments: str) -> str:
 
 
 def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    """Of 40 processes under load, two at a time in one folder, each killed, every promise is kept, and all verifies."""
+    """Of 24 processes under load, two at a time in one folder, each killed, every promise is kept, and all verifies."""
     seed = secrets.randbelow(10**6)
-    acknowledged = run(str(CHILDREN), str(tmp_path), "40", str(seed)).split()
+    acknowledged = run(str(CHILDREN), str(tmp_path), "24", str(seed)).split()
     assert len(acknowledged) > 100, seed
     result = verify_audit_log(tmp_path, key=KEY)
     assert result.is_intact, (seed, [chain.problems for chain in result.chains])
-    assert len(result.chains) >= 20  # some were killed before they had begun one
+    assert len(result.chains) >= 12  # some were killed before they had begun one
     assert {chain.ending for chain in result.chains} <= {"open", "torn"}
     whole = []
     for file in sorted(tmp_path.glob("*.jsonl")):
-        *lines, tail = file.read_bytes().split(b"\n")
+        *lines, _ = file.read_bytes().split(b"\n")
         whole += [line for line in lines if b'"event":"request"' in line]
     names = {line.split(b'"name":"')[1].split(b'"')[0].decode() for line in whole}
     assert set(acknowledged) <= names, seed
@@ -68,7 +68,7 @@ FORKS = """
 import os, sys
 from mlguard import AuditLog
 log = AuditLog(sys.argv[1], key=os.environ["AUDIT_KEY"])
-for number in range(20):
+for number in range(6):
     log.put({"event": "request", "number": number})
     assert log.flush()
     pid = os.fork()
@@ -84,11 +84,11 @@ def test_children_of_a_fork_write_chains_of_their_own(tmp_path: Path) -> None:
     run("-W", "ignore:This process:DeprecationWarning", "-c", FORKS, str(tmp_path))
     result = verify_audit_log(tmp_path, key=KEY)
     assert result.is_intact
-    assert [chain.ending for chain in result.chains] == ["closed"] * 21
+    assert [chain.ending for chain in result.chains] == ["closed"] * 7
     numbers = [record["number"] for record in requests(tmp_path)]
-    assert sorted(numbers) == [*range(20), *range(100, 120)]
+    assert sorted(numbers) == [*range(6), *range(100, 106)]
     reasons = [record["facts"]["reason"] for record in records(tmp_path) if record["event"] == "audit.opened"]
-    assert sorted(reasons) == ["fork"] * 20 + ["start"]
+    assert sorted(reasons) == ["fork"] * 6 + ["start"]
 
 
 FULL = """

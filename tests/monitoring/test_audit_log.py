@@ -194,7 +194,7 @@ def test_files_are_rotated_by_size_and_the_chain_goes_on(tmp_path: Path) -> None
 
 
 def test_files_are_rotated_by_age(tmp_path: Path) -> None:
-    """An old file is followed by another one, so that its records do not outlive their time for the sake of new ones."""
+    """An old file is followed by another one, so that its records do not stay for the sake of new ones."""
     log = AuditLog(tmp_path, key=KEY, max_age=60)
     clock = log._sink._clock = Clock()  # type: ignore[attr-defined]
     for event in events(3):
@@ -298,7 +298,7 @@ def test_who_waits_is_told_when_it_is_on_the_disk(tmp_path: Path) -> None:
 
 def test_many_who_wait_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred requests at once do not wait for a hundred writes to the disk."""
-    syncs = []
+    syncs: list[None] = []
     sync = os.fdatasync
     monkeypatch.setattr("mlguard.monitoring._audit_sinks._sync", lambda file: syncs.append(sync(file)))
 
@@ -410,7 +410,7 @@ def test_with_drop_the_service_goes_on(caplog: pytest.LogCaptureFixture) -> None
     assert numbers["mlguard_audit_dropped"] > 900
     assert numbers["mlguard_audit_up"] == 0
     sink.fails = None
-    wait_until(lambda: log.flush())
+    wait_until(log.flush)
     assert log.close()
     numbers = {one.name: one.value for one in log.measurements()}
     assert f'"facts":{{"count":{numbers["mlguard_audit_dropped"]}}}' in sink.text()
@@ -556,7 +556,7 @@ def test_what_is_put_after_the_end_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_child_of_a_fork_has_a_chain_of_its_own(tmp_path: Path) -> None:
-    """After a fork the child's records are in another file. (That of the parent is closed, and left as it is.)"""
+    """After a fork the child's records are in another file than the parent's."""
     log = AuditLog(tmp_path, key=KEY)
     log.put(events(1)[0])
     assert log.flush()
@@ -654,7 +654,7 @@ def test_callers_are_sealed_and_erased_and_the_chain_holds(tmp_path: Path, keys:
     """Who asked is unreadable without the keys, is in an export, and is gone after an erasure; the log is unchanged."""
     place = tmp_path / "log"
     place.mkdir()
-    batch = [
+    batch: list[dict[str, Any]] = [
         {"event": "request", "principal": {**PRINCIPAL, "issuer": "https://id"}, "address": "10.0.0.7"},
         {"event": "request", "principal": PRINCIPAL, "address": "10.0.0.7"},
         {"event": "request", "principal": "alice", "address": None},

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -73,7 +74,7 @@ def test_what_was_not_touched_is_intact(written: Path) -> None:
 def test_any_edit_of_any_byte_is_found(
     written: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Whichever byte of whichever file is another one, the log is not intact: by the chain, at the very end by a head."""
+    """Whichever byte of the log is another one, it is not intact: by the chain, and at the very end by a head."""
     folder = tmp_path_factory.getbasetemp() / "one byte"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(written, folder)
@@ -207,7 +208,7 @@ def test_who_has_the_key_is_found_by_a_head(copy: Path) -> None:
     for record in records(copy / "log"):
         record.pop("mac")
         if record["event"] == "audit.opened" and record["facts"]["file"] > 1:
-            record = {**record, "event": "request"}
+            record["event"] = "request"
         if record["seq"] == 2:
             record["status"] = 500
         line, mac = signed_line(key.secret, mac, record)
@@ -305,7 +306,7 @@ def attached() -> Iterator[Callable[[AuditLog], AuditLog]]:
 
 
 def age(file: Path) -> None:
-    """Have a file written to a long time ago. (Its records are, by the clock of the test.)"""
+    """Have a file written to a long time ago, as its records were by the clock of the test."""
     os.utime(file, (1_000, 1_000))
 
 
@@ -333,7 +334,7 @@ def test_a_file_from_the_middle_that_was_purged(copy: Path, attached: Callable[[
     log = attached(AuditLog(copy / "log", key=KEY))
     second = files(copy / "log")[1]
     age(second)
-    heads = sorted((copy / "heads").iterdir())[0]
+    heads = min((copy / "heads").iterdir())
     assert purge_older_than(timedelta(days=1), [second], clock=lambda: 4e9).purged
     assert log.flush()
     assert verify(copy).is_intact
@@ -377,7 +378,7 @@ def test_a_record_that_does_not_hold_explains_nothing(copy: Path) -> None:
 
 def test_facts_of_other_events_explain_nothing(tmp_path: Path) -> None:
     """What only looks like the record of a purge is not taken for one."""
-    odd = [
+    odd: list[dict[str, Any]] = [
         {"event": "request", "facts": {"event": "log.purged", "file": "audit-0123456789abcdef-000001.jsonl"}},
         {"event": "request", "facts": {"event": "audit.closed"}},
         {"event": "log.purged"},

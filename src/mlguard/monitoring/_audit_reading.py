@@ -58,7 +58,7 @@ class AuditReader:
     def last(self, count: int) -> list[Record]:
         """The last records of all chains together, read from the ends of their files."""
         latest = sorted(self._chains.values(), key=lambda files: _written_at(files[-1].path), reverse=True)
-        records: list[Record] = []
+        chains: list[list[Record]] = []
         for files in latest[:_MOST_CHAINS]:
             found: list[Record] = []
             for file in reversed(files):
@@ -70,8 +70,8 @@ class AuditReader:
                 found = [*filter(None, map(parsed, lines)), *found]
                 if len(found) >= count:
                     break
-            records += found
-        return sorted(records, key=time_of)[-count:]
+            chains.append(found)
+        return list(heapq.merge(*chains, key=time_of))[-count:]
 
     def _first_time(self, files: list[LogFile]) -> str | None:
         for record in self._of(files):

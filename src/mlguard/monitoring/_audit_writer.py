@@ -251,7 +251,9 @@ class AuditWriter:
         records = self._formed(events)
         now = written_time(self._clock())
         dropped = self.dropped - self._dropped_before
-        lines = self._opened(now) if records or (dropped and self._chain is not None) else []
+        lines = []
+        if records or (dropped and self._chain is not None):
+            lines = self._opened(records[0][0] if records else now)
         chain = self._chain
         if chain is None:
             return
