@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from bench import (
     answer,
+    audit,
     auth,
     callers,
     encryption,
@@ -62,6 +63,7 @@ _BENCHES = {
     "loading": loading.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
+    "audit": audit.measure,
 }
 
 

@@ -262,6 +262,22 @@ def test_tail_follows_what_is_added(log: Path) -> None:
         assert tail.stop(signal.SIGINT) == 0
 
 
+def test_following_ends_with_an_interrupt(run: Run, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was added meanwhile is shown, and the command ends well."""
+    write(log, events(1))
+
+    def meanwhile(_: float) -> None:
+        if len(files(log)) > 1:
+            raise KeyboardInterrupt
+        write(log, [{"event": "model.loaded", "facts": {}}])
+
+    monkeypatch.setattr("mlguard.commands.audit_log.time.sleep", meanwhile)
+    code, out, _ = run("tail", "-f", "-n", "1")
+    assert code == 0
+    assert out.split()[1] == "audit.closed"
+    assert "model.loaded" in out
+
+
 def test_a_follower_shows_whole_lines_once(log: Path) -> None:
     """A line that is half written is shown when it is whole; a file that is purged is forgotten."""
     write(log, events(2))

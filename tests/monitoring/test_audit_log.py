@@ -545,6 +545,16 @@ def test_where_no_thread_can_start_the_next_event_tries_again(tmp_path: Path, mo
     assert len(requests(tmp_path)) == 2
 
 
+def test_there_is_one_thread(tmp_path: Path) -> None:
+    """Two who put the first event at the same moment start one thread."""
+    log = AuditLog(tmp_path, key=KEY)
+    log.put(events(1)[0])
+    thread = log._writer._thread
+    log._writer._start()
+    assert log._writer._thread is thread
+    assert log.close()
+
+
 def test_what_is_put_after_the_end_is_counted(tmp_path: Path) -> None:
     """A log that is closed takes nothing, and does not pretend to."""
     log = AuditLog(tmp_path, key=KEY)

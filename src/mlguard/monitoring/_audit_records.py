@@ -38,7 +38,7 @@ _MAX_TEXT = 1_000  # characters of one text
 _MAX_READ = 4 * _MAX_TEXT  # of which are looked at, so that a secret across the cut is found
 _MAX_NAME = 100
 _MAX_IN_ALL = 16_000  # characters of a record
-_MAX_VALUES = 512
+_PER_VALUE = 16  # that each value counts, whatever it is
 _MAX_MEMBERS = 64
 _DEEPEST = 8
 _MAX_WHOLE = 2**53 - 1  # RFC 7493, section 2.2
@@ -132,14 +132,8 @@ class RecordForm:
     def record(self, event: Mapping[str, Any]) -> Record:
         """The record of an event, without what chains it. Whatever is wrong with the event, there is a record."""
         try:
-            copy = _Copy(self._text)
-            facts = event.get("facts")
-            record = {
-                copy.name(name): copy.plain(value, as_it_is=name in _AS_IT_IS)
-                for name, value in itertools.islice(event.items(), _MAX_MEMBERS)
-                if name not in _OWN
-            }
-            if isinstance(facts, Mapping):  # names of facts say what they are
+            record = _Copy(self._text).members(event)
+            if isinstance(record.get("facts"), dict):  # names of facts say what they are
                 record["facts"] = self._facts(record["facts"])
             if not isinstance(record.get("event"), str):
                 record["event"] = "unknown"
@@ -155,78 +149,85 @@ class RecordForm:
 
     def _made(self, text: str) -> str:
         try:
-            return self._redactor.text(text)
+            return printable(self._redactor.text(text))
         except Exception:  # whatever it is, nothing unredacted is written
             return _UNREDACTED
 
 
 class _Copy:
-    """A copy of one event in the form of a record."""
+    """A copy of one event in the form of a record.
 
-    __slots__ = ("_characters", "_redacted", "_values")
+    Args:
+        redacted: Returns a text redacted and printable.
+    """
+
+    __slots__ = ("_left", "_redacted")
 
     def __init__(self, redacted: Callable[[str], str]) -> None:
         self._redacted = redacted
-        self._characters = _MAX_IN_ALL
-        self._values = _MAX_VALUES
+        self._left = _MAX_IN_ALL
 
-    def name(self, name: object) -> str:
-        """The name of a member."""
-        text = name if isinstance(name, str) else f"[{type(name).__name__}]"
-        text = text[:_MAX_NAME]
-        if not (text.isascii() and text.isprintable()):
-            text = ascii(text)[1:-1]
-        self._characters -= len(text)
-        return text
-
-    def plain(self, value: Any, *, as_it_is: bool, levels: int = _DEEPEST) -> Any:
-        """A value of a few plain kinds."""
-        self._values -= 1
-        if levels == 0 or self._is_used_up:
-            return _MORE
-        if type(value) is str:
-            return self._text(value, as_it_is)
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, Mapping):
-            return self._members(value, as_it_is, levels - 1)
-        if isinstance(value, list | tuple | Set):
-            return self._items(value, as_it_is, levels - 1)
-        if isinstance(value, str):  # of a kind of its own, such as an enum
-            return self._text(str.__str__(value), as_it_is)
-        return _single(value)
-
-    def _text(self, text: str, as_it_is: bool) -> str:
-        cut = text if len(text) <= _MAX_TEXT else text[:_MAX_READ]
-        shown = printable(cut if as_it_is else self._redacted(cut))
-        if len(shown) > _MAX_TEXT or len(text) > _MAX_READ:
-            shown = f"{shown[:_MAX_TEXT]}{_MORE} [of {len(text)} characters]"
-        self._characters -= len(shown)
-        return shown
-
-    @property
-    def _is_used_up(self) -> bool:
-        return self._values < 0 or self._characters < 0
-
-    def _members(self, value: Mapping[Any, Any], as_it_is: bool, levels: int) -> Record:
+    def members(self, value: Mapping[Any, Any], as_it_is: bool = False, levels: int = _DEEPEST) -> Record:
+        """A mapping with values of plain kinds."""
         copied: Record = {}
         for name, part in itertools.islice(value.items(), _MAX_MEMBERS):
-            if self._is_used_up:
+            if self._left < 0:
                 break
-            copied[self.name(name)] = self.plain(part, as_it_is=as_it_is or name in _AS_IT_IS, levels=levels)
-        if len(copied) < len(value):
+            shown = _name(name[:_MAX_NAME] if type(name) is str else f"[{type(name).__name__[:_MAX_NAME]}]")
+            self._left -= len(shown) + _PER_VALUE
+            if shown not in _OWN or levels < _DEEPEST:
+                copied[shown] = self._plain(part, as_it_is or shown in _AS_IT_IS, levels)
+        if len(value) > _MAX_MEMBERS or self._left < 0:
             copied[_MORE] = len(value)
         return copied
 
     def _items(self, value: Collection[Any], as_it_is: bool, levels: int) -> list[Any]:
         copied: list[Any] = []
         for part in itertools.islice(value, _MAX_MEMBERS):
-            if self._is_used_up:
+            if self._left < 0:
                 break
-            copied.append(self.plain(part, as_it_is=as_it_is, levels=levels))
-        if len(copied) < len(value):
+            self._left -= _PER_VALUE
+            copied.append(self._plain(part, as_it_is, levels))
+        if len(value) > len(copied):
             copied.append(f"{_MORE} [of {len(value)}]")
         return copied
+
+    def _plain(self, value: Any, as_it_is: bool, levels: int) -> Any:
+        kind = type(value)  # these are nearly all
+        if kind is str:
+            return self._shown(value, as_it_is)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            return value if -_MAX_WHOLE <= value <= _MAX_WHOLE else _whole(value)
+        if kind is float:
+            return _number(value)
+        return self._parts(value, as_it_is, levels - 1)
+
+    def _parts(self, value: Any, as_it_is: bool, levels: int) -> Any:
+        if isinstance(value, str):  # of a kind of its own, such as an enum
+            return self._shown(str.__str__(value), as_it_is)
+        if levels == 0:
+            return _MORE
+        if isinstance(value, Mapping):
+            return self.members(value, as_it_is, levels)
+        if isinstance(value, list | tuple | Set):
+            return self._items(value, as_it_is, levels)
+        return _single(value.item() if isinstance(value, np.generic) else value)
+
+    def _shown(self, text: str, as_it_is: bool) -> str:
+        cut = text if len(text) <= _MAX_READ else text[:_MAX_READ]
+        shown = printable(cut) if as_it_is else self._redacted(cut)
+        if len(shown) > _MAX_TEXT or cut is not text:
+            shown = f"{shown[:_MAX_TEXT]}{_MORE} [of {len(text)} characters]"
+        self._left -= len(shown)
+        return shown
+
+
+@lru_cache(_KEPT_TEXTS)
+def _name(name: str) -> str:
+    """The name of a member: of ASCII, which everybody sorts in the same way."""
+    return name if name.isascii() and name.isprintable() else ascii(name)[1:-1]
 
 
 def _single(value: object) -> object:
