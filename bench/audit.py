@@ -1,7 +1,7 @@
 """What the audit log costs the request that hands an event over, and how many events a second one process keeps.
 
-Handing over is timed alone, while the thread that writes is at work on a file with its syncs, so that what the two do to
-each other is in it. The rate is that of a burst which is put as fast as the queue takes it, until all of it is on the
+Handing over is timed alone, while the thread that writes is at work on a file with its syncs: what the two do to each
+other is in it. The rate is that of a burst, put as fast as the queue takes it, until all of it is on the
 disk. Beside it, the same bytes written in the same batches and synced, with nothing else done: the disk's own limit.
 """
 
