@@ -57,7 +57,7 @@ class FlakySink:
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
-        self.fails: Exception | None = None
+        self.fails: BaseException | None = None
         self.attempts = 0
 
     def __call__(self, line: bytes) -> None:
@@ -348,11 +348,12 @@ def test_a_loop_that_is_closed_meanwhile_is_no_crash(tmp_path: Path) -> None:
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_sink_that_fails_is_refused_and_recovers(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SystemExit(1)])
+def test_a_sink_that_fails_is_refused_and_recovers(caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     """While it fails nothing is accepted, and when it works again everything is there, once."""
     sink = FlakySink()
     log = AuditLog(key=KEY, sink=sink)
-    sink.fails = OSError(errno.ENOSPC, "No space left on device")
+    sink.fails = error
 
     async def main() -> None:
         with pytest.raises(UnavailableError) as refusal:
@@ -371,8 +372,28 @@ def test_a_sink_that_fails_is_refused_and_recovers(caplog: pytest.LogCaptureFixt
     assert sink.text().count('"event":"request"') == 4
     assert '"reason":"failure"' in sink.text()
     told = [record for record in caplog.records if record.name == "mlguard"]
-    assert [record.__dict__.get("event") for record in told] == ["audit.failed", None]
+    assert [record.__dict__.get("event") for record in told] == ["audit.failed", "audit.recovered"]
     assert KEY not in caplog.text
+
+
+def test_a_handler_that_raises_stops_neither_the_log_nor_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever somebody has put behind the loggers, events are taken, and written when they can be."""
+
+    class Raises(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError
+
+    monkeypatch.setattr(logging.getLogger("mlguard"), "handlers", [Raises()])
+    sink = FlakySink()
+    sink.fails = OSError()
+    log = AuditLog(key=KEY, sink=sink, max_queue=16)
+    for event in events(2_000):
+        log.put(event)
+    assert not log.flush()
+    assert {one.name: one.value for one in log.measurements()}["mlguard_audit_dropped"] > 0
+    sink.fails = None
+    wait_until(log.accepts)
+    assert log.close()
 
 
 def test_a_sink_that_fails_in_the_middle_gets_nothing_twice() -> None:

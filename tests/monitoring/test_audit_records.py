@@ -205,6 +205,15 @@ def test_what_cannot_be_redacted_is_not_written() -> None:
     assert form.record({"event": "x", "facts": {}})["event"] == "audit.unwritable"
 
 
+def test_a_mask_of_somebodys_own_breaks_no_line() -> None:
+    """What is shown in the place of a datum is printable too."""
+    form = RecordForm(Redactor(mask=lambda kind, value: "\ud800\n\x1b"))
+    for event in ({"event": "x", "facts": {"password": "a"}}, {"event": "x", "reason": "mail to a@example.org"}):
+        line, _ = signed_line(b"key", NOTHING_BEFORE, form.record(event))
+        assert line[:-1].decode().isprintable()
+        assert b"\\\\ud800" in line
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -11,7 +11,6 @@ from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.events import record_event
 from mlguard.settings import load_settings
 
-_LOG = "MLGUARD_AUDIT_LOG"
 _READS_THE_LOG = "audit-log"
 
 
@@ -25,9 +24,9 @@ def audited(options: argparse.Namespace) -> Iterator[None]:
         options: Of the command line.
 
     Raises:
-        ConfigurationError: There is a log, and it cannot be written: nothing is done.
+        ConfigurationError: There is a log, and it cannot be written; or the environment cannot say. Nothing is done.
     """
-    if options.command == _READS_THE_LOG or not _has_log():
+    if options.command == _READS_THE_LOG or not load_settings().audit_log:
         yield
         return
     log = AuditLog.from_settings()
@@ -35,19 +34,11 @@ def audited(options: argparse.Namespace) -> Iterator[None]:
     try:
         record_event("operator.command", command=_named(options), user=_user())
         if not log.flush():
-            raise ConfigurationError(f"{_LOG}: the audit log cannot be written, so nothing was done")
+            raise ConfigurationError("MLGUARD_AUDIT_LOG: the audit log cannot be written, so nothing was done")
         yield
     finally:
         if not log.close():
             sys.stderr.write("mlguard: the audit log cannot be written: what was done is not all in it\n")
-
-
-def _has_log() -> bool:
-    # Commands that need no settings go on without them, whatever is wrong with these.
-    names = {name.upper() for name in os.environ}
-    if not names & {_LOG, f"{_LOG}_FILE", "MLGUARD_ENV"}:
-        return False
-    return bool(load_settings().audit_log)
 
 
 def _named(options: argparse.Namespace) -> str:

@@ -142,7 +142,8 @@ class RecordForm:
         return record
 
     def _facts(self, facts: Record) -> Record:
-        return {**self._redactor.data(facts), **{name: facts[name] for name in _AS_IT_IS & facts.keys()}}
+        redacted = {**self._redactor.data(facts), **{name: facts[name] for name in _AS_IT_IS & facts.keys()}}
+        return _Copy(printable).members(redacted)  # what stands in the place of a datum is somebody's own
 
     def _text(self, text: str) -> str:
         return self._kept(text) if len(text) <= _MAX_KEPT else self._made(text)

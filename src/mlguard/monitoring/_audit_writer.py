@@ -1,6 +1,7 @@
 """The thread that writes an audit log: what it is handed is chained, written and on the disk, or is not called so."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -198,11 +199,11 @@ class AuditWriter:
         retry = _FIRST_RETRY
         while True:
             is_over = self._over.is_set()  # before the look: whatever was put until then is found by it
-            self._gather(events, marks)
             try:
+                self._gather(events, marks)
                 self._busy_since = time.monotonic()
                 self._write(events, is_over=is_over and self._queue.empty())
-            except Exception as error:
+            except BaseException as error:  # a sink that wants to end the process is one that fails
                 self._fail(error, events)
                 _tell(marks, is_written=False)
                 if is_over:
@@ -281,7 +282,7 @@ class AuditWriter:
         count = len(events)
         try:
             self._sink.write(lines)
-        except Exception:
+        except BaseException:
             count = min(max(self._sink.taken - notes, 0), count)  # these must not be handed over twice
             raise
         finally:
@@ -307,7 +308,7 @@ class AuditWriter:
         self._chain = chain
         return [chain.opening(key, time=now, reason=reason)]
 
-    def _fail(self, error: Exception, events: list[Event]) -> None:
+    def _fail(self, error: BaseException, events: list[Event]) -> None:
         self.failures += 1
         self._has_failed = True
         self._chain = None  # nobody knows how much of it is on the disk: the next attempt begins another one
@@ -323,8 +324,7 @@ class AuditWriter:
         if self._has_failed:
             self._has_failed = False
             self._next_alarm = 0.0
-            logger.warning("audit log: it is written again")
-            record_event("audit.recovered", dropped=self.dropped)
+            _say(logging.WARNING, "audit.recovered", "it is written again", dropped=self.dropped)
 
     def _lose(self, count: int) -> None:
         """The end has come, and these are not written."""
@@ -354,6 +354,12 @@ def _tell_all(marks: Iterable[Mark], is_written: bool) -> None:
 
 
 def _alarm(event: str, text: str, **facts: str | int) -> None:
+    _say(logging.ERROR, event, text, **facts)
+
+
+def _say(level: int, event: str, text: str, **facts: str | int) -> None:
     """Tell the operator. The log itself does not record it: the handler leaves out what is about the log."""
-    logger.error("audit log: %s", text, extra={"event": event, "facts": facts})
-    record_event(event, **facts)
+    with suppress(Exception):  # of somebody's handler, for which neither a request nor the log can do anything
+        logger.log(level, "audit log: %s", text, extra={"event": event, "facts": facts})
+    with suppress(Exception):
+        record_event(event, **facts)

@@ -108,8 +108,9 @@ class AuditHeads:
                 except Exception as error:
                     self.failures += 1
                     wrong = type(error).__name__
-                    logger.error("audit log: its head cannot be kept (%s)", wrong)
-                    record_event("audit.failed", error=wrong, what="head")
+                    with suppress(Exception):  # of somebody's handler
+                        logger.error("audit log: its head cannot be kept (%s)", wrong)
+                        record_event("audit.failed", error=wrong, what="head")
                     return
                 self.kept += 1
                 with self._lock:
