@@ -161,6 +161,45 @@ def test_without_a_log_or_a_key_it_says_which_is_missing(run: Run, monkeypatch: 
     assert run("search", "--directory", "missing")[0] == 3
 
 
+# purge ----------------------------------------------------------------------------------------------------------------
+
+
+def test_purge_deletes_what_is_old_and_the_log_says_so(run: Run, log: Path) -> None:
+    """Old files are gone, the others are there, and what is left verifies."""
+    write(log, *[events(20)] * 3, max_bytes=4_096, clock=Clock(NOON - 86_400 * 400))
+    first, second, last = files(log)
+    for file in (first, second):
+        os.utime(file, (1_000, 1_000))
+    code, out, _ = run("purge", "--older-than", "30d")
+    assert code == 0
+    assert out.count("deleted audit-") == 2
+    assert out.endswith("2 files deleted, 1 kept, 0 unclear\n")
+    assert not first.exists()
+    assert last.exists()
+    code, out, _ = run("verify")
+    assert code == 0
+    assert "older records were deleted by retention" in out
+    assert run("search", "--event", "operator.command")[1].split()[2:4] == ["command=audit-log", "purge"]
+
+
+def test_purge_tells_what_it_cannot_judge(run: Run, log: Path) -> None:
+    """A file whose age cannot be told stays, and the exit code says that somebody has to look."""
+    file = log / "audit-0123456789abcdef-000001.jsonl"
+    file.write_text("rubbish\n")
+    os.utime(file, (1_000, 1_000))
+    code, out, _ = run("purge", "--older-than", "52w")
+    assert code == 1
+    assert f"PROBLEM: {file.name}: " in out
+    assert file.exists()
+
+
+@pytest.mark.parametrize("age", ["0d", "90", "soon"])
+def test_ages_that_mean_nothing_are_refused(run: Run, age: str) -> None:
+    """Nothing is deleted by mistake."""
+    with pytest.raises(SystemExit):
+        run("purge", "--older-than", age)
+
+
 # search and tail ------------------------------------------------------------------------------------------------------
 
 

@@ -29,20 +29,30 @@ def audited(options: argparse.Namespace) -> Iterator[None]:
     if options.command == _READS_THE_LOG or not load_settings().audit_log:
         yield
         return
-    log = AuditLog.from_settings()
+    with recorded(AuditLog.from_settings(), f"{options.command} {options.run.__name__.strip('_')}"):
+        yield
+
+
+@contextlib.contextmanager
+def recorded(log: AuditLog, command: str) -> Iterator[None]:
+    """Record that a command is run, before it is, and the events of it.
+
+    Args:
+        log: Where. It is closed afterwards.
+        command: Which one.
+
+    Raises:
+        ConfigurationError: The log cannot be written. Nothing is done.
+    """
     log.attach()
     try:
-        record_event("operator.command", command=_named(options), user=_user())
+        record_event("operator.command", command=command, user=_user())
         if not log.flush():
-            raise ConfigurationError("MLGUARD_AUDIT_LOG: the audit log cannot be written, so nothing was done")
+            raise ConfigurationError("the audit log cannot be written, so nothing was done")
         yield
     finally:
         if not log.close():
             sys.stderr.write("mlguard: the audit log cannot be written: what was done is not all in it\n")
-
-
-def _named(options: argparse.Namespace) -> str:
-    return f"{options.command} {options.run.__name__.strip('_')}"
 
 
 def _user() -> str:

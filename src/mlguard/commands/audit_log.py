@@ -1,7 +1,8 @@
 """``mlguard audit-log``: verify an audit log, and look into it.
 
 The folder is the one that ``MLGUARD_AUDIT_LOG`` names, unless another is given. The service may go on writing. Only
-what ``verify`` has verified, with the key, is proved: ``tail``, ``search`` and ``export`` show what is there.
+what ``verify`` has verified, with the key, is proved: ``tail``, ``search`` and ``export`` show what is there. ``purge``
+needs the key too, for what it does is in the log.
 """
 
 import argparse
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from mlguard._files import replacing
+from mlguard.commands._auditing import recorded
 from mlguard.errors import ConfigurationError
+from mlguard.monitoring._audit_files import files_by_chain
 from mlguard.monitoring._audit_reading import AuditFollower, AuditReader, member, time_of
 from mlguard.monitoring._audit_records import Record, printable
-from mlguard.monitoring.audit_log import keys_from_settings
+from mlguard.monitoring.audit_log import AuditLog, keys_from_settings
 from mlguard.monitoring.audit_verification import ChainReport, verify_audit_log
+from mlguard.privacy.retention import purge_older_than
 from mlguard.secrets._files import read_secret_text
 from mlguard.settings import load_settings
 
@@ -95,6 +99,9 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     _add_filters(export)
     export.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(default: csv)")
     export.add_argument("--output", metavar="FILE", help="made for its owner only (default: standard output)")
+
+    purge = _add(actions, "purge", _purge, "delete files that are old as a whole, and say so in the log")
+    purge.add_argument("--older-than", type=_age, required=True, metavar="TIME", help="such as 90d")
 
 
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -186,6 +193,19 @@ def _export(options: argparse.Namespace) -> int:
         for line in lines:
             file.write(line.encode() + b"\n")
     return YES
+
+
+def _purge(options: argparse.Namespace) -> int:
+    folder = _folder(options)
+    old = [file.path for files in files_by_chain(folder).values() for file in files]
+    with recorded(AuditLog(folder, key=keys_from_settings()), "audit-log purge"):
+        purge = purge_older_than(options.older_than, old)
+    for file in purge.purged:
+        _say(f"deleted {file.path.name}: {file.records} records, the last line is SHA-256 {file.last_line_sha256}")
+    for path, reason in purge.unclear.items():
+        _say(f"PROBLEM: {path.name}: {reason}")
+    _say(f"{len(purge.purged)} files deleted, {len(purge.kept)} kept, {len(purge.unclear)} unclear")
+    return NO if purge.unclear else YES
 
 
 def _matching(options: argparse.Namespace) -> Iterator[Record]:
@@ -293,13 +313,19 @@ def _written(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
-def _moment(text: str) -> datetime:
+def _age(text: str) -> timedelta:
     ago = _AGO.fullmatch(text)
+    if ago is None or int(ago[1]) == 0:
+        raise argparse.ArgumentTypeError("a time, such as 12h, 90d or 52w")
+    return timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+
+
+def _moment(text: str) -> datetime:
     try:
-        if ago is not None:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if _AGO.fullmatch(text):
+            return datetime.now(UTC) - _age(text)
         moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError("a time ago, such as 15m, 2h or 7d, or a date and time") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
