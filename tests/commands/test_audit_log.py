@@ -333,9 +333,12 @@ def test_a_follower_shows_whole_lines_once(log: Path) -> None:
     other = log / "audit-0123456789abcdef-000001.jsonl"
     os.mkfifo(other)
     assert follower.new() == []
+    other.unlink()
+    other.mkdir()
+    assert follower.new() == []
     with file.open("ab") as more:
         more.write(b"{}\n")
-    other.unlink()
+    other.rmdir()
     file.unlink()
     file.symlink_to("/dev/zero")
     assert follower.new() == []

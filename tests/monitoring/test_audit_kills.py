@@ -18,7 +18,7 @@ CHILDREN = Path(__file__).with_name("audit_children.py")
 def run(*arguments: str) -> str:
     """Run Python with these arguments, and return what it says."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
+        [sys.executable, *arguments],
         env={**os.environ, "AUDIT_KEY": KEY, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
@@ -81,7 +81,7 @@ for number in range(6):
 
 def test_children_of_a_fork_write_chains_of_their_own(tmp_path: Path) -> None:
     """A process that forks while its log is running gives no child its file, and loses nothing itself."""
-    run("-W", "ignore:This process:DeprecationWarning", "-c", FORKS, str(tmp_path))
+    run("-c", FORKS, str(tmp_path))
     result = verify_audit_log(tmp_path, key=KEY)
     assert result.is_intact
     assert [chain.ending for chain in result.chains] == ["closed"] * 7
