@@ -166,14 +166,23 @@ def test_texts_are_redacted_and_who_asked_is_not(tmp_path: Path) -> None:
         "address": "10.0.0.7",
         "reason": "mail to bob@example.org\nhttps://x.example/?token=4JmK2pQ8vR",
     }
-    write(tmp_path, [event, {"event": "login", "facts": {"password": "hunter2", "address": "10.0.0.7"}}])
+    write(
+        tmp_path,
+        [
+            event,
+            {
+                "event": "login",
+                "facts": {"password": "hunter2", "address": "10.0.0.7", "why": "of 10.1.1.1", "what": "10.0.0.0/8"},
+            },
+        ],
+    )
     text = b"".join(file.read_bytes() for file in files(tmp_path)).decode()
     assert "bob@example.org" not in text
     assert "4JmK2pQ8vR" not in text
     assert "hunter2" not in text
     record, login = records(tmp_path)[1:3]
     assert (record["principal"]["id"], record["address"]) == ("alice@example.org", "10.0.0.7")
-    assert login["facts"] == {"password": "[secret]", "address": "10.0.0.7"}
+    assert login["facts"] == {"password": "[secret]", "address": "10.0.0.7", "why": "of [ip]", "what": "10.0.0.0/8"}
 
 
 def test_digests_and_names_in_facts_survive_redaction(tmp_path: Path) -> None:
@@ -652,6 +661,20 @@ def test_events_are_recorded_while_it_is_attached(tmp_path: Path, audit_logger: 
     assert [record["event"] for record in found] == ["model.loaded", "strange"]
     assert found[0]["facts"]["model"] == "iris"
     assert len(found[0]["facts"]["note"]) < 1_100
+
+
+def test_an_event_says_of_which_request_it_is(tmp_path: Path, audit_logger: None) -> None:
+    """Where that is known, of the record of the logger or among the facts, it stands where that of a request does."""
+    log = AuditLog(tmp_path, key=KEY)
+    log.attach()
+    record_event("login.accepted", user="alice", request_id="0123456789abcdef")
+    logger.info("", extra={"event": "x", "facts": {}, "request_id": "", "trace_id": "ab" * 16})
+    assert log.close()
+    login, other = records(tmp_path)[1:-1]
+    assert (login["request_id"], login["facts"]) == ("0123456789abcdef", {"user": "alice"})
+    assert "trace_id" not in login
+    assert other["trace_id"] == "ab" * 16
+    assert "request_id" not in other
 
 
 def test_attaching_keeps_a_level_that_is_lower(tmp_path: Path, audit_logger: None) -> None:

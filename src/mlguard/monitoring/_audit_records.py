@@ -47,8 +47,10 @@ _KEPT_TEXTS = 4_096
 _MAX_KEPT = 200
 #: Set by the log itself, whatever an event says.
 _OWN = frozenset({"v", "chain", "seq", "time", "mac"})
-#: Members that identify a request or its caller, which is what the log is for. To hide who it was, seal it.
-_AS_IT_IS = frozenset({"request_id", "trace_id", "principal", "address", "input"})
+#: Members that say which request it was, who asked and who acted on whom, which is what the log is for.
+_AS_IT_IS = frozenset(
+    {"request_id", "trace_id", "input", "principal", "caller", "subject", "user", "address", "network", "by", "what"}
+)
 _END = re.compile(rb',"mac":"([0-9a-f]{64})"\}')
 _END_SIZE = len(b',"mac":""}') + 64
 _MORE = "..."

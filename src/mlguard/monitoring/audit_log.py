@@ -27,6 +27,8 @@ Durability = Literal["batch", "request"]
 OnFailure = Literal["refuse", "drop"]
 
 _ABOUT_ITSELF = "audit."
+#: What an event has of the request in which it happened: from a filter of its logger's, or among its facts.
+_REQUEST = ("request_id", "trace_id")
 _MAX_FACT = 4_096  # characters of a fact that waits
 _RETRY_AFTER = 1
 
@@ -43,9 +45,10 @@ class AuditLog:
     proves nothing about what was never handed to it.
 
     Handing over an event takes a microsecond: everything else is done by a thread, which starts with the first event,
-    so that a server may fork before. Texts are redacted there, once, and made printable and bounded; what identifies a
-    request or its caller is not redacted (``request_id``, ``trace_id``, ``principal``, ``address``). The queue holds
-    the events as they were handed over: do not change them afterwards.
+    so that a server may fork before. Texts are redacted there, once, and made printable and bounded; what says which
+    request it was and who asked or acted is not redacted (``request_id``, ``trace_id``, ``input``, ``principal``,
+    ``caller``, ``subject``, ``user``, ``address``, ``network``, ``by``, ``what``). The queue holds the events as they
+    were handed over: do not change them afterwards.
 
     An event is lost when its process is killed before it was written: after a few hundredths of a second by default.
     With ``durability="request"`` who handed it over waits until it is on the disk.
@@ -252,7 +255,8 @@ class _Events(logging.Handler):
         if not isinstance(event, str) or event.startswith(_ABOUT_ITSELF):
             return
         held = {name: _held(fact) for name, fact in facts.items()} if isinstance(facts, Mapping) else {}
-        self._log.put({"event": event, "facts": held})
+        found = {name: record.__dict__.get(name) or held.pop(name, None) for name in _REQUEST}
+        self._log.put({"event": event, **{name: known for name, known in found.items() if known}, "facts": held})
 
 
 def keys_from_settings() -> AuditKey:
