@@ -1,6 +1,7 @@
 """Everything that can be done to an audit log by whoever does not have its key is found."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
@@ -155,6 +156,44 @@ def test_a_chain_that_is_gone_is_found_by_its_head(copy: Path) -> None:
         file.unlink()
     assert "all its files are missing: a head proves records up to" in problems(copy)
     assert verify(copy, heads=False).chains == []
+
+
+def test_a_chain_that_is_gone_is_found_by_later_ones(tmp_path: Path) -> None:
+    """Without heads, whoever removes all files of a process has to remove everything that was begun after it."""
+    for _ in range(3):
+        write(tmp_path, events(1))
+    first, second, third = sorted(files(tmp_path), key=lambda file: file.stat().st_mtime_ns)
+    first.rename(tmp_path / "kept")
+    result = verify_audit_log(tmp_path, key=KEY)
+    assert result.problems == [f"{first.name}: it was there when other files were begun, and is missing"]
+    assert verify_audit_log(tmp_path, key=KEY, anchors=[first.name]).is_intact
+    second.unlink()
+    assert len(verify_audit_log(tmp_path, key=KEY).problems) == 2
+    third.unlink()
+    assert verify_audit_log(tmp_path, key=KEY).is_intact
+
+
+def test_a_file_that_vanishes_while_others_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A purge at the moment at which another file is begun hinders nobody."""
+
+    class Gone:
+        name = "audit-0123456789abcdef-000001.jsonl"
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            raise FileNotFoundError
+
+    monkeypatch.setattr("mlguard.monitoring._audit_sinks.os.scandir", lambda _: contextlib.nullcontext([Gone()]))
+    write(tmp_path, events(1))
+    assert records(tmp_path)[0]["facts"]["others"] == []
+
+
+def test_empty_files_of_others_are_not_missed(tmp_path: Path) -> None:
+    """What another process has made, and takes away again because its disk is full, was never a part of the log."""
+    empty = tmp_path / "audit-0123456789abcdef-000001.jsonl"
+    empty.touch()
+    write(tmp_path, events(1))
+    empty.unlink()
+    assert verify_audit_log(tmp_path, key=KEY).is_intact
 
 
 def test_a_cut_end_is_found_by_its_head(copy: Path) -> None:

@@ -83,8 +83,8 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     verify.add_argument("--key-file", action="append", default=[], metavar="FILE", help=text)
     verify.add_argument("--heads", metavar="FOLDER", help="of signed heads")
     verify.add_argument("--head-key", action="append", default=[], metavar="PEM", help="public; repeatable")
-    text = "of the last line that retention has deleted, if the log does not say it; repeatable"
-    verify.add_argument("--anchor", action="append", default=[], metavar="SHA256", help=text)
+    text = "last line (SHA-256) or name of a file that retention has deleted, if the log does not say it; repeatable"
+    verify.add_argument("--anchor", action="append", default=[], metavar="TEXT", help=text)
 
     tail = _add(actions, "tail", _tail, "show the latest records")
     tail.add_argument("-n", type=_count, default=10, dest="count", metavar="COUNT", help="how many (default: 10)")

@@ -55,13 +55,14 @@ class Chain:
         """How far it has come."""
         return Point(self.id, self._seq, self._mac.hex(), self.file)
 
-    def opening(self, key: ChainKey, *, time: str, reason: str) -> bytes:
+    def opening(self, key: ChainKey, *, time: str, reason: str, others: list[str]) -> bytes:
         """The first line of the next file. It has all that is needed to verify that file without the one before.
 
         Args:
             key: Chains the records of this file.
             time: When.
             reason: Why there is another file.
+            others: Which files of other chains there are, so that nobody removes one of those unseen.
         """
         previous = self._mac.hex()
         before = hashlib.sha256(self._last_line.rstrip(b"\n")).hexdigest() if self._last_line else None
@@ -73,6 +74,7 @@ class Chain:
             "previous": previous,
             "previous_line_sha256": before,
             "reason": reason,
+            "others": others,
             "process": os.getpid(),
             "host": socket.gethostname()[:255],
         }

@@ -19,6 +19,7 @@ _NAME = re.compile(r"audit-([0-9a-f]{16})-([0-9]{6,12})\.jsonl", re.ASCII)
 _FLAGS = (
     os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | sum(getattr(os, f, 0) for f in ("O_NOFOLLOW", "O_CLOEXEC"))
 )
+_MOST_OTHERS = 64  # that a file mentions; those before are mentioned by these
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -33,6 +34,9 @@ class Sink(Protocol):
 
     def begin(self, chain: str, number: int) -> None:
         """Go on at another place, which nobody else uses: the file with this number of a chain."""
+
+    def others(self, chain: str) -> list[str]:
+        """Names of places of other chains that have something in them: the latest ones."""
 
     @property
     def wants_another(self) -> bool:
@@ -90,6 +94,23 @@ class AuditFiles:
         self._file = os.open(path, _FLAGS, 0o600)
         self._path, self._size, self._until = path, 0, self._clock() + self._max_age
         sync_folder(self.folder)
+
+    def others(self, chain: str) -> list[str]:
+        """Names of the latest files of other chains. Empty ones may be removed again by who has made them.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
+        found = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                place = chain_and_number(entry.name)
+                if place is not None and place[0] != chain:
+                    with suppress(FileNotFoundError):  # it was deleted at this moment
+                        state = entry.stat(follow_symlinks=False)
+                        if state.st_size:
+                            found.append((state.st_mtime_ns, entry.name))
+        return [name for _, name in sorted(found)[-_MOST_OTHERS:]]
 
     @property
     def wants_another(self) -> bool:
@@ -154,6 +175,10 @@ class LinesTo:
 
     def begin(self, chain: str, number: int) -> None:
         """Nothing has to be made."""
+
+    def others(self, chain: str) -> list[str]:  # noqa: ARG002  # there is no folder to look into
+        """None that anybody knows of."""
+        return []
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Hand the lines over."""

@@ -306,7 +306,7 @@ class AuditWriter:
             chain = Chain(key)
             self._sink.begin(chain.id, chain.file + 1)
         self._chain = chain
-        return [chain.opening(key, time=now, reason=reason)]
+        return [chain.opening(key, time=now, reason=reason, others=self._sink.others(chain.id))]
 
     def _fail(self, error: BaseException, events: list[Event]) -> None:
         self.failures += 1

@@ -11,7 +11,7 @@ from mlguard.monitoring._audit_chain import Point
 from mlguard.monitoring._audit_files import Line, LogFile, files_by_chain, lines_of
 from mlguard.monitoring._audit_keys import AuditKey, ChainKey, audit_keys
 from mlguard.monitoring._audit_records import CLOSED, NOTHING_BEFORE, OPENED, Record, mac_of, parsed, parts_of
-from mlguard.monitoring._audit_sinks import chain_and_number
+from mlguard.monitoring._audit_sinks import chain_and_number, file_name
 from mlguard.monitoring.audit_heads import HeadPublicKey, HeadSource, read_heads
 
 _MOST_PROBLEMS = 20  # of one chain that are told; the rest is counted
@@ -109,10 +109,10 @@ def verify_audit_log(
         key: As for ``AuditLog``: all keys that have chained what is there. An old key that has leaked can forge what
             it could have chained: leave it out, once its files are gone.
         heads: Signed heads: the folder, or lines. Without them, nobody can tell whether the end of a chain was cut off,
-            or a whole chain removed, or all of it written anew by who has the key.
+            or the latest files removed, or all of it written anew by who has the key.
         head_key: The public keys of heads.
-        anchors: What else explains that the beginning of a chain is missing: SHA-256 of the last line that was deleted,
-            as ``PurgedFile.last_line_sha256`` has it.
+        anchors: What else explains that files are missing: SHA-256 of the last line that was deleted of a chain, as
+            ``PurgedFile.last_line_sha256`` has it, and names of files of which nothing is left to go on from.
 
     Raises:
         ConfigurationError: No such folder, or a key that is none.
@@ -130,26 +130,44 @@ def verify_audit_log(
             problems.append(f"heads: {read.refused} lines are no heads, or not signed with this key")
     purges = _Purges(anchors)
     checks = []
-    for chain, files in files_by_chain(directory).items():
+    found = files_by_chain(directory)
+    for chain, files in found.items():
         checks.append(_ChainCheck(chain, keys, purges, known.pop(chain, None)))
         checks[-1].read(files)
     for check in checks:  # by now all that was purged is known
         check.judge_gaps()
+    for chain, number in sorted(purges.mentioned - _places(found) - _places(files_by_chain(directory))):
+        if not purges.has_deleted(chain, number):
+            problems.append(f"{file_name(chain, number)}: it was there when other files were begun, and is missing")
     lost = [_only_head(point, purges) for point in known.values()]
     return AuditVerification([check.report for check in checks] + lost, problems)
 
 
+def _places(files: dict[str, list[LogFile]]) -> set[tuple[str, int]]:
+    return {(chain, file.number) for chain, those in files.items() for file in those}
+
+
 class _Purges:
-    """Which files retention has deleted, as records that hold say it.
+    """Which files there were, and which of them retention has deleted, as records that hold say it.
 
     Args:
-        anchors: Digests of last lines that were given from elsewhere.
+        anchors: Digests of last lines, or names of files, that were given from elsewhere.
+
+    Attributes:
+        mentioned: Files that were there when others were begun.
     """
 
     def __init__(self, anchors: Iterable[str]) -> None:
+        self.mentioned: set[tuple[str, int]] = set()
         self._anchors = frozenset(anchors)
         self._lines: dict[tuple[str, int], str] = {}
         self._last_records: dict[str, int] = {}
+        self._last_files: dict[str, int] = {}
+
+    def mention(self, names: object) -> None:
+        """Names of files that were there when another one was begun."""
+        places = [chain_and_number(str(name)) for name in names] if isinstance(names, list) else []
+        self.mentioned.update(filter(None, places))
 
     def note(self, record: Record) -> None:
         """A record of the event ``log.purged``."""
@@ -159,13 +177,24 @@ class _Purges:
         place = chain_and_number(str(facts.get("file")))
         if place is not None:
             self._lines[place] = str(facts.get("last_line_sha256"))
+            self._has_deleted(*place)
             last = facts.get("last_seq")
             if isinstance(last, int):
                 self._last_records[place[0]] = max(last, self._last_records.get(place[0], -1))
 
     def explain(self, chain: str, number: int, line: object) -> bool:
         """Whether the file with this number, which ended with this line, was deleted by retention."""
-        return isinstance(line, str) and (line in self._anchors or self._lines.get((chain, number)) == line)
+        if isinstance(line, str) and (line in self._anchors or self._lines.get((chain, number)) == line):
+            self._has_deleted(chain, number)
+            return True
+        return False
+
+    def has_deleted(self, chain: str, number: int) -> bool:
+        """Whether retention has deleted this file, or a later one of its chain, or somebody has said so."""
+        return number <= self._last_files.get(chain, 0) or file_name(chain, number) in self._anchors
+
+    def _has_deleted(self, chain: str, number: int) -> None:
+        self._last_files[chain] = max(number, self._last_files.get(chain, 0))
 
     def last_record(self, chain: str) -> int:
         """Number of the last record of a chain that retention has deleted, or -1."""
@@ -299,6 +328,7 @@ class _ChainCheck:
             self.report.complain(f"{name}: it is another file, which was renamed")
             return False
         self._is_unsure = False
+        self._purges.mention(facts.get("others"))
         self._join(file, before, previous, facts, record)
         self._accept(line.text, parts.mac, int(record["seq"]))
         return True
