@@ -41,6 +41,7 @@ from mlguard.auth.token_router import token_router
 from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
     AddressNotAllowedError,
+    BlockedError,
     BodyTimeoutError,
     BodyTooLargeError,
     BudgetExceededError,
@@ -57,6 +58,7 @@ from mlguard.errors import (
     ModelRefusedError,
     ModelSignatureError,
     NotAuthenticatedError,
+    OutOfServiceError,
     OverloadedError,
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
@@ -86,6 +88,7 @@ from mlguard.memory_store import MemoryStore
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
+from mlguard.monitoring.lockdown import Lockdown
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -148,6 +151,7 @@ __all__ = [
     "AuditVerification",
     "AzureSecrets",
     "BitDepth",
+    "BlockedError",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
@@ -185,6 +189,7 @@ __all__ = [
     "Laplace",
     "Lease",
     "Lineage",
+    "Lockdown",
     "LoginTooWeakError",
     "MLGuardError",
     "MedianSmoothing",
@@ -199,6 +204,7 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OutOfServiceError",
     "OutputPolicy",
     "OverloadedError",
     "PIISearch",

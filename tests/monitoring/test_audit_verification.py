@@ -182,8 +182,9 @@ def test_a_file_that_vanishes_while_others_are_listed(tmp_path: Path, monkeypatc
         def stat(self, *, follow_symlinks: bool) -> os.stat_result:
             raise FileNotFoundError
 
-    monkeypatch.setattr("mlguard.monitoring._audit_sinks.os.scandir", lambda _: contextlib.nullcontext([Gone()]))
-    write(tmp_path, events(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("mlguard.monitoring._audit_sinks.os.scandir", lambda _: contextlib.nullcontext([Gone()]))
+        write(tmp_path, events(1))
     assert records(tmp_path)[0]["facts"]["others"] == []
 
 
