@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from bench import (
     answer,
+    audit,
     auth,
     callers,
     encryption,
@@ -66,6 +67,7 @@ _BENCHES = {
     "metrics": metrics.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
+    "audit": audit.measure,
 }
 
 

@@ -85,6 +85,9 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.audit_heads import AuditHeads
+from mlguard.monitoring.audit_log import AuditLog
+from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
 from mlguard.monitoring.lockdown import Lockdown
 from mlguard.monitoring.measurements import Measured, Measurement
 from mlguard.monitoring.metrics import install_metrics
@@ -147,6 +150,9 @@ __all__ = [
     "AddressNotAllowedError",
     "AllowAddresses",
     "AnyAuth",
+    "AuditHeads",
+    "AuditLog",
+    "AuditVerification",
     "AzureSecrets",
     "BitDepth",
     "BlockedError",
@@ -156,6 +162,7 @@ __all__ = [
     "BudgetStatus",
     "BudgetUse",
     "BudgetWarning",
+    "ChainReport",
     "ClientAddress",
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
@@ -298,6 +305,7 @@ __all__ = [
     "store_from_url",
     "token_router",
     "truncate_output",
+    "verify_audit_log",
     "verify_model",
     "verify_signature",
 ]
