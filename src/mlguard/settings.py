@@ -39,6 +39,7 @@ class Settings(BaseSettings):
         store_url: ``MLGUARD_STORE_URL``: where guards count and remember that were not given a store, ``memory://`` by
             default.
         model_key: ``MLGUARD_MODEL_KEY``: the key with which ``mlguard model`` encrypts and decrypts.
+        webhook_secret: ``MLGUARD_WEBHOOK_SECRET``: the secret with which a ``Webhook`` signs that was given none.
         vault_token: ``MLGUARD_VAULT_TOKEN``: for ``vault://`` in ``MLGUARD_SECRETS``.
         vault_secret_id: ``MLGUARD_VAULT_SECRET_ID``: for ``vault://…?role_id=…`` in ``MLGUARD_SECRETS``.
 
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     api_keys_file: str = ""
     store_url: SecretStr = SecretStr("memory://")  # it may hold a password
     model_key: SecretStr = SecretStr("")
+    webhook_secret: SecretStr = SecretStr("")
     vault_token: SecretStr | None = None
     vault_secret_id: SecretStr | None = None
 
@@ -89,7 +91,7 @@ class Settings(BaseSettings):
             vault_secret_id=self.vault_secret_id,
         )
 
-    def secret(self, name: Literal["api_keys", "store_url", "model_key"]) -> SecretStr:
+    def secret(self, name: Literal["api_keys", "store_url", "model_key", "webhook_secret"]) -> SecretStr:
         """A setting that is a secret: from the environment, else from where secrets come from, else the default.
 
         Blocks while the source is asked, which happens when guards are built.
