@@ -1,6 +1,7 @@
 """What every guard shares: the control it declares, the principal it may return, and the memory of one request."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlguard._body import IncomingBody
     from mlguard._plans import Plan
     from mlguard.inputs.sent_rows import InferenceCall
+    from mlguard.outputs.rounding import FloatArray
     from mlguard.store import Store
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
@@ -155,8 +157,8 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers", "plan",
-        "refusal", "request_id", "routed_scope", "task",
+        "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers",
+        "label_only", "plan", "refusal", "refused_with", "request_id", "routed_scope", "task", "timings", "watchers",
     )  # fmt: skip
 
     _KEY = "mlguard"
@@ -172,6 +174,16 @@ class RequestMemory:
         self.answered = False
         #: What an Open Inference request says beside its tensors, if ``Features`` has read one.
         self.inference_call: InferenceCall | None = None
+        #: Set by a guard: whatever the policy, ``truncate_output`` answers with the label alone.
+        self.label_only = False
+        #: Called by ``truncate_output`` with the scores that the model has given, before anything is taken from them:
+        #: shape (rows, classes), or (rows,) where the policy is one for regression. They must not change them.
+        self.watchers: list[Callable[[FloatArray], None]] = []
+        #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here. Of those that read the
+        #: body, the wait for it is part of that.
+        self.timings: dict[Guard, int] | None = None
+        #: The refusal that was made an answer of, by ``mlguard.problems``.
+        self.refused_with: Exception | None = None
         #: Called once when the request is over, however it ends, if ``harden`` is installed. They must not wait.
         self.at_end: list[Callable[[], None]] = []
         # The state of the one run of all guards, see ``mlguard._order``.
@@ -213,19 +225,23 @@ class RequestMemory:
             self.at_end.pop()()
         if self.body is not None:
             self.body.close()
-        if self.refusal is not None:
-            self.refusal.__traceback__ = None  # its frames hold this memory
-        self.routed_scope = self.body = self.refusal = None
+        for refusal in (self.refusal, self.refused_with):
+            if refusal is not None:
+                refusal.__traceback__ = None  # its frames hold this memory
+        self.routed_scope = self.body = self.refusal = self.refused_with = None
 
     async def note(self, guard: Guard, decide: Callable[[], Awaitable[Any]]) -> None:
         """Have the guard decide, and remember what it said.
 
         Nothing is remembered of a decision that was cancelled half way.
         """
+        began = 0 if self.timings is None else time.perf_counter_ns()
         try:
             self.decisions[guard] = await decide()
         except Exception as refusal:
             self.decisions[guard] = _Refusal(refusal)
+        if self.timings is not None:
+            self.timings[guard] = time.perf_counter_ns() - began
 
     def decide(self, guard: Guard, decide: Callable[[HTTPConnection], Any], conn: HTTPConnection) -> Any:
         """What the guard has decided, or decides now without waiting for anything.
@@ -235,11 +251,14 @@ class RequestMemory:
         """
         decision = self.decisions.get(guard, _UNDECIDED)
         if decision is _UNDECIDED:
+            began = 0 if self.timings is None else time.perf_counter_ns()
             try:
                 decision = decide(conn)
             except Exception as refusal:
                 decision = _Refusal(refusal)
             self.decisions[guard] = decision
+            if self.timings is not None:
+                self.timings[guard] = time.perf_counter_ns() - began
         if type(decision) is _Refusal:
             raise decision.error.with_traceback(None)
         return decision
@@ -254,6 +273,11 @@ class RequestMemory:
         if type(decision) is _Refusal:
             raise decision.error.with_traceback(None)
         return decision
+
+
+def refused_by(memory: RequestMemory) -> Guard | None:
+    """The guard that has refused the request, if one has. A scope that is missing is no guard's decision."""
+    return next((guard for guard, decision in memory.decisions.items() if type(decision) is _Refusal), None)
 
 
 def request_id(conn: HTTPConnection) -> str:
