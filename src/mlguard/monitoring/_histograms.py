@@ -150,7 +150,4 @@ def _edges(values: Floats, bins: int) -> Floats:
     cuts = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
     first, behind = np.searchsorted(values, cuts, "left"), np.searchsorted(values, cuts, "right")
     heavy = (behind - first) * bins >= len(values)
-    # What lies above a heavy value and below the next edge, and for the last edge whatever may come.
-    until = np.append(first[1:], len(values))
-    apart = heavy & ((until > behind) | (behind == len(values)))
-    return np.unique(np.concatenate([cuts, np.nextafter(cuts[apart], np.inf)]))
+    return np.unique(np.concatenate([cuts, np.nextafter(cuts[heavy], np.inf)]))

@@ -288,13 +288,12 @@ class Alerts(logging.Handler):
             failure = self._delivered(alert)
         except Exception as error:  # of the redactor: then nothing of it may leave
             failure = f"it could not be redacted ({type(error).__name__})"
-        with self._changed:
-            if not self._busy:  # given up meanwhile, and counted then
-                return
-            self._sent += failure is None
-            self._failed += failure is not None
         if failure is not None:
             logger.error("the alert %s was not delivered: %s", alert.event, failure)
+        with self._changed:
+            if self._busy:  # or it was given up meanwhile, and counted then
+                self._sent += failure is None
+                self._failed += failure is not None
 
     def _delivered(self, alert: Alert) -> str | None:
         """Try to deliver an alert. Returns why it could not be, or None."""

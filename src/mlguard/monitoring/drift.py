@@ -282,19 +282,13 @@ class _Answers:
             monitor._add("latency", lambda: np.array([[took]]))
         if reference.kind is None:
             return
-        monitor._add("output", lambda: output_columns(self._usable(scores), reference.kind))  # type: ignore[arg-type]  # known
-        monitor._add("classes", lambda: best_classes(self._usable(scores)))
+        monitor._add("output", lambda: output_columns(self._fitting(scores), reference.kind))  # type: ignore[arg-type]  # known
+        monitor._add("classes", lambda: best_classes(self._fitting(scores)))
 
-    def _usable(self, scores: Floats) -> Floats:
+    def _fitting(self, scores: Floats) -> Floats:
         """The scores, or an exception that has them counted as unreadable."""
-        scores = np.asarray(scores, np.float64)
-        classes = self._monitor._reference.classes
-        if scores.ndim == 1 and classes:
-            scores = scores[None, :]
-        if scores.ndim == 2 and scores.shape[1] != max(classes, 1):
+        if (1 if scores.ndim == 1 else scores.shape[1]) != max(self._monitor._reference.classes, 1):
             raise ValueError("other classes than in the reference")
-        if not np.isfinite(scores).all():
-            raise ValueError("NaN or an infinity")
         return scores
 
 
