@@ -13,6 +13,7 @@ from bench import (
     answer,
     auth,
     callers,
+    drift,
     encryption,
     exactness,
     formats,
@@ -60,6 +61,7 @@ _BENCHES = {
     "signing": signing.measure,
     "encryption": encryption.measure,
     "loading": loading.measure,
+    "drift": drift.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
 }

@@ -83,6 +83,11 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring._alert_windows import Alert
+from mlguard.monitoring.alerts import Alerts
+from mlguard.monitoring.drift import DriftMonitor
+from mlguard.monitoring.drift_reference import DriftReference
+from mlguard.monitoring.webhook import Webhook
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -138,6 +143,8 @@ __all__ = [
     "APIKeys",
     "AWSSecrets",
     "AddressNotAllowedError",
+    "Alert",
+    "Alerts",
     "AllowAddresses",
     "AnyAuth",
     "AzureSecrets",
@@ -157,6 +164,8 @@ __all__ = [
     "Decision",
     "DenyAddresses",
     "DirectorySecrets",
+    "DriftMonitor",
+    "DriftReference",
     "EnvironmentSecrets",
     "EpsilonLedger",
     "EpsilonStatus",
@@ -257,6 +266,7 @@ __all__ = [
     "VerifiedModel",
     "Watermark",
     "WatermarkEvidence",
+    "Webhook",
     "Window",
     "add_noise",
     "decrypt_model",

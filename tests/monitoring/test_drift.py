@@ -60,7 +60,7 @@ def window(drift: DriftMonitor, rows: int = 200, *, column: int = 0, shift: floa
     """One window of traffic, in which a column is shifted or wider."""
     sent = RNG.normal(size=(rows, COLUMNS))
     sent[:, column] = sent[:, column] * width + shift
-    drift._add("input", lambda: sent)
+    drift._add(sent)
     drift.judge()
 
 
@@ -146,7 +146,7 @@ def test_a_wider_distribution_is_drift(events: list[Event]) -> None:
 def test_many_columns_at_once_are_one_event(events: list[Event]) -> None:
     """Where everything changes, one event says how many columns it is."""
     drift = monitor()
-    drift._add("input", lambda: RNG.normal(size=(200, COLUMNS)) + 3)
+    drift._add(RNG.normal(size=(200, COLUMNS)) + 3)
     drift.judge()
     assert [(event, facts["features"]) for event, facts in events] == [("drift.found", COLUMNS)]
 
@@ -180,7 +180,7 @@ def test_windows_that_nobody_judges_take_no_more_memory() -> None:
     """While no thread looks, windows become longer and not more, and no row is lost."""
     drift = monitor(window=50)
     for _ in range(100):
-        drift._add("input", lambda: RNG.normal(size=(50, COLUMNS)))
+        drift._add(RNG.normal(size=(50, COLUMNS)))
     watch = drift._watches["input"]
     assert len(watch._unjudged) == 16
     assert sum(one.rows for one in watch._unjudged) + watch._rows == 5_000
@@ -192,8 +192,8 @@ def test_rows_from_many_threads_are_counted_once() -> None:
 
     def count() -> None:
         for _ in range(200):
-            drift._add("input", lambda: np.zeros((1, COLUMNS)))
-            drift._add("input", lambda: np.zeros((7, COLUMNS)))
+            drift._add(np.zeros((1, COLUMNS)))
+            drift._add(np.zeros((7, COLUMNS)))
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -283,7 +283,7 @@ def test_scores_that_do_not_fit_are_counted_and_answered(caplog: pytest.LogCaptu
     for _ in range(3):
         assert post(app, [[0.0] * COLUMNS]).status == 200
     assert caplog.text.count("cannot be counted") == 1
-    assert {one.value for one in drift.measurements() if one.name == "mlguard_drift_unreadable"} == {6}
+    assert {one.value for one in drift.measurements() if one.name == "mlguard_drift_unreadable"} == {3}
 
 
 def test_a_stream_has_one_latency() -> None:

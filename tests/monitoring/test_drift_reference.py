@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring import drift_reference
 from mlguard.monitoring.drift import DriftMonitor
-from mlguard.monitoring.drift_reference import DriftReference, output_columns
+from mlguard.monitoring.drift_reference import DriftReference, outputs
 
 RNG = np.random.default_rng(7)
 ROWS = RNG.normal(size=(200, 3))
@@ -67,13 +68,24 @@ def test_images_are_columns_of_pixels() -> None:
 
 def test_entropy_and_confidence() -> None:
     """A sure row has no entropy; an even one has that of its classes; scores are put through a softmax first."""
-    sure, even = output_columns(np.array([[1.0, 0.0], [0.5, 0.5]]), "probabilities").tolist()
-    assert sure == pytest.approx([0, 1], abs=1e-9)
-    assert even == pytest.approx([np.log(2), 0.5])
-    assert output_columns(np.array([[1e4, -1e4], [3.0, 3.0]]), "scores").tolist() == [
-        pytest.approx([0, 1], abs=1e-9),
-        pytest.approx([np.log(2), 0.5]),
-    ]
+    for kind, sure, even in (("probabilities", [1.0, 0.0], [0.5, 0.5]), ("scores", [1e4, -1e4], [3.0, 3.0])):
+        for several in ([sure, even], [sure], [even]):
+            columns, best = outputs(np.array(several), kind)  # type: ignore[arg-type]  # one of them
+            expected = [[0, 1] if one is sure else [np.log(2), 0.5] for one in several]
+            assert columns == pytest.approx(np.array(expected), abs=1e-9)
+            assert best is not None
+            assert not best.any()
+
+
+@given(arrays(np.float64, (1, 4), elements=st.floats(-50, 50)))
+def test_one_row_is_judged_as_many_are(scores: Any) -> None:
+    """The short way for one row gives what the long way gives."""
+    one, best = outputs(scores, "scores")
+    many, others = outputs(np.repeat(scores, 2, axis=0), "scores")
+    assert one[0] == pytest.approx(many[0])
+    assert best is not None
+    assert others is not None
+    assert best[0] == others[0]
 
 
 @pytest.mark.parametrize(

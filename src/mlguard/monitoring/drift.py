@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from fastapi import Depends
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, RequestMemory
@@ -23,7 +23,7 @@ from mlguard.inputs.features import Features
 from mlguard.monitoring._drift_thresholds import calibrated
 from mlguard.monitoring._drift_watch import KEPT, Finding, Watch
 from mlguard.monitoring._histograms import Floats
-from mlguard.monitoring.drift_reference import DriftReference, Of, best_classes, output_columns
+from mlguard.monitoring.drift_reference import DriftReference, Of, outputs
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.measurements import Measurement
 
@@ -164,7 +164,7 @@ class DriftMonitor(Guard):
         return memory.decide(self, partial(self._watch, memory, rows), conn)
 
     def _watch(self, memory: RequestMemory, rows: Any, _: HTTPConnection) -> Any:
-        self._add("input", lambda: np.asarray(rows).reshape(len(rows), -1))
+        self._add(rows)
         if len(self._watches) > 1:
             memory.watchers.append(_Answers(self))
         if not self._lookout.is_out:
@@ -175,19 +175,17 @@ class DriftMonitor(Guard):
         """Its rows are those that were read."""
         return value if self.source is None else self.source.units(value)
 
-    def _add(self, of: Of, rows: Callable[[], NDArray[Any]]) -> None:
+    def _add(self, rows: Any) -> None:
         """Count rows. Nothing about them is a reason to fail a request."""
-        watch = self._watches.get(of)
-        if watch is None:
-            return
         try:
-            watch.add(rows(), self._clock())
+            self._watches["input"].add(np.asarray(rows).reshape(len(rows), -1), self._clock())
         except Exception as error:
-            self._unreadable += 1
-            if self._unreadable == 1:
-                logger.exception(
-                    "drift monitor %s: what it is given cannot be counted: %s", self.name, type(error).__name__
-                )
+            self._note_unreadable(type(error).__name__)
+
+    def _note_unreadable(self, why: str) -> None:
+        self._unreadable += 1
+        if self._unreadable == 1:
+            logger.error("drift monitor %s: what it is given cannot be counted: %s", self.name, why)
 
     # Off the path of requests -----------------------------------------------------------------------------------------
 
@@ -277,19 +275,19 @@ class _Answers:
     def __call__(self, scores: Floats) -> None:
         monitor, reference = self._monitor, self._monitor._reference
         began, self._began = self._began, None
-        if began is not None:  # or it is a further item of a stream
+        watch = monitor._watches.get("latency")
+        if watch is not None and began is not None:  # or it is a further item of a stream
             took = (time.perf_counter_ns() - began) / 1e9
-            monitor._add("latency", lambda: np.array([[took]]))
+            watch.add(np.array([[took]]), monitor._clock())
         if reference.kind is None:
             return
-        monitor._add("output", lambda: output_columns(self._fitting(scores), reference.kind))  # type: ignore[arg-type]  # known
-        monitor._add("classes", lambda: best_classes(self._fitting(scores)))
-
-    def _fitting(self, scores: Floats) -> Floats:
-        """The scores, or an exception that has them counted as unreadable."""
-        if (1 if scores.ndim == 1 else scores.shape[1]) != max(self._monitor._reference.classes, 1):
-            raise ValueError("other classes than in the reference")
-        return scores
+        if (1 if scores.ndim == 1 else scores.shape[1]) != max(reference.classes, 1):
+            monitor._note_unreadable("other classes than in the reference")
+            return
+        columns, best = outputs(scores, reference.kind)
+        monitor._watches["output"].add(columns, monitor._clock())
+        if best is not None:
+            monitor._watches["classes"].add(best, monitor._clock())
 
 
 def _signature(features: Callable[..., Any]) -> inspect.Signature:

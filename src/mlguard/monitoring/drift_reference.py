@@ -24,6 +24,7 @@ Of = Literal["input", "output", "classes", "latency"]
 Kind = Literal["probabilities", "scores", "values"]
 
 FEWEST_ROWS = 100
+_FEW_CLASSES = 20
 _MOST_CLASSES = 1_000
 _MOST_COLUMNS = 100_000
 _LARGEST = 1 << 26  # bytes
@@ -80,9 +81,10 @@ class DriftReference:
         if scores is not None:
             given = _numbers("scores", scores, missing=False)
             kind, classes = _kind_of(given)
-            histograms["output"] = cut(output_columns(given, kind), bins)
-            if classes:
-                histograms["classes"] = with_counts(np.arange(0.5, classes - 1)[:, None], best_classes(given))
+            columns, best = outputs(given, kind)
+            histograms["output"] = cut(columns, bins)
+            if best is not None:
+                histograms["classes"] = with_counts(np.arange(0.5, classes - 1)[:, None], best)
         if latency is not None:
             seconds = _numbers("latency", latency, missing=False)
             if seconds.ndim != 1 or (seconds < 0).any():
@@ -144,22 +146,36 @@ class DriftReference:
 # What is watched of a model's answers ---------------------------------------------------------------------------------
 
 
-def output_columns(scores: Floats, kind: Kind) -> Floats:
-    """Entropy and confidence of each row, shape (rows, 2), or the value of a regression, shape (rows, 1)."""
+def outputs(scores: Floats, kind: Kind) -> tuple[Floats, Floats | None]:
+    """What is watched of scores.
+
+    Returns:
+        Entropy and confidence of each row, shape (rows, 2), and the index of the class with the highest score, shape
+        (rows, 1); or the values of a regression, shape (rows, 1), and None.
+    """
     if kind == "values":
-        return scores.reshape(-1, 1)
+        return scores.reshape(-1, 1), None
+    if len(scores) == 1 and scores.shape[1] <= _FEW_CLASSES:
+        return _outputs_of_one(scores[0].tolist(), kind)
+    best: Floats = scores.argmax(axis=1)[:, None].astype(np.float64)
     if kind == "scores":
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
     # 0 times its logarithm is 0. What rounding has left below 0 counts as 0, too.
     entropy = -(scores * np.log(np.maximum(scores, np.finfo(np.float64).tiny))).sum(axis=1)
-    return np.stack([entropy, scores.max(axis=1)], axis=1)
+    return np.stack([entropy, scores.max(axis=1)], axis=1), best
 
 
-def best_classes(scores: Floats) -> Floats:
-    """The index of the class with the highest score of each row, shape (rows, 1)."""
-    best: Floats = scores.argmax(axis=1)[:, None].astype(np.float64)
-    return best
+def _outputs_of_one(scores: list[float], kind: Kind) -> tuple[Floats, Floats]:
+    """The same for one row: numpy needs longer for few numbers than Python does."""
+    largest = max(scores)
+    best = scores.index(largest)
+    if kind == "scores":
+        powers = [math.exp(score - largest) for score in scores]
+        total = sum(powers)
+        scores = [power / total for power in powers]
+    entropy = -sum([score * math.log(score) for score in scores if score > 0])
+    return np.array([[entropy, scores[best]]]), np.array([[float(best)]])
 
 
 def _kind_of(scores: Floats) -> tuple[Kind, int]:
