@@ -10,6 +10,7 @@ import platform
 from importlib.metadata import version
 
 from bench import (
+    alerts,
     answer,
     auth,
     callers,
@@ -62,6 +63,7 @@ _BENCHES = {
     "encryption": encryption.measure,
     "loading": loading.measure,
     "drift": drift.measure,
+    "alerts": alerts.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
 }

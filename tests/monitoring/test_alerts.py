@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from tests.asgi import acall
 from tests.clock import Clock
 from tests.servers import program, wait_until
 
@@ -299,12 +299,16 @@ def test_with_the_app_it_begins_and_ends(sink: Sink) -> None:
         record_event("lockdown.set", by="operator")
         return {}
 
+    async def live(app: FastAPI) -> None:
+        async with app.router.lifespan_context(app) as state:
+            assert state == {"model": "iris"}
+            await acall(app, "/", method="GET")
+
     alerts = Alerts(sink)
     alerts.install(app)
     try:
         record_event("model.refused", reason="at import")
-        with TestClient(app) as client:
-            client.get("/")
+        asyncio.run(live(app))
         record_event("audit.failed")
         told = [sink.get_nowait().event for _ in range(3)]  # all are told when the app has ended
         assert told == ["model.refused", "lockdown.set", "lockdown.lifted"]

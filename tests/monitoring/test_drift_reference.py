@@ -208,3 +208,6 @@ def test_a_file_that_is_none_or_too_large(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "large.json").write_bytes(b" " * 11)
     with pytest.raises(ConfigurationError, match="larger than"):
         DriftReference.load(tmp_path / "large.json")
+    with pytest.raises(ConfigurationError, match="fewer bins"):
+        DriftReference.learn(ROWS).save(tmp_path / "other.json")
+    assert not (tmp_path / "other.json").exists()

@@ -201,7 +201,8 @@ class Alerts(logging.Handler):
             facts = plain_facts(getattr(record, "facts", None))
             with self._changed:
                 self._windows.note(event, facts, record.created, self._clock())
-                self._work()
+                if len(self._windows) or self._thread is None:  # or it was only counted
+                    self._work()
         except Exception:  # whoever records an event has done nothing wrong
             self.handleError(record)
 

@@ -178,7 +178,10 @@ class DriftMonitor(Guard):
     def _add(self, rows: Any) -> None:
         """Count rows. Nothing about them is a reason to fail a request."""
         try:
-            self._watches["input"].add(np.asarray(rows).reshape(len(rows), -1), self._clock())
+            flat = np.asarray(rows).reshape(len(rows), -1)
+            if flat.shape[1] != self._reference.columns:  # one column would be taken for each of them
+                raise ValueError
+            self._watches["input"].add(flat, self._clock())
         except Exception as error:
             self._note_unreadable(type(error).__name__)
 

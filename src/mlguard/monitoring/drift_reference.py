@@ -96,6 +96,7 @@ class DriftReference:
         """Write it into a JSON file, or put a new one in its place in one step.
 
         Raises:
+            ConfigurationError: It would be too large to be read back.
             OSError: It cannot be written. An old one is as it was.
         """
         document = {
@@ -106,6 +107,8 @@ class DriftReference:
             "histograms": {of: _written(one) for of, one in self.histograms.items()},
         }
         content = json.dumps(document, allow_nan=False).encode() + b"\n"
+        if len(content) > _LARGEST:
+            raise ConfigurationError(f"{path} would be larger than {_LARGEST} bytes; learn with fewer bins")
         replace_file(Path(path).resolve(), content, new_mode=0o644)
 
     @classmethod
