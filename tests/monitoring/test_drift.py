@@ -19,6 +19,7 @@ from mlguard.auth.api_keys import APIKey, APIKeyAuth, APIKeys
 from mlguard.errors import ConfigurationError
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
+from mlguard.monitoring import _drift_thresholds
 from mlguard.monitoring import drift as drift_file
 from mlguard.monitoring._drift_watch import pace_of
 from mlguard.monitoring.drift import DriftMonitor
@@ -32,6 +33,12 @@ COLUMNS = 4
 REFERENCE = DriftMonitor.learn(RNG.normal(size=(3_000, COLUMNS)))
 ROWS = Features(columns=COLUMNS, low=-20, high=20, max_rows=10_000)
 Event = tuple[str, dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds for tests need not be exact to the last digit."""
+    monkeypatch.setattr(_drift_thresholds, "_MOST_DRAWS", 2_000)
 
 
 @pytest.fixture
