@@ -10,10 +10,12 @@ import platform
 from importlib.metadata import version
 
 from bench import (
+    alerts,
     answer,
     audit,
     auth,
     callers,
+    drift,
     encryption,
     exactness,
     formats,
@@ -65,6 +67,8 @@ _BENCHES = {
     "loading": loading.measure,
     "lockdown": lockdown.measure,
     "metrics": metrics.measure,
+    "drift": drift.measure,
+    "alerts": alerts.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
     "audit": audit.measure,

@@ -85,14 +85,19 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring._alert_windows import Alert
+from mlguard.monitoring.alerts import Alerts
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
+from mlguard.monitoring.drift import DriftMonitor
+from mlguard.monitoring.drift_reference import DriftReference
 from mlguard.monitoring.lockdown import Lockdown
 from mlguard.monitoring.measurements import Measured, Measurement
 from mlguard.monitoring.metrics import install_metrics
 from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
 from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
+from mlguard.monitoring.webhook import Webhook
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -148,6 +153,8 @@ __all__ = [
     "APIKeys",
     "AWSSecrets",
     "AddressNotAllowedError",
+    "Alert",
+    "Alerts",
     "AllowAddresses",
     "AnyAuth",
     "AuditHeads",
@@ -172,6 +179,8 @@ __all__ = [
     "Decision",
     "DenyAddresses",
     "DirectorySecrets",
+    "DriftMonitor",
+    "DriftReference",
     "EnvironmentSecrets",
     "EpsilonLedger",
     "EpsilonStatus",
@@ -278,6 +287,7 @@ __all__ = [
     "VerifiedModel",
     "Watermark",
     "WatermarkEvidence",
+    "Webhook",
     "Window",
     "add_noise",
     "decrypt_model",
