@@ -83,6 +83,8 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.feedback import Feedback, FeedbackGuard
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine, QuarantinedRow, ReleasedFeedback
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -164,6 +166,9 @@ __all__ = [
     "FeatureMatrix",
     "FeatureVector",
     "Features",
+    "Feedback",
+    "FeedbackGuard",
+    "FeedbackQuarantine",
     "Finding",
     "FiniteNumber",
     "Gaussian",
@@ -217,11 +222,13 @@ __all__ = [
     "Pseudonymiser",
     "Purge",
     "PurgedFile",
+    "QuarantinedRow",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",
     "Redactor",
     "RedisStore",
+    "ReleasedFeedback",
     "Reservation",
     "ReversibleTokens",
     "Revocations",
