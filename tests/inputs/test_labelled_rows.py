@@ -177,6 +177,11 @@ def test_classes_of_a_model() -> None:
     assert Classes(np.array([3, 1], np.int32), where="test").labels == (3, 1)
 
 
+def test_there_is_no_other_form() -> None:
+    """A document of another form is wrong, and not somebody else's."""
+    assert LabelledRows(RULES, "features", "labels", TEXTS).claims({})
+
+
 def test_members_need_names_of_their_own() -> None:
     """Rows and labels cannot be the same member."""
     with pytest.raises(ConfigurationError, match="different names"):

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from tests.redis_server import RedisServer, redis_server
 
-from mlguard import MemoryStore, RedisStore, Store
+from mlguard import MemoryStore, RedisStore, Spending, Store
 from mlguard.monitoring._feedback_caps import FeedbackCaps
 from mlguard.traffic.periods import Quota
-from tests.redis_server import RedisServer, redis_server
 
 NOW = 1_790_000_000.0
 DAY = 86_400.0
@@ -105,9 +105,9 @@ def test_it_takes_as_many_trips_whatever_comes_of_it() -> None:
     class Watched(MemoryStore):
         trips = 0
 
-        async def spend(self, *args: object, **options: object) -> object:  # type: ignore[override]  # passed on
+        async def spend(self, key: bytes, units: int, *, limit: int | None, ttl: float) -> Spending:
             self.trips += 1
-            return await super().spend(*args, **options)  # type: ignore[arg-type]  # as above
+            return await super().spend(key, units, limit=limit, ttl=ttl)
 
     async def ask() -> list[int]:
         counts = Watched()

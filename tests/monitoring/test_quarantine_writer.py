@@ -52,7 +52,18 @@ def test_a_file_that_fails_is_in_the_log(error: Exception, caplog: pytest.LogCap
     assert sum("not accepted either" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_a_worker_that_was_forked_writes_too(tmp_path: object) -> None:
+def test_another_process_has_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its parent was writing is the parent's."""
+    writer = QuarantineWriter(len)
+    writer.put([ROW])
+    writer.flush()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    writer.put([ROW, ROW])
+    writer.flush()
+    assert writer.kept == 3
+
+
+def test_a_worker_that_was_forked_writes_too() -> None:
     """The thread stays behind in the parent; the child has one of its own."""
     read, write = os.pipe()
 
