@@ -88,8 +88,13 @@ class FeedbackGuard(CountingGuard):
             append(sent.x, sent.y)
 
     takes ``{"features": [[5.1, 3.5, 1.4, 0.2]], "labels": ["setosa"]}``: JSON only, with the rows as ``features`` reads
-    them, and as many labels. A label is taken if it is of the type of ``labels`` and one of them: for 1 neither
-    ``true`` nor ``1.0`` nor ``"1"``. What breaks a rule of rows or labels costs the caller one row of the cap.
+    them, and as many labels. For the label 1, neither ``true`` nor ``1.0`` nor ``"1"`` is taken. What breaks a rule
+    costs the caller one row of the cap. Rows have those of ``Features``, and labels:
+
+    ==========  ====================================================
+    ``label``   a label is not one of ``labels``, or of another type
+    ``labels``  they are no array, or not as many as rows
+    ==========  ====================================================
 
     The answer must not depend on what was accepted, or callers find out what passes: the guard refuses nothing because
     of it, and writes to the quarantine after the answer. Send 202 and no counts.
