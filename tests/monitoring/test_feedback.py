@@ -244,8 +244,8 @@ def test_nobody_has_more_than_a_share(tmp_path: Path) -> None:
     for who in ("bob", "carol"):
         service.send([LOW] * 2, ["low"] * 2, who)
     service.send([LOW] * 3, ["low"] * 3)
-    assert len(service.stored) == 7
-    assert service.measured()["mlguard_feedback_quarantinedshare"] == 3
+    assert len(service.stored) == 8
+    assert service.measured()["mlguard_feedback_quarantinedshare"] == 2
 
 
 def test_a_doubted_row_takes_nothing_of_the_share(tmp_path: Path) -> None:

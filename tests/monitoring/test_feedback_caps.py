@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.redis_server import RedisServer, redis_server
 
 from mlguard import MemoryStore, RedisStore, Spending, Store
@@ -76,6 +78,28 @@ def test_no_share_is_exceeded_by_many_at_once(where: str) -> None:
     assert max(got.values()) <= max(2, total // 10)
 
 
+def test_a_share_of_one_is_no_limit(where: str) -> None:
+    """Who is alone may be everybody, if that was said."""
+
+    async def alone() -> list[int]:
+        one = caps(store(where), max_share=1.0, at_least=10)
+        return [await one.admit(("alice",), 30, NOW) for _ in range(3)]
+
+    assert asyncio.run(alone()) == [30, 30, 30]
+
+
+@given(st.integers(0, 500), st.integers(0, 5_000), st.integers(0, 50_000), st.floats(0.001, 1.0), st.integers(1, 2_000))
+def test_as_many_as_fit_and_no_more(rows: int, own: int, others: int, share: float, at_least: int) -> None:
+    """With them a caller has no more than the share of all or of the least, and with one more they would have."""
+    one = caps(MemoryStore(), max_share=share, at_least=at_least)
+    total = own + others
+    room = one._room(rows, own, total)
+    assert 0 <= room <= rows
+    assert room == 0 or own + room <= share * max(total + room, at_least)
+    if room < rows:
+        assert own + room + 1 > share * max(total + room + 1, at_least) - 1e-6
+
+
 def test_the_cap_is_not_exceeded_by_asking_at_once(where: str) -> None:
     """Rows are charged all or none, and no more than there may be."""
 
@@ -96,7 +120,7 @@ def test_a_new_period_begins_with_nothing(where: str) -> None:
             await one.admit((f"{caller}",), 10, NOW)
         return [await one.admit(("alice",), 99, NOW), await one.admit(("alice",), 99, NOW + DAY)]
 
-    assert asyncio.run(days()) == [40, 10]
+    assert asyncio.run(days()) == [44, 10]
 
 
 def test_it_takes_as_many_trips_whatever_comes_of_it() -> None:

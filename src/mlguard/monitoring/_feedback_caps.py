@@ -41,9 +41,21 @@ class FeedbackCaps:
         total_key, own_key = store_key(*parts, "all"), store_key(*parts, "of", *identity)
         total = (await self._counts.spend(total_key, 0, limit=None, ttl=ttl)).used
         own = (await self._counts.spend(own_key, 0, limit=None, ttl=ttl)).used
-        limit = int(self._max_share * max(total, self._at_least))
-        rows = min(rows, max(0, limit - own))
-        spending = await self._counts.spend(own_key, rows, limit=limit, ttl=ttl)
+        rows = self._room(rows, own, total)
+        spending = await self._counts.spend(own_key, rows, limit=self._limit(total + rows), ttl=ttl)
         admitted = rows if spending.admitted else 0  # other requests of the same caller were quicker
         await self._counts.spend(total_key, admitted, limit=None, ttl=ttl)
         return admitted
+
+    def _limit(self, total: int) -> int:
+        """How many of so many accepted rows may be one caller's."""
+        return int(self._max_share * max(total, self._at_least))
+
+    def _room(self, rows: int, own: int, total: int) -> int:
+        """How many more rows a caller may have in, which are part of the total then."""
+        if self._max_share < 1:
+            fits = (self._max_share * total - own) / (1 - self._max_share)
+            rows = min(rows, max(0, int(fits), self._limit(0) - own))
+        while rows and own + rows > self._limit(total + rows):  # once or twice: one of max_share=1, or a rounding
+            rows -= 1
+        return rows

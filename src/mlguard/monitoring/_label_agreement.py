@@ -17,7 +17,7 @@ Codes = NDArray[np.intp]
 Support = NDArray[np.float64]
 
 _AT_A_TIME = 256  # rows: their distances to 5 000 others take 10 MB
-_SAMPLE = 1_000  # rows of the reference that say how far apart rows of it are
+_SAMPLE = 5_000  # rows of the reference that say how far apart rows of it are
 _MOST_DEVIATIONS = 10.0  # from the mean of a column: one value in a column that hardly varies is not everything
 
 
@@ -103,7 +103,7 @@ class Neighbours:
         self._rows = self._scaled(rows)
         self._squares = np.einsum("ij,ij->i", self._rows, self._rows)
         sample = np.random.default_rng(0).permutation(len(rows))[:_SAMPLE]
-        #: How far the last of the neighbours may be. No row of the reference is further from its own.
+        #: How far the last of the neighbours may be. None of these rows is further from its own.
         self.farthest = float(self._nearest(self._rows[sample], but=sample)[1].max())
 
     @staticmethod
