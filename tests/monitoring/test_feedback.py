@@ -202,6 +202,17 @@ def test_a_model_that_fails_accepts_nothing(tmp_path: Path) -> None:
     assert not service.stored
 
 
+def test_plausible_labels_get_in(tmp_path: Path) -> None:
+    """It does not stop wrong labels that could be right, one a day from each of several accounts."""
+    service = Service(tmp_path, predict=lambda x: np.tile([0.3, 0.7], (len(x), 1)))
+    for _ in range(3):
+        for who in RECORDS:
+            service.send([LOW], ["high"], who)
+        service.clock.now += 86_400
+    assert service.stored == [(LOW, "high")] * 9
+    assert not service.quarantine.count()
+
+
 # Caps -----------------------------------------------------------------------------------------------------------------
 
 

@@ -25,14 +25,14 @@ def test_nobody_waits_for_the_file() -> None:
 
     writer = QuarantineWriter(slow)
     for _ in range(120):
-        writer.put([ROW, ROW])
-    assert writer.dropped == 40
+        writer.put([ROW] * 100)
+    assert writer.dropped == 2_000
     go_on.set()
     writer.flush()
-    assert (writer.kept, writer.dropped) == (200, 40)
+    assert (writer.kept, writer.dropped) == (10_000, 2_000)
     writer.put([ROW])
     writer.flush()
-    assert writer.kept == 201
+    assert writer.kept == 10_001
 
 
 @pytest.mark.parametrize("error", [UnavailableError("the disk is full", retry_after=1), RuntimeError("no such thing")])

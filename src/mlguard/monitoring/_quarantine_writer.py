@@ -11,7 +11,7 @@ from mlguard.monitoring.feedback_quarantine import Held
 
 logger = logging.getLogger("mlguard")
 
-_MOST_WAITING = 100  # requests whose rows are not in the file yet
+_MOST_WAITING = 10_000  # rows that are not in the file yet
 
 
 class QuarantineWriter:
@@ -35,18 +35,26 @@ class QuarantineWriter:
         self._process = os.getpid()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlguard-quarantine")
         self._waiting: set[Future[None]] = set()
+        self._rows_waiting = 0
 
     def put(self, rows: Sequence[Held]) -> None:
         """Have rows written soon."""
         if self._process != os.getpid():  # after a fork: the thread has stayed behind
             self._lock = threading.Lock()
             self._renew()
-        if len(self._waiting) >= _MOST_WAITING:
+        if not self._takes(len(rows)):
             self._count(0, len(rows))
             return
         writing = self._thread.submit(self._write, rows)
         self._waiting.add(writing)
         writing.add_done_callback(self._waiting.discard)
+
+    def _takes(self, rows: int) -> bool:
+        with self._lock:
+            if self._rows_waiting + rows > _MOST_WAITING:
+                return False
+            self._rows_waiting += rows
+            return True
 
     def flush(self) -> None:
         """Wait until everything is written that was put so far."""
@@ -60,6 +68,8 @@ class QuarantineWriter:
             logger.error("%d rows of feedback are lost, and not accepted either: %s", len(rows), error.reason)
         except Exception:
             logger.exception("%d rows of feedback are lost, and not accepted either", len(rows))
+        with self._lock:
+            self._rows_waiting -= len(rows)
         self._count(kept, len(rows) - kept)
 
     def _count(self, kept: int, dropped: int) -> None:

@@ -312,8 +312,8 @@ class FeedbackGuard(CountingGuard):
         if len(self._noted) > _MOST_NOTED:
             self._noted.popitem(last=False)
         # A function may name callers by something that is not the log's business.
-        named = {"method": caller.method, "caller": caller.id} if isinstance(caller, Principal) else {}
-        record_event("feedback.quarantined", rows=rows, by=store_key(*identity).hex(), **named)
+        named = {"method": caller.method, "caller": caller.id} if isinstance(caller, Principal) else {"method": "name"}
+        record_event("feedback.quarantined", **named, rows=rows)
 
     def flush(self) -> None:
         """Wait until what was put into quarantine so far is in the file. For tests, and for the end of a service."""
