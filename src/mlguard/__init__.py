@@ -84,7 +84,8 @@ from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
 from mlguard.monitoring.feedback import Feedback, FeedbackGuard
-from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine, QuarantinedRow, ReleasedFeedback
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
+from mlguard.monitoring.quarantined_rows import QuarantinedRow, ReleasedFeedback
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer

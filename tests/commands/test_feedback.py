@@ -9,7 +9,7 @@ import pytest
 
 from mlguard import FeedbackQuarantine
 from mlguard.__main__ import main
-from mlguard.monitoring.feedback_quarantine import Held
+from mlguard.monitoring.quarantined_rows import Held
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -111,6 +111,12 @@ def test_the_cap_is_not_exceeded_by_asking_at_once(where: str) -> None:
     assert asyncio.run(race()) == 14
 
 
+def test_a_total_that_lags_behind_lets_nothing_in() -> None:
+    """A caller's own rows may be counted before they are in the total: then there is no more room than with them."""
+    assert caps(MemoryStore(), max_share=1.0, at_least=3)._room(5, 5, 0) == 0
+    assert caps(MemoryStore(), max_share=1.0, at_least=7)._room(5, 5, 0) == 2
+
+
 def test_a_new_period_begins_with_nothing(where: str) -> None:
     """The next day everybody has their share again, and not that of yesterday's total."""
 

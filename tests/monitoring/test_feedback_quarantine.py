@@ -14,7 +14,7 @@ import pytest
 from tests.clock import Clock
 
 from mlguard import ConfigurationError, FeedbackQuarantine, UnavailableError
-from mlguard.monitoring.feedback_quarantine import Held
+from mlguard.monitoring.quarantined_rows import Held
 
 ALICE, BOB = ("api-key", "", "alice"), ("jwt", "https://issuer.test", "bob")
 

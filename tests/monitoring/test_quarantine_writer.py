@@ -10,7 +10,7 @@ import pytest
 
 from mlguard.errors import UnavailableError
 from mlguard.monitoring._quarantine_writer import QuarantineWriter
-from mlguard.monitoring.feedback_quarantine import Held
+from mlguard.monitoring.quarantined_rows import Held
 
 ROW = Held(("api-key", "", "alice"), "model", "a", np.zeros(2))
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mlguard.errors import ConfigurationError, UnavailableError
-from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine, QuarantinedRow
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
+from mlguard.monitoring.quarantined_rows import QuarantinedRow
 
 YES = 0
 NO = 1

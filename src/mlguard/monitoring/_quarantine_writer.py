@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from mlguard.errors import UnavailableError
-from mlguard.monitoring.feedback_quarantine import Held
+from mlguard.monitoring.quarantined_rows import Held
 
 logger = logging.getLogger("mlguard")
 

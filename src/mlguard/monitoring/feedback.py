@@ -28,8 +28,9 @@ from mlguard.monitoring._feedback_caps import FeedbackCaps
 from mlguard.monitoring._label_agreement import Codes, ModelOpinion, Neighbours, Predict
 from mlguard.monitoring._quarantine_writer import QuarantineWriter
 from mlguard.monitoring.events import record_event
-from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine, Held
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
 from mlguard.monitoring.measurements import Measurement
+from mlguard.monitoring.quarantined_rows import Held
 from mlguard.store import Store, store_key
 from mlguard.traffic._by import By, describe
 from mlguard.traffic._counting import CountingGuard

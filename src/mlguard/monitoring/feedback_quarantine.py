@@ -8,18 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.monitoring.events import record_event
+from mlguard.monitoring.quarantined_rows import Held, QuarantinedRow, ReleasedFeedback, State
 
 T = TypeVar("T")
 
@@ -37,64 +36,6 @@ CREATE TABLE form (json TEXT NOT NULL);
 _COLUMNS = "id, at, state, method, issuer, caller, reason, label, features"
 _WAIT = 5.0  # seconds for whoever else writes
 _MOST_IDS = 500  # in one statement
-
-State = Literal["held", "released"]
-
-
-class Held(NamedTuple):
-    """A row that goes into quarantine.
-
-    Attributes:
-        who: Method, issuer and id of who has sent it.
-        reason: Why.
-        label: As it was sent.
-        features: The row.
-    """
-
-    who: tuple[str, str, str]
-    reason: str
-    label: str | int
-    features: NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantinedRow:
-    """A row in quarantine.
-
-    Attributes:
-        id: Its number in the file, never given twice.
-        at: When it came, in UTC.
-        state: ``"held"``, or ``"released"`` and not fetched yet.
-        method: How the caller was proved, such as ``"api-key"``; ``"name"`` for what a function in ``by=`` returns.
-        issuer: Who vouches for the caller, if anybody.
-        caller: Its id.
-        reason: Why: ``"model"``, ``"neighbours"``, ``"model+neighbours"``, ``"far"`` or ``"share"``.
-        label: As it was sent.
-        features: The row, of the shape and dtype of the service's.
-    """
-
-    id: int
-    at: datetime
-    state: State
-    method: str
-    issuer: str
-    caller: str
-    reason: str
-    label: str | int
-    features: NDArray[Any] = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ReleasedFeedback:
-    """What an operator has released: for the training data.
-
-    Attributes:
-        x: The rows, shape ``(rows, columns)`` or ``(rows, *shape)``.
-        y: Their labels, shape ``(rows,)``.
-    """
-
-    x: NDArray[Any]
-    y: NDArray[Any]
 
 
 class FeedbackQuarantine:
