@@ -20,6 +20,7 @@ from bench import (
     hostile,
     learnt,
     loading,
+    lockdown,
     outages,
     passwords,
     people,
@@ -62,6 +63,7 @@ _BENCHES = {
     "signing": signing.measure,
     "encryption": encryption.measure,
     "loading": loading.measure,
+    "lockdown": lockdown.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
 }

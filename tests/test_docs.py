@@ -337,6 +337,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "purge_older_than": mlguard.purge_older_than,
     "ModelStore": mlguard.ModelStore,
     "ServedModel": mlguard.ServedModel,
+    "Lockdown": mlguard.Lockdown,
     "Watermark": mlguard.Watermark,
     "Watermark.generate": mlguard.Watermark.generate,
     "SuspectService": mlguard.SuspectService,

@@ -41,6 +41,7 @@ from mlguard.auth.token_router import token_router
 from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
     AddressNotAllowedError,
+    BlockedError,
     BodyTimeoutError,
     BodyTooLargeError,
     BudgetExceededError,
@@ -57,6 +58,7 @@ from mlguard.errors import (
     ModelRefusedError,
     ModelSignatureError,
     NotAuthenticatedError,
+    OutOfServiceError,
     OverloadedError,
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
@@ -85,6 +87,7 @@ from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
 from mlguard.monitoring.feedback import Feedback, FeedbackGuard
 from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
+from mlguard.monitoring.lockdown import Lockdown
 from mlguard.monitoring.quarantined_rows import QuarantinedRow, ReleasedFeedback
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
@@ -145,6 +148,7 @@ __all__ = [
     "AnyAuth",
     "AzureSecrets",
     "BitDepth",
+    "BlockedError",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
@@ -184,6 +188,7 @@ __all__ = [
     "Laplace",
     "Lease",
     "Lineage",
+    "Lockdown",
     "LoginTooWeakError",
     "MLGuardError",
     "MedianSmoothing",
@@ -198,6 +203,7 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OutOfServiceError",
     "OutputPolicy",
     "OverloadedError",
     "PIISearch",

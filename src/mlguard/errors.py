@@ -9,6 +9,7 @@ loudly, so they are not answers::
     ├── LoginTooWeakError        401   a valid token of a login that is too old, or lacks a factor
     ├── InsufficientScopeError   403   a valid credential without the scope that the route demands
     ├── AddressNotAllowedError   403   an address from which nobody may ask
+    ├── BlockedError             403   an operator has blocked the caller or the address
     ├── BodyTimeoutError         408   the body did not arrive in time
     ├── BodyTooLargeError        413   the body is larger than ``max_body_size``
     ├── UnsupportedMediaTypeError 415  a content type that the endpoint does not read
@@ -22,6 +23,7 @@ loudly, so they are not answers::
     └── UnavailableError         503   nothing can be decided now
         ├── OverloadedError      503   too many wait for something costly already
         ├── KeysUnavailableError 503   no keys to verify credentials with, so nobody gets in
+        ├── OutOfServiceError    503   an operator has blocked the route, or everything
         └── StoreFullError       503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     SecretUnavailableError (Exception) a secret that cannot be read now
@@ -111,6 +113,15 @@ class AddressNotAllowedError(MLGuardError):
     rule = "address-not-allowed"
     title = "Address not allowed"
     default_detail = "This service does not answer requests from this address."
+
+
+class BlockedError(MLGuardError):
+    """An operator has blocked the caller or the address: nobody is told which (403)."""
+
+    status = 403
+    rule = "blocked"
+    title = "Request refused"
+    default_detail = "This service does not take this request."
 
 
 class BodyTimeoutError(MLGuardError):
@@ -228,6 +239,12 @@ class KeysUnavailableError(UnavailableError):
     """There are no keys that credentials could be verified with, so nobody can be admitted (503)."""
 
     rule = "verification-unavailable"
+
+
+class OutOfServiceError(UnavailableError):
+    """An operator has taken this out of service for now (503)."""
+
+    rule = "out-of-service"
 
 
 class StoreFullError(UnavailableError):

@@ -63,7 +63,9 @@ def crash_problem(request_id: str) -> Response:
 
 def refusal_problem(conn: HTTPConnection, exc: HTTPException) -> Response:
     """The problem for a refusal, which is logged with the reason that the caller does not see."""
-    request_id = RequestMemory.of(conn.scope).request_id
+    memory = RequestMemory.of(conn.scope)
+    memory.refused_with = exc
+    request_id = memory.request_id
     _log_refusal(conn, exc, request_id)
     if isinstance(exc, MLGuardError):
         return problem(
@@ -99,6 +101,7 @@ def refusal_problem(conn: HTTPConnection, exc: HTTPException) -> Response:
 def validation_problem(conn: HTTPConnection, exc: RequestValidationError) -> Response:
     """The problem for FastAPI's own validation: places, positions and rules; no input, no names, no messages."""
     memory = RequestMemory.of(conn.scope)
+    memory.refused_with = exc
     errors = [_scrub(error) for error in exc.errors()[:_MAX_ERRORS]]
     logger.warning("refused %s 422 request_id=%s rule=invalid-input %s", _where(conn), memory.request_id, errors)
     return problem(

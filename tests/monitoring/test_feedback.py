@@ -13,10 +13,6 @@ import pytest
 from fastapi import Depends, FastAPI, Request, Response, Security
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.asgi import Answer, acall, call
-from tests.clock import Clock
-from tests.redis_server import redis_server
-from tests.traffic.test_outages import AWAY, Moody
 
 from mlguard import (
     APIKey,
@@ -36,6 +32,10 @@ from mlguard import (
     truncate_output,
 )
 from mlguard.monitoring.measurements import Measurement
+from tests.asgi import Answer, acall, call
+from tests.clock import Clock
+from tests.redis_server import redis_server
+from tests.traffic.test_outages import AWAY, Moody
 
 RECORDS = {name: APIKey.generate(name, scopes={"teach", "more"}) for name in ("alice", "bob", "carol")}
 JSON = (b"content-type", b"application/json")

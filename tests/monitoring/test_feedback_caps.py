@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.redis_server import RedisServer, redis_server
 
 from mlguard import MemoryStore, RedisStore, Spending, Store
 from mlguard.monitoring._feedback_caps import FeedbackCaps
 from mlguard.traffic.periods import Quota
+from tests.redis_server import RedisServer, redis_server
 
 NOW = 1_790_000_000.0
 DAY = 86_400.0

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.clock import Clock
 
 from mlguard import ConfigurationError, FeedbackQuarantine, UnavailableError
 from mlguard.monitoring.quarantined_rows import Held
+from tests.clock import Clock
 
 ALICE, BOB = ("api-key", "", "alice"), ("jwt", "https://issuer.test", "bob")
 

@@ -9,7 +9,7 @@ import ipaddress
 import json
 import pathlib
 import uuid
-from collections import OrderedDict, namedtuple
+from collections import Counter, OrderedDict, namedtuple
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from mlguard import Finding, PIISearch, find_pii, mask_pii
+from mlguard.privacy import _data_walks
 from mlguard.privacy._spans import Span
 
 CARD = "4111111111111111"
@@ -171,6 +172,10 @@ def test_nothing_is_no_datum(leaf: Any) -> None:
     [
         (int(CARD), "[card]"),
         (np.int64(int(CARD)), "[card]"),
+        (float(CARD), "[card]"),
+        (np.float64(CARD), "[card]"),
+        (decimal.Decimal(CARD), "[card]"),
+        (decimal.Decimal(f"{CARD}.00"), "[card]"),
         (np.str_("j@x.org"), "[email]"),
         (np.bytes_(b"j@x.org"), b"[email]"),
         (Colour.MAIL, "[email]"),
@@ -237,6 +242,42 @@ def test_keys_that_become_the_same_lose_nothing() -> None:
     masked = mask_pii({"a@x.org": 1, "b@x.org": 2, "[email] 2": 3, "c@x.org": 4})
     assert sorted(masked.values()) == [1, 2, 3, 4]
     assert mask_pii(masked) == masked
+
+
+def test_many_keys_that_become_the_same_take_no_square_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number behind a key is tried once."""
+    tried: Counter[str] = Counter()
+
+    class Counted(dict[Any, Any]):
+        def __contains__(self, key: object) -> bool:
+            tried["keys"] += 1
+            return super().__contains__(key)
+
+    free = _data_walks._free
+    monkeypatch.setattr(_data_walks, "_free", lambda key, taken, counts: free(key, Counted(taken), counts))
+    masked = mask_pii({f"{number}@x.org": number for number in range(100)})
+    assert list(masked.values()) == [*range(100)]
+    assert tried["keys"] < 300
+
+
+@pytest.mark.parametrize(
+    ("data", "masked"),
+    [
+        ({b"cookie": b"a=b"}, {b"cookie": b"[secret]"}),
+        ({b"cookie:a": b"b"}, {b"cookie:[secret]": b"b"}),
+        ([(b"Authorization", b"abc"), (b"host", b"x")], [(b"Authorization", b"[secret]"), (b"host", b"x")]),
+        ([["set-cookie", "a=b"]], [["set-cookie", "[secret]"]]),
+        (("password", {"a": ["x"]}), ("password", {"a": ["[secret]"]})),
+        ((b"\xff", b"x"), (b"\xff", b"x")),
+        (("city", "password", "x"), ("city", "password", "x")),
+    ],
+    ids=repr,
+)
+def test_headers_as_asgi_has_them_are_masked(data: Any, masked: Any) -> None:
+    """Names in bytes, and pairs of a name and a value."""
+    assert mask_pii(data) == masked
+    assert mask_pii(masked) == masked
+    assert bool(find_pii(data)) == (data != masked)
 
 
 def test_overlapping_data_are_one() -> None:

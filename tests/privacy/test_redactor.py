@@ -160,6 +160,26 @@ def test_the_access_log_of_uvicorn_keeps_its_form() -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [("password=x1", ()), ("password=%s", ("x1",)), ("password=%(a)s", ({"a": "x1"},)), ("pass%s", ("word=x1",))],
+)
+def test_what_else_is_in_the_access_log_is_redacted(message: str, arguments: tuple[Any, ...]) -> None:
+    """Other servers and people write there too, without the five arguments that keep their form."""
+    for log in _with_handler(logging.getLogger("uvicorn.access")):
+        log.logger.info(message, *arguments)
+        assert log.text == "password=[secret]\n"
+
+
+@pytest.mark.parametrize("name", [1, "jane@example.org"], ids=repr)
+def test_odd_names_of_extras_are_no_error(log: Log, name: Any) -> None:
+    """The module logging takes any key: one that is no text, and one that is a datum itself, which is masked."""
+    log.logger.info("x", extra={name: CARD})
+    assert log.text == "x\n"
+    assert "jane@example.org" not in log.records[0].__dict__
+    assert CARD not in log.records[0].__dict__.values()
+
+
 def test_events_of_the_audit_are_redacted() -> None:
     """The line and the facts beside it."""
     for log in _with_handler(logging.getLogger("mlguard.audit")):
@@ -183,8 +203,9 @@ def test_a_record_that_cannot_be_redacted_is_not_written(log: Log) -> None:
         def find(self, text: str) -> list[Any]:
             raise RuntimeError("jane@example.org")
 
+    extra: dict[Any, Any] = {"email": "jane@example.org", 1: "jane"}
     log.handler.filters.insert(0, Redactor(search=PIISearch(finders=[Broken()])))
-    log.logger.info("jane@example.org", extra={"email": "jane@example.org"}, stack_info=True)
+    log.logger.info("jane@example.org", extra=extra, stack_info=True)
     assert log.text == "[a record that could not be redacted]\n"
     assert "jane" not in repr(log.records[0].__dict__)
 

@@ -101,14 +101,14 @@ def wrap_endpoint(endpoint: Callable[..., Any], *, policies: "Policies") -> Call
         @functools.wraps(endpoint)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             request, response, caller = exchange.take(kwargs)
-            return release(await endpoint(*args, **kwargs), request, response, policies.of(caller))
+            return release(await endpoint(*args, **kwargs), request, response, policies, caller)
 
     else:
 
         @functools.wraps(endpoint)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             request, response, caller = exchange.take(kwargs)
-            return release(endpoint(*args, **kwargs), request, response, policies.of(caller))
+            return release(endpoint(*args, **kwargs), request, response, policies, caller)
 
     if streams:
         del wrapper.__wrapped__  # newer FastAPIs look there for a generator, which they would stream themselves
@@ -230,37 +230,46 @@ def _is_subclass(annotation: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, kind)
 
 
-def _release(answer: Any, request: Request | None, injected: Response | None, truncation: "Truncation") -> Any:
+def _release(answer: Any, request: Request | None, injected: Response | None, policies: "Policies", caller: Any) -> Any:
     if isinstance(answer, Response):
         raise UnsafeOutputError(f"the endpoint returned a {type(answer).__name__}: return the data, not a Response")
     if request is None or injected is None:  # called by a developer
-        return truncation.release(answer)
+        return policies.of(caller).release(answer)
+    memory = RequestMemory.of(request.scope)
+    truncation = policies.coarse if memory.label_only else policies.of(caller)
     route = _route_of(request)
     status = _status_of(route, injected)
     body = b""
     if is_body_allowed_for_status_code(status):
         repeats_id = truncation.answer is not None and truncation.answer.repeat_id
-        asked = _id_of(request) if repeats_id else None
-        body = to_json(truncation.release(_through_model(answer, route, truncation), asked, for_json=True))
+        asked = _id_of(request, memory) if repeats_id else None
+        released = truncation.release(
+            _through_model(answer, route, truncation), asked, for_json=True, watchers=memory.watchers
+        )
+        body = to_json(released)
     response = Response(body, status, media_type=_json_media_type(route))
     response.raw_headers.extend(headers_of(injected, truncation))  # FastAPI drops them for a ready Response
     return response
 
 
-def _id_of(request: Request) -> str | None:
-    call = RequestMemory.of(request.scope).inference_call  # from Features, which has read the body
+def _id_of(request: Request, memory: RequestMemory) -> str | None:
+    call = memory.inference_call  # from Features, which has read the body
     return repeatable(call.id) if call is not None else id_of(body_read(request))
 
 
-def _stream(items: Any, request: Request | None, injected: Response | None, truncation: "Truncation") -> Any:
+def _stream(items: Any, request: Request | None, injected: Response | None, policies: "Policies", caller: Any) -> Any:
+    truncation = policies.of(caller)
     if request is None or injected is None:  # called by a developer
         return _released(items, truncation) if isinstance(items, Iterator) else _released_soon(items, truncation)
     route = _route_of(request)
     if streams_itself(route):
         raise UnsafeOutputError(NOT_BY_FASTAPI)
+    memory = RequestMemory.of(request.scope)
 
     def write(item: Any) -> bytes:
-        return to_json(truncation.release(_through_model(item, route, truncation), for_json=True))
+        shown = policies.coarse if memory.label_only else truncation  # also from the middle of a stream on
+        content = _through_model(item, route, shown)
+        return to_json(shown.release(content, for_json=True, watchers=memory.watchers))
 
     return TruncatedStream(
         items,

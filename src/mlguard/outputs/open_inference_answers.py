@@ -1,6 +1,7 @@
 """Answers in the form of the Open Inference Protocol, which KServe, Triton and MLServer speak."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,16 @@ class OpenInferenceAnswer:
                 "a text to abstain with"
             )
 
-    def of(self, answer: Any, steps: tuple[str, ...], scores: Scores, request_id: str | None) -> dict[str, Any]:
-        """The whole answer.
+    def of(
+        self,
+        answer: Any,
+        steps: tuple[str, ...],
+        scores: Scores,
+        request_id: str | None,
+        *,
+        watch: Callable[[Any], None] | None = None,
+    ) -> dict[str, Any]:
+        """The whole answer. The scores in it are shown to ``watch``, if there is one.
 
         Raises:
             UnsafeOutputError: There are no scores in it, or they may not leave (500).
@@ -82,6 +91,8 @@ class OpenInferenceAnswer:
         answer = plain(answer, scores.digits)
         if isinstance(answer, dict) or len(steps) > 1:
             answer = lookup(answer, steps, scores.digits)
+        if watch is not None:
+            watch(answer)
         named = {"id": request_id} if request_id is not None else {}
         return {"model_name": self.model_name, **named, "outputs": self._outputs(answer, scores)}
 

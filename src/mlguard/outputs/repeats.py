@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlguard._fastapi import matched_route, response_settings
-from mlguard._guard import Guard, Principal
+from mlguard._guard import Guard, Principal, RequestMemory
 from mlguard._numbers import is_number, whole
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, MLGuardError
@@ -231,7 +231,8 @@ class _Questions:
                 self._begun.clear()
             self._begun[place] = known
         mac = known[0].copy()
-        mac.update(b"%d:" % self._policies.rank(sees) + canonical(arguments))
+        rank = -1 if RequestMemory.of(request.scope).label_only else self._policies.rank(sees)
+        mac.update(b"%d:" % rank + canonical(arguments))
         return mac.digest()
 
     def _begin(self, route: Any, mount: str, caller: Any, method: str, version: str) -> hmac.HMAC:

@@ -50,6 +50,7 @@ class Scores:
         policy: What may leave.
         labels: The name of each class, in the order of the columns.
         required: Whether an answer must have scores, also where the policy does nothing that needs them.
+        optional: Whether an answer may be without, whatever the policy.
 
     Attributes:
         digits: Of the policy.
@@ -63,6 +64,7 @@ class Scores:
     policy: OutputPolicy
     labels: tuple[str | int, ...] | None
     required: bool = False
+    optional: bool = False
     digits: Digits = dataclasses.field(init=False)
     needed: bool = dataclasses.field(init=False)
     of_classes: bool = dataclasses.field(init=False)
@@ -73,7 +75,8 @@ class Scores:
         """Find out what does not depend on the answer."""
         object.__setattr__(self, "digits", self.policy.digits)
         object.__setattr__(self, "of_classes", self.policy.needs_classes or self.labels is not None)
-        object.__setattr__(self, "needed", self.required or self.policy.replaces_rows or self.labels is not None)
+        needed = self.required or self.policy.replaces_rows or self.labels is not None
+        object.__setattr__(self, "needed", needed and not self.optional)
         edges = np.array(self.policy.bins or (0.0, 1.0))
         object.__setattr__(self, "_inner", edges[1:-1])
         object.__setattr__(self, "_bins", _bins(edges, self.policy.bins_as))
@@ -142,6 +145,15 @@ class Scores:
             others = sum(row) - sum(row[column] for column in columns)
             entries.append({"label": policy.rest, "score": self.digits.number(max(others, 0.0))})
         return [entries]
+
+    def raw(self, value: Any) -> FloatArray | None:
+        """A field that holds scores as an array, for those who watch: shape (rows, classes), or None if it holds none.
+
+        Under a policy for regression, one dimension stays one: a number for each row.
+        """
+        scores = _as_scores(value, integers=True)
+        regression = self.policy.bins is not None or self.policy.significant is not None
+        return scores[np.newaxis] if scores is not None and scores.ndim == 1 and not regression else scores
 
     def find(self, value: Any, where: str) -> FloatArray | None:
         """Finite scores of one or two dimensions, or None where there are none and none are needed.

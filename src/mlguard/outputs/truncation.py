@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, Unpack, overload
 
@@ -20,6 +21,10 @@ from mlguard.outputs.rounding import FloatArray
 from mlguard.outputs.scores import Labels, Scores, label_names
 
 P = ParamSpec("P")
+
+Watcher = Callable[[FloatArray], None]
+
+logger = logging.getLogger("mlguard")
 
 ScoreArray = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 
@@ -220,25 +225,66 @@ class Truncation:
         """How many digits stay of a number where a response model turns it into text."""
         return self.scores.digits
 
-    def release(self, answer: Any, request_id: str | None = None, *, for_json: bool = False) -> Any:
+    def coarse(self) -> "Truncation":
+        """The same with the label alone, for who is to learn no more; of a regression, one digit or its bin."""
+        policy = self.scores.policy
+        if policy.significant is not None:
+            policy = OutputPolicy(significant=1)
+        elif policy.bins is None:
+            policy = OutputPolicy.named("private")
+        needed = self.scores.needed
+        scores = Scores(policy, self.scores.labels, required=self.scores.required, optional=not needed)
+        return dataclasses.replace(self, scores=scores)
+
+    def release(
+        self,
+        answer: Any,
+        request_id: str | None = None,
+        *,
+        for_json: bool = False,
+        watchers: Sequence[Watcher] = (),
+    ) -> Any:
         """What may leave of an answer, as plain data and arrays that can be written as JSON.
 
         Args:
             answer: What the endpoint returned, after the response model.
             request_id: What the request calls itself, if the protocol has the answer repeat that.
             for_json: Whether it is to be written as JSON at once, and so may hold pieces that are.
+            watchers: See :class:`~mlguard._guard.RequestMemory`.
 
         Raises:
             UnsafeOutputError: It may not leave at all (500).
         """
+        watch = functools.partial(self._show, watchers) if watchers else None
         if self.answer is not None:
-            return self.answer.of(answer, self.steps, self.scores, request_id)
+            return self.answer.of(answer, self.steps, self.scores, request_id, watch=watch)
         if type(answer) is not dict:
             answer = plain(answer, self.digits)
         release = functools.partial(self.scores.release, for_json=for_json)
+        if watch is not None:
+            release = functools.partial(self._release_watched, watch, release)
         if len(self.steps) == 1 and self.steps[0] != EVERY and not isinstance(answer, dict):
             return release(answer, ANSWER)
         return Walk(self.steps, self.digits, release, needed=self.scores.needed).through(answer)
+
+    def _release_watched(
+        self, watch: Callable[[Any], None], release: Callable[[Any, str], Any], value: Any, where: str
+    ) -> Any:
+        watch(value)
+        return release(value, where)
+
+    def _show(self, watchers: Sequence[Watcher], value: Any) -> None:
+        """Show the scores to those who watch. What goes wrong with one of them does not keep back the answer."""
+        scores = self.scores.raw(value)
+        if scores is None or not np.isfinite(scores).all():  # which does not leave
+            return
+        scores = scores.view()
+        scores.flags.writeable = False
+        for watch in watchers:
+            try:
+                watch(scores)
+            except Exception:
+                logger.exception("a monitor could not look at the scores of an answer")
 
     def fingerprint(self) -> str:
         """Everything that decides what leaves, as one line of text."""
@@ -254,6 +300,9 @@ class Policies:
         per_scope: For those who hold one, in the order in which they are asked for.
         by: The dependency that says who is calling.
 
+    Attributes:
+        coarse: For requests of which a guard has said that they get the label alone.
+
     Raises:
         ConfigurationError: Scopes without anybody to hold them, or the other way round.
     """
@@ -261,9 +310,11 @@ class Policies:
     default: Truncation
     per_scope: tuple[tuple[str, Truncation], ...] = ()
     by: Callable[..., Any] | Guard | None = None
+    coarse: Truncation = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         """Check that scopes come with somebody to hold them."""
+        object.__setattr__(self, "coarse", self.default.coarse())
         if bool(self.per_scope) != (self.by is not None):
             raise ConfigurationError("per_scope and by go together: the scopes are those that by=caller has proved")
         if isinstance(self.by, type) and issubclass(self.by, Guard):

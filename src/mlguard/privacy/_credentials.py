@@ -19,7 +19,7 @@ TOKEN_KINDS = frozenset(kind for _, kind in _TOKENS)
 _SCHEME = b"bearer"
 _CREDENTIAL = re.compile(r"(?: |%20|\+)++([\w.~+/-]{16,}+=*+)", re.ASCII)
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
-_URL_PASSWORD = re.compile(r"://[^\s/?#@:]{0,256}:(?!\d{1,5}/)([^\s@]{1,256}+)@")
+_URL_PASSWORD = re.compile(r"://[^\s/?#@:]{0,256}:(?!\d{1,5}/)((?:[^\s@]|@(?=[^\s/?#@]{0,256}@)){1,256}+)@")
 _ANY_DIGIT = re.compile(r"\d", re.ASCII)
 _LINE_END = "-----END"
 
@@ -91,7 +91,7 @@ def find_named_secrets(text: str, glance: Glance) -> Iterator[Span]:
     """What a text gives a name such as ``password``: ``password=x``, ``"password": "x"``, ``(b'cookie', b'x')``."""
     for word, (setter, before) in _SETTERS.items():
         done = 0
-        for place in glance.places_of(word):
+        for place in glance.places_of_name(word):
             match = setter.match(text, place) if place >= done else None
             if match and (before is None or before.search(text[max(0, place - _BEFORE) : place])):
                 value = _value_form(word, match).match(text, match.end())

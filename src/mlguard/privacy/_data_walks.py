@@ -4,7 +4,8 @@ import copy
 import dataclasses
 import datetime
 import enum
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
@@ -27,6 +28,8 @@ _MAX_DEPTH = 64
 _MAX_VALUES = 5_000_000
 _LEAST_NUMBER = 10**6  # smaller ones are counts
 _MOST_BITS = 128  # larger ones are no number of anybody
+_PAIR = 2
+_HEADER = re.compile(r"[\w.-]+")
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, UUID)
 
 Step = str | int
@@ -111,8 +114,9 @@ class DataWalk:
     def _number(self, value: float | complex | Decimal, place: _Place) -> Any:
         if place.kind is not None:
             return self._whole(_written(value), place.kind, place)
-        if isinstance(value, int) and _LEAST_NUMBER <= value < 2**_MOST_BITS:
-            text = str(value)
+        whole = _whole_number(value)
+        if _LEAST_NUMBER <= whole < 2**_MOST_BITS:
+            text = str(whole)
             for start, end, kind in self._search.spans(text):
                 if (start, end) == (0, len(text)):
                     return self._whole(text, kind, place)
@@ -171,11 +175,20 @@ class DataWalk:
 
     def _mapping(self, value: Mapping[Any, Any], place: _Place) -> dict[Any, Any]:
         copied: dict[Any, Any] = {}
+        counts: dict[Any, int] = {}
         for position, (key, inner) in enumerate(value.items()):
             shown, step = self._key(key, position, place)
-            kind = self._search.kind_of_field(step) if isinstance(step, str) else None
-            copied[_free(shown, copied)] = self._visit(inner, place.below(step, kind))
+            name = step if isinstance(step, str) else _header(key)
+            kind = self._search.kind_of_field(name) if name else None
+            copied[_free(shown, copied, counts)] = self._visit(inner, place.below(step, kind))
         return copied
+
+    def _list(self, values: Sequence[Any], place: _Place) -> list[Any]:
+        """Its values. Behind the name of a secret, as in a list of headers, the other one of two is the secret."""
+        name = _header(values[0]) if len(values) == _PAIR else None
+        if name and self._search.kind_of_field(name) == "secret":
+            return [self._visit(values[0], place.below(0)), self._visit(values[1], place.below(1, "secret"))]
+        return self._items(values, place)
 
     def _key(self, key: Any, position: int, place: _Place) -> tuple[Any, Step]:
         """A key as the copy has it, and as a path shows it."""
@@ -205,7 +218,7 @@ class DataWalk:
     def _tuple(self, value: tuple[Any, ...], place: _Place) -> Any:
         names = getattr(value, "_fields", None)
         if names is None:
-            return tuple(self._items(value, place))
+            return tuple(self._list(value, place))
         return type(value)(*self._fields(dict(zip(names, value, strict=True)), place, {}).values())
 
     def _model(self, value: BaseModel, place: _Place) -> BaseModel:
@@ -223,7 +236,7 @@ class DataWalk:
 
 _READERS: tuple[tuple[type | tuple[type, ...], Callable[[DataWalk, Any, _Place], Any]], ...] = (
     (Mapping, DataWalk._mapping),
-    (list, DataWalk._items),
+    (list, DataWalk._list),
     (tuple, DataWalk._tuple),
     (frozenset, lambda walk, value, place: frozenset(walk._items(value, place))),
     (set, lambda walk, value, place: set(walk._items(value, place))),
@@ -241,15 +254,32 @@ def _reader(value: Any) -> Callable[[DataWalk, Any, _Place], Any] | None:
     return None
 
 
+def _header(key: Any) -> str | None:
+    """What may be the name of a header, in a text or in bytes, as ASGI has them. None: it is none."""
+    name = key.decode("latin-1") if isinstance(key, bytes) else key
+    return name if isinstance(name, str) and _HEADER.fullmatch(name) else None
+
+
+def _whole_number(value: float | complex | Decimal) -> int:
+    """The value, if it is a whole number; else 0. A column of whole numbers in which one is missing has floats."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else 0
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() < _MOST_BITS:
+        return int(value) if value == value.to_integral_value() else 0
+    return 0
+
+
 def _written(value: float | complex | Decimal) -> str:
     """A number as a text; one with thousands of digits is none of anybody's."""
     return str(value) if not isinstance(value, int) or value.bit_length() <= _MOST_BITS else ""
 
 
-def _free(key: Any, taken: Mapping[Any, Any]) -> Any:
-    """The key, or if two became the same, with a number: nothing gets lost."""
-    free, count = key, 1
+def _free(key: Any, taken: Mapping[Any, Any], counts: dict[Any, int]) -> Any:
+    """The key, or if others became the same, with a number: nothing gets lost, and none is tried twice."""
+    free = key
     while free in taken:
-        count += 1
-        free = f"{key} {count}"
+        counts[key] = counts.get(key, 1) + 1
+        free = f"{key} {counts[key]}"
     return free

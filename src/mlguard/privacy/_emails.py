@@ -10,7 +10,9 @@ from mlguard.privacy._spans import Span
 
 _REACH = 254  # characters on either side: the longest address of RFC 5321 has as many in all
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u109f\u1780-\u17ff"  # with which scripts write vowels
-_AT = re.compile(r"@|%40")  # as it is, or as an address of a page has it
+# As it is, and also as an address of a page has it: the first alone is found much faster.
+_AT = re.compile("@")
+_AT_IN_URLS = re.compile("@|%40")
 _NAME = re.compile(rf"[\w{_MARKS}.+'%-]*")
 _DOMAIN = re.compile(rf"[\w{_MARKS}-]+(?:\.[\w{_MARKS}-]+)+")
 _TOP_LEVEL = re.compile(rf"[^\W\d_][\w{_MARKS}-]*")
@@ -24,7 +26,7 @@ def find_emails(text: str, passwords: Collection[int] = ()) -> Iterator[Span]:
         text: The plain text.
         passwords: Where passwords of URLs end, whose @ is of no address.
     """
-    for at in _AT.finditer(text):
+    for at in (_AT_IN_URLS if "%40" in text else _AT).finditer(text):
         if at.start() in passwords:
             continue
         before = text[max(0, at.start() - _REACH) : at.start()][::-1]

@@ -45,7 +45,10 @@ def plain_text(text: str) -> PlainText:
     """The text in plain form, in time in proportion to its length."""
     if text.isascii():
         return PlainText(text, [])
-    plain = _NOT_ASCII.sub(_plain_run, text)
+    try:
+        plain = text.encode("latin-1").translate(_LATIN, _SOFT_HYPHEN).decode("latin-1")
+    except UnicodeEncodeError:
+        plain = _NOT_ASCII.sub(_plain_run, text)
     if len(plain) == len(text):
         return PlainText(plain, [])
     return PlainText(plain, [unseen.start() - before for before, unseen in enumerate(_UNSEEN.finditer(text))])
@@ -80,3 +83,8 @@ def _form(character: str) -> str:
         return " "
     folded = unicodedata.normalize("NFKC", character)
     return folded if len(folded) == 1 and folded.isascii() else character
+
+
+# Most texts that are not in ASCII are in Latin-1, and quicker to put in plain form: one byte for each character.
+_SOFT_HYPHEN = b"\xad"
+_LATIN = bytes([*range(128), *(ord(_form(chr(code)) or " ") for code in range(128, 256))])

@@ -18,6 +18,7 @@ T = TypeVar("T")
 _FAILED = "[a record that could not be redacted]"
 _UNFIT = "[its arguments do not fit]"
 _ACCESS_LOG = "uvicorn.access"
+_ACCESS_ARGUMENTS = 5  # client, method, path, version of HTTP, status
 # What a record has by itself. Everything else came with extra=...
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _DATA = (Mapping, list, tuple, set, frozenset, BaseModel)
@@ -78,8 +79,7 @@ class Redactor:
         except Exception:  # whoever logs has done nothing wrong, and it may be anything
             record.msg, record.args = _FAILED, ()
             record.exc_info = record.exc_text = record.stack_info = None
-            for name in vars(record).keys() - _OWN:
-                setattr(record, name, _FAILED)
+            vars(record).update(dict.fromkeys(vars(record).keys() - _OWN, _FAILED))
         return True
 
     def _redact(self, record: logging.LogRecord) -> None:
@@ -100,21 +100,28 @@ class Redactor:
             record.exc_text = self.text(record.exc_text)
         if record.stack_info:
             record.stack_info = self.text(record.stack_info)
-        for name in vars(record).keys() - _OWN:
-            (masked,) = self.data({name: getattr(record, name)}).values()
-            setattr(record, name, masked)
+        extra = vars(record).keys() - _OWN
+        if extra:
+            masked = self.data({name: vars(record)[name] for name in extra})
+            for name in extra - masked.keys():
+                del vars(record)[name]
+            vars(record).update(masked)
 
     def _by_names(self, value: Any) -> Any:
         """Data as data, because in a text names of fields say less."""
-        return self.data(value) if isinstance(value, _DATA) else value
+        return self.data(value) if not isinstance(value, str) and isinstance(value, _DATA) else value
 
     def _replace(self, record: logging.LogRecord, redacted: str) -> None:
         """Make the record say this. In its arguments, if they alone do it, for a formatter may want to see them."""
         if isinstance(record.args, tuple):
             record.args = tuple([self.text(one) if isinstance(one, str) else one for one in record.args])
-        # uvicorn writes a line of its access log from the arguments, and needs all five.
-        if record.name != _ACCESS_LOG and _said(record) != redacted:
+        if not _is_line_of_access(record) and _said(record) != redacted:
             record.msg, record.args = redacted, ()
+
+
+def _is_line_of_access(record: logging.LogRecord) -> bool:
+    """Whether uvicorn writes it from its arguments alone, and so needs all five."""
+    return record.name == _ACCESS_LOG and isinstance(record.args, tuple) and len(record.args) == _ACCESS_ARGUMENTS
 
 
 def _said(record: logging.LogRecord) -> str:
