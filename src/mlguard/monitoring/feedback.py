@@ -1,7 +1,6 @@
 """Labels from callers, before a model is trained on them."""
 
 import inspect
-import logging
 import math
 import time
 from collections import OrderedDict
@@ -36,8 +35,6 @@ from mlguard.traffic._by import By, describe
 from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic.ledger import Charge, Registration
 from mlguard.traffic.periods import Quota
-
-logger = logging.getLogger("mlguard")
 
 Doubt = Literal["all", "any"]
 #: Why a row is in quarantine.
