@@ -314,6 +314,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "PromptTemplate": mlguard.PromptTemplate,
     "PromptScreen": mlguard.PromptScreen,
     "PromptClassifier": mlguard.PromptClassifier,
+    "FeedbackGuard": mlguard.FeedbackGuard,
+    "FeedbackQuarantine": mlguard.FeedbackQuarantine,
     "truncate_output": mlguard.truncate_output,
     "OutputPolicy": mlguard.OutputPolicy,
     "OpenInferenceAnswer": mlguard.OpenInferenceAnswer,
@@ -430,7 +432,12 @@ def test_reference_has_every_input_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "guard"), [("Rules of images", mlguard.ImageInput), ("Rules of texts", mlguard.Text)]
+    ("heading", "guard"),
+    [
+        ("Rules of images", mlguard.ImageInput),
+        ("Rules of texts", mlguard.Text),
+        ("Rules of labels", mlguard.FeedbackGuard),
+    ],
 )
 def test_reference_has_every_rule_of_images_and_texts(heading: str, guard: type) -> None:
     """The rules that they can break are those in the docstrings."""

@@ -92,11 +92,14 @@ from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
 from mlguard.monitoring.drift import DriftMonitor
 from mlguard.monitoring.drift_reference import DriftReference
+from mlguard.monitoring.feedback import Feedback, FeedbackGuard
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
 from mlguard.monitoring.lockdown import Lockdown
 from mlguard.monitoring.measurements import Measured, Measurement
 from mlguard.monitoring.metrics import install_metrics
 from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
 from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
+from mlguard.monitoring.quarantined_rows import QuarantinedRow, ReleasedFeedback
 from mlguard.monitoring.webhook import Webhook
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
@@ -188,6 +191,9 @@ __all__ = [
     "FeatureMatrix",
     "FeatureVector",
     "Features",
+    "Feedback",
+    "FeedbackGuard",
+    "FeedbackQuarantine",
     "Finding",
     "FiniteNumber",
     "Gaussian",
@@ -247,11 +253,13 @@ __all__ = [
     "Pseudonymiser",
     "Purge",
     "PurgedFile",
+    "QuarantinedRow",
     "QueryBudget",
     "RateLimit",
     "RateLimitedError",
     "Redactor",
     "RedisStore",
+    "ReleasedFeedback",
     "Reservation",
     "ReversibleTokens",
     "Revocations",

@@ -17,6 +17,7 @@ from mlguard.inputs.learning import learn
 from mlguard.inputs.model_shapes import read_model
 from mlguard.inputs.row_rules import RowRules, Rows
 from mlguard.inputs.row_settings import Categories, Column, Columns, OutOfRange, check_dtype
+from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.squeezing import MedianSmoothing, Squeeze, squeezes
 
 
@@ -330,10 +331,28 @@ class Features(Guard):
         try:
             sent = reader.sent(body)
             memory.inference_call = sent.call
-            rows = sent.judged(self._rules)
+            return self.finished(sent)
         except InvalidInputError:
             await charge_refused_input(request, self)
             raise
+
+    @property
+    def rules(self) -> RowRules:
+        """What the rows must be."""
+        return self._rules
+
+    @property
+    def field(self) -> str:
+        """The member of our own JSON that has them."""
+        return self._formats.field
+
+    def finished(self, sent: SentRows) -> Rows:
+        """The array for the model, of what a reader has found.
+
+        Raises:
+            InvalidInputError: A rule is broken (422).
+        """
+        rows = sent.judged(self._rules)
         for squeeze in self._squeeze:
             rows = squeeze(rows)
         return rows
