@@ -71,7 +71,7 @@ def _within(chance: random.Random, start: datetime) -> datetime:
 def _request(chance: random.Random, at: datetime, caller: str, rows: int) -> Record:
     is_new, is_odd = at >= _NEW_MODEL, at >= _DRIFT
     if chance.random() < 0.012:
-        return _refused(at, caller, "Features", "out-of-range", 422, rows, chance)
+        return _refused(at, caller, ("Features", "out-of-range", 422), rows, chance)
     fraud = 0.03 if not is_odd else 0.11
     labels, confidence = {"fraud": 0, "review": 0, "genuine": 0}, [0] * 10
     for _ in range(min(rows, 20)):
@@ -84,7 +84,7 @@ def _request(chance: random.Random, at: datetime, caller: str, rows: int) -> Rec
         **_common(at, caller, "/predict", 200, chance),
         "guards": ["APIKeyAuth", "RateLimit", "Features", "QueryBudget"],
         "refused_by": None, "rule": None, "reason": None, "rows": rows, "budget_left": {"QueryBudget": 40_000},
-        "model": {"name": "fraud", "version": 12 if is_new else 11, "digest": f"sha256:{'b7' if is_new else '3a'}" + "c4" * 31},
+        "model": {"name": "fraud", "version": 12 if is_new else 11, "digest": "sha256:" + ("b7" if is_new else "3a") * 32},
         "input": "hmac-sha256:" + "0" * 64,
         "output": {
             "labels": {name: number for name, number in labels.items() if number},
@@ -96,10 +96,10 @@ def _request(chance: random.Random, at: datetime, caller: str, rows: int) -> Rec
 
 def _attack(chance: random.Random, at: datetime) -> Record:
     if at >= _ATTACK[1]:
-        return _refused(at, "trial-4711", "Lockdown", "blocked", 403, 0, chance)
+        return _refused(at, "trial-4711", ("Lockdown", "blocked", 403), 0, chance)
     drawn = chance.random()
     if drawn < 0.45:
-        return _refused(at, "trial-4711", "RateLimit", "rate-limited", 429, 0, chance)
+        return _refused(at, "trial-4711", ("RateLimit", "rate-limited", 429), 0, chance)
     record = _request(chance, at, "trial-4711", 50)
     confidence = [0] * 10
     for _ in range(20):
@@ -111,15 +111,14 @@ def _attack(chance: random.Random, at: datetime) -> Record:
 
 
 def _stranger(chance: random.Random, at: datetime) -> Record:
-    record = _refused(at, None, "APIKeyAuth", chance.choice(("no-key", "no-key", "unknown-key")), 401, 0, chance)
+    record = _refused(at, None, ("APIKeyAuth", chance.choice(("no-key", "no-key", "unknown-key")), 401), 0, chance)
     record["address"] = chance.choice(("203.0.113.9", "198.51.100.77", "2001:db8::5", "203.0.113.200"))
     record["route"] = chance.choice(("/predict", "/predict", "/models"))
     return record
 
 
-def _refused(
-    at: datetime, caller: str | None, guard: str, rule: str, status: int, rows: int, chance: random.Random
-) -> Record:
+def _refused(at: datetime, caller: str | None, why: tuple[str, str, int], rows: int, chance: random.Random) -> Record:
+    guard, rule, status = why
     return {
         **_common(at, caller, "/predict", status, chance),
         "guards": ["APIKeyAuth", guard] if guard != "APIKeyAuth" else [guard],

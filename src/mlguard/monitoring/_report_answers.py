@@ -4,15 +4,39 @@ import math
 from collections.abc import Sequence
 
 from mlguard.monitoring._report_html import Html, joined, name_of
-from mlguard.monitoring._report_numbers import log_ticks, milliseconds, of_all, percent, round_ticks, short, whole
+from mlguard.monitoring._report_numbers import (
+    DASH,
+    THIN,
+    log_ticks,
+    milliseconds,
+    of_all,
+    percent,
+    round_ticks,
+    short,
+    whole,
+)
 from mlguard.monitoring._report_parts import (
-    Finding, Section, bounded, cell, empty, figure, head, moment_cell, number, numbers_behind, quarters,
-    spell_whole, table, times_of, top_series, words,
+    Finding,
+    Section,
+    bounded,
+    cell,
+    empty,
+    figure,
+    head,
+    moment_cell,
+    number,
+    numbers_behind,
+    quarters,
+    spell_whole,
+    table,
+    times_of,
+    top_series,
+    words,
 )  # fmt: skip
 from mlguard.monitoring._report_plots import Axis, Series, Times, bars, legend, lines, shades
 from mlguard.monitoring._report_totals import TENTHS, Totals
 
-_SHARES = (("half within", 0.5), ("95 % within", 0.95), ("99 % within", 0.99))
+_SHARES = ((f"50{THIN}% within", 0.5), (f"95{THIN}% within", 0.95), (f"99{THIN}% within", 0.99))
 _SLOWER = 1.5  # times: a change of latency that is told
 _LESS_SURE = 0.05  # a change of mean confidence that is told
 _OTHER_LABELS = 0.05  # a change of a label's share that is told
@@ -33,7 +57,7 @@ def latency(totals: Totals) -> Section:
     ]
     known = [value for one in series for value in one.values if value]
     half, most = all_of_it.latency_at(0.5), all_of_it.latency_at(0.95)
-    heading = f"Half of all requests took {milliseconds(half)} or less, 95 % took {milliseconds(most)} or less"
+    heading = f"Half of all requests took {milliseconds(half)} or less, 95{THIN}% took {milliseconds(most)} or less"
     axis = Axis(log_ticks(max(min(known), 1e-3), max(known)), milliseconds, math.log10)
     caption = "Latency of requests: of a hundred, 50, 95 and 99 were answered within this time (logarithmic)"
     plot = lines(times, axis, series, f"{caption}. {heading}.")
@@ -109,12 +133,14 @@ def _drift(totals: Totals) -> tuple[Html | None, list[Finding]]:
     ticks = tuple(tick for tick in (0.0, _SOME, _LARGE, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0) if tick / 2 < max(most, _SOME))
     caption = "Drift of confidence: population stability index against the first quarter of the time"
     explained = f"{caption}. Below {_SOME} is usually read as no change, above {_LARGE} as a large one."
-    series = [Series("stability index", values, 3, is_ours=True)]
-    axis = Axis(ticks, lambda value: f"{value:.2g}")
+    series = [Series("stability index", values, 0, is_ours=True)]
+    axis = Axis(ticks, lambda value: f"{value:.2g}", math.sqrt)  # or the thresholds would lie upon each other
     plot = lines(windows, axis, series, f"{explained} The largest is {most:.2f}.")
     drawn = figure(explained, plot, numbers_behind(windows, series, lambda value: f"{value:.3f}", caption))
     is_large = most > _LARGE
-    finding = Finding(f"The confidence of answers drifted: its stability index reached {most:.2f}", "bad")
+    finding = Finding(
+        f"The confidence of answers drifted: its stability index reached {most:.2f}, and {_LARGE} is much", "bad"
+    )
     return drawn, [finding] if is_large else []
 
 
@@ -192,7 +218,7 @@ def models(totals: Totals) -> Section:
     if len(ranked) > 1:
         heading = words(f"{whole(len(ranked))} models answered, ", _model(ranked[0][0]), " the most")
     rows = [
-        [head(name_of(key[0])), cell(name_of(key[1])), cell(name_of(key[2], 24) if key[2] else "–"),
+        [head(name_of(key[0])), cell(name_of(key[1])), cell(name_of(key[2], 24) if key[2] else DASH),
          number(whole(entry.requests)), number(whole(entry.weight)), moment_cell(entry.first), moment_cell(entry.last)]
         for key, entry in ranked
     ]  # fmt: skip

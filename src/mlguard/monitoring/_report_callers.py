@@ -1,13 +1,35 @@
 """Who asks how much, and what is refused."""
 
+import itertools
+
 from mlguard.monitoring._report_html import Html, element, joined, name_of
-from mlguard.monitoring._report_numbers import of_all, percent, round_ticks, short, things, whole
+from mlguard.monitoring._report_numbers import DASH, of_all, percent, round_ticks, short, things, whole
 from mlguard.monitoring._report_parts import (
-    Finding, Section, bounded, caller_html, caller_name, cell, empty, figure, head, moment_cell, note, number,
-    numbers_behind, peak, proof, spell_whole, table, text, times_of, top_series, words,
+    IN_A_PLOT,
+    Finding,
+    Section,
+    bounded,
+    caller_html,
+    caller_name,
+    cell,
+    empty,
+    figure,
+    head,
+    moment_cell,
+    note,
+    number,
+    numbers_behind,
+    peak,
+    proof,
+    spell_whole,
+    table,
+    text,
+    times_of,
+    top_series,
+    words,
 )  # fmt: skip
 from mlguard.monitoring._report_plots import Axis, bars, legend, share_bar
-from mlguard.monitoring._report_totals import Totals
+from mlguard.monitoring._report_totals import Caller, Totals
 
 _IN_A_TABLE = 12
 _MOST_ROWS = 0.8  # of all: how few made them
@@ -63,7 +85,7 @@ def _over_time(totals: Totals, what: str) -> Html:
     sketch = totals.by_rows if what == "rows" else totals.by_requests
     times = times_of(totals)
     sums = [getattr(totals.slots[n], what) if n in totals.slots else 0 for n in times.numbers]
-    series = top_series(sketch, times.numbers, sums, caller_name)
+    series = top_series(sketch, times.numbers, sums, caller_name, _in_the_plots(totals))
     most, when = peak(totals, sums)
     caption = "Rows that were answered, by principal" if what == "rows" else "Requests, refused ones too, by principal"
     label = f"{caption}, over time. The most, {whole(most)}, were on {when} UTC."
@@ -73,6 +95,13 @@ def _over_time(totals: Totals, what: str) -> Html:
         legend(series),
         numbers_behind(times, series, spell_whole, caption),
     )
+
+
+def _in_the_plots(totals: Totals) -> list[Caller]:
+    """The heaviest by rows and by requests, in turn: in both pictures, each in its colour."""
+    pairs = itertools.zip_longest(totals.by_rows.ranked()[:IN_A_PLOT], totals.by_requests.ranked()[:IN_A_PLOT])
+    in_turn = dict.fromkeys(one[0] for pair in pairs for one in pair if one is not None)
+    return list(in_turn)[:IN_A_PLOT]
 
 
 def _caller_table(totals: Totals) -> Html:
@@ -154,8 +183,8 @@ def _refusal_table(totals: Totals) -> Html:
     rows = [
         [
             head(name_of(key[0]) if key[0] else "the app itself"),
-            cell(name_of(key[1]) if key[1] else "–"),
-            number(str(key[2]) if key[2] else "–"),
+            cell(name_of(key[1]) if key[1] else DASH),
+            number(str(key[2]) if key[2] else DASH),
             number(whole(entry.weight)),
             number(of_all(entry.weight, totals.refusals.total)),
             cell(share_bar(entry.weight / most, 3), "bar-cell"),

@@ -4,19 +4,39 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mlguard.monitoring._report_html import Html, element, joined, name_of, shown
-from mlguard.monitoring._report_numbers import size, things, whole
+from mlguard.monitoring._report_numbers import DASH, second, size, things, whole
 from mlguard.monitoring._report_parts import (
-    Finding, Section, bounded, cell, empty, figure, head, moment_cell, note, number, numbers_behind, spell_whole, table,
-    text, times_of, words,
+    Finding,
+    Section,
+    bounded,
+    cell,
+    empty,
+    figure,
+    head,
+    moment_cell,
+    note,
+    number,
+    numbers_behind,
+    spell_whole,
+    table,
+    text,
+    times_of,
+    words,
 )  # fmt: skip
-from mlguard.monitoring._report_plots import COLOURS, Series, dots
+from mlguard.monitoring._report_plots import Series, dots
 from mlguard.monitoring._report_reading import Reading
 from mlguard.monitoring._report_totals import GROUPS, OTHERS, Totals, group_of
 
 _IN_A_TABLE = 12
 _IN_A_PLOT = 6
 _MOST_CHAINS = 50
+_BOUNDED = (
+    "The page is made in bounded memory: of principals, the heaviest 1 024 by rows and by requests are kept, of other "
+    "names fewer. Where more came by, the section says by how much a number may be short. The number of principals is "
+    "exact up to 511, and then an estimate, off by about 4 %."
+)
 _URGENT = frozenset({"drift", "lockdown", "alerts", "feedback", "store", "audit log"})
+_SUSPICION = GROUPS["query."]
 _BAD = {
     "drift.found": "Drift was found {times}",
     "lockdown.set": "A lockdown was set {times}",
@@ -46,11 +66,11 @@ class Verified(Protocol):
     """What a verification has found, as ``AuditVerification`` has it."""
 
     @property
-    def is_intact(self) -> bool: ...  # noqa: D102
+    def is_intact(self) -> bool: ...
     @property
-    def problems(self) -> Sequence[str]: ...  # noqa: D102
+    def problems(self) -> Sequence[str]: ...
     @property
-    def chains(self) -> Sequence[ChainFound]: ...  # noqa: D102
+    def chains(self) -> Sequence[ChainFound]: ...
 
 
 def suspects(totals: Totals) -> Section:
@@ -68,7 +88,7 @@ def suspects(totals: Totals) -> Section:
     ]
     rows = [
         [head(_named(who)), number(whole(entry.weight)), moment_cell(entry.first), moment_cell(entry.last),
-         cell(entry.note or "–", "facts")]
+         cell(entry.note or DASH, "facts")]
         for who, entry in ranked[:_IN_A_TABLE]
     ]  # fmt: skip
     heading = words(_named(ranked[0][0]), f" was suspected {_times(ranked[0][1].weight)}")
@@ -115,7 +135,7 @@ def events(totals: Totals) -> Section:
         for event, entry in ranked:
             if group_of(event) == group:
                 sums = [sums[i] + entry.series.get(n, 0) for i, n in enumerate(times.numbers)]
-        series.append(Series(group, sums, 3 if group in _URGENT else 0, is_ours=True))
+        series.append(Series(group, sums, 3 if group in _URGENT or group == _SUSPICION else 0, is_ours=True))
     heading = words(f"{things(totals.events.total, 'event')} beside the requests, most often ", name_of(ranked[0][0]))
     caption = "When events happened"
     body = joined(
@@ -142,7 +162,7 @@ def _group(totals: Totals, group: str) -> Html:
     total = sum(entry.weight for event, entry in totals.events.ranked() if group_of(event) == group)
     latest = f", the latest {whole(len(told))} of them" if total > len(told) else ""
     summary = element("summary", f"{group.capitalize()}: {things(total, 'event')}{latest}")
-    rows = [[moment_cell(at), cell(name_of(event)), cell(facts or "–", "facts")] for at, event, facts in told]
+    rows = [[cell(second(at), "time"), cell(name_of(event)), cell(facts or DASH, "facts")] for at, event, facts in told]
     inner = table(["Time (UTC)", "Event", "Facts"], rows, f"Events: {group}")
     return element("details", summary, inner, open="open" if group in _URGENT else None)
 
@@ -169,7 +189,7 @@ def chain(verified: Verified | None) -> Section:
     chains = sorted(verified.chains, key=lambda one: (not one.problems, one.since))
     rows = [
         [head(name_of(one.chain)), number(whole(one.files)), number(whole(one.records)), cell(shown(one.since)),
-         cell(shown(one.until)), cell(one.ending), number("–" if one.head is None else whole(one.head)),
+         cell(shown(one.until)), cell(one.ending), number(DASH if one.head is None else whole(one.head)),
          cell(joined([element("div", shown(said, 300)) for said in one.problems]) or "none", "facts")]
         for one in chains[:_MOST_CHAINS]
     ]  # fmt: skip
@@ -200,10 +220,8 @@ def reading(found: Reading, totals: Totals) -> Section:
         if found.unreadable:
             files = len(found.unreadable) + found.more_unreadable
             heading = f"{things(files, 'file')} and {things(wrong, 'line')} of {whole(found.lines)} could not be used"
-    facts = [
-        f"{things(found.files, 'file')}, {things(found.lines, 'line')}, "
-        f"{things(totals.records, 'record')} of {_about(totals)}.",
-    ]
+    read = f"{things(found.files, 'file')}, {things(found.lines, 'line')}, {things(totals.records, 'record')}"
+    facts = [f"{read} of {_about(totals)}."]
     if found.broken:
         facts.append(f"{things(found.broken, 'line')} that hold no record: torn, no JSON, or of another form.")
     if found.untimed:
@@ -225,9 +243,7 @@ def reading(found: Reading, totals: Totals) -> Section:
         f"All times are UTC. A bar or a point stands for {size(totals.width)}.",
         "Refused is what a guard refused, or what the app answered with a 4xx. Rows are those of answered requests.",
         "Latencies are counted in steps of a quarter of a doubling, and are right to 9 %. Confidence is in tenths.",
-        "The page is made in bounded memory: of principals, the heaviest 1 024 by rows and by requests are kept, of other "
-        "names fewer. Where more came by, the section says by how much a number may be short. The number of principals "
-        "is exact up to 511, and then an estimate, off by about 4 %.",
+        _BOUNDED,
         "Names are cut after 80 characters; what is not to be seen in them is written out.",
     ]
     body = joined([element("ul", *items), *[note(one) for one in method]])

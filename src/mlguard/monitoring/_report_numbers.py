@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+DASH = "\u2013"
 THIN = "\u202f"  # a narrow space at which no line breaks
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -47,7 +48,7 @@ def of_all(part: float, total: float) -> str:
 def milliseconds(number: float | None) -> str:
     """A latency: ``1.2 ms``, ``3.4 s``."""
     if number is None:
-        return "–"
+        return DASH
     if number >= 1_000:
         return f"{number / 1_000:.2g}{THIN}s"
     return f"{number:.2g}{THIN}ms" if number < 100 else f"{number:.0f}{THIN}ms"
@@ -76,15 +77,20 @@ def second(at: float) -> str:
     return f"{_utc(at):%Y-%m-%d %H:%M:%S}"
 
 
+def to_the_minute(at: float) -> str:
+    """A time to the minute, as it sorts: ``2026-11-24 03:15``."""
+    return f"{_utc(at):%Y-%m-%d %H:%M}"
+
+
 def stretch(at: float, width: int) -> str:
-    """A slot of time: ``Tue 24 Nov, 03:00–04:00``."""
+    """A slot of time: ``Tue 24 Nov, 03:00-04:00``."""
     start, end = _utc(at), _utc(at + width)
     if width > _DAY:
         return f"{day(at)} to {day(at + width - 1)}"
     if width == _DAY:
         return _day(start)
     form = "%H:%M" if width >= _MINUTE else "%H:%M:%S"
-    return f"{_day(start)}, {start.strftime(form)}–{end.strftime(form)}"
+    return f"{_day(start)}, {start.strftime(form)}{DASH}{end.strftime(form)}"
 
 
 def _utc(at: float) -> datetime:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from mlguard.monitoring._report_html import Html, element, joined, name_of
-from mlguard.monitoring._report_numbers import of_all, second, stretch, things, whole
+from mlguard.monitoring._report_numbers import DASH, of_all, stretch, things, to_the_minute, whole
 from mlguard.monitoring._report_plots import COLOURS, Series, Times
 from mlguard.monitoring._report_sketches import Heaviest
 from mlguard.monitoring._report_totals import Caller, Totals
@@ -14,7 +14,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 NOBODY = "not authenticated"
 THE_REST = "all others"
-_IN_A_PLOT = COLOURS - 1
+IN_A_PLOT = COLOURS - 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,11 @@ def times_of(totals: Totals) -> Times:
 
 
 def top_series(
-    sketch: Heaviest[Key], numbers: range, whole_of: Sequence[int], spell: Callable[[Key], tuple[str, Html | None]]
+    sketch: Heaviest[Key],
+    numbers: range,
+    whole_of: Sequence[int],
+    spell: Callable[[Key], tuple[str, Html | None]],
+    keys: Sequence[Key] | None = None,
 ) -> list[Series]:
     """The heaviest few over time, and the rest of the whole.
 
@@ -59,10 +63,14 @@ def top_series(
         numbers: Slots of time.
         whole_of: The whole, in each slot.
         spell: The name of a thing in a text, and in HTML: None where we have named it.
+        keys: These in the place of the heaviest, each in the colour of its place.
     """
+    chosen = [key for key, _ in sketch.ranked()[:IN_A_PLOT]] if keys is None else keys
     series, rest = [], list(whole_of)
-    for colour, (key, entry) in enumerate(sketch.ranked()[:_IN_A_PLOT]):
-        values = [entry.series.get(number, 0) for number in numbers]
+    for colour, key in enumerate(chosen):
+        if key not in sketch.entries:
+            continue
+        values = [sketch.entries[key].series.get(number, 0) for number in numbers]
         rest = [left - value for left, value in zip(rest, values, strict=True)]
         text, shown = spell(key)
         series.append(Series(text, values, colour, is_ours=shown is None, legend=shown))
@@ -118,8 +126,8 @@ def number(content: str) -> Html:
 
 
 def moment_cell(at: float) -> Html:
-    """A cell with a time."""
-    return cell(second(at), "time")
+    """A cell with a time, to the minute."""
+    return cell(to_the_minute(at), "time")
 
 
 def text(*parts: str) -> Html:
@@ -167,9 +175,9 @@ def bounded(sketch: Heaviest[Key], what: str, unit: str) -> Html | None:
     if not sketch.missed:
         return None
     return note(
-        f"There were too many {what} to keep them all in memory: the heaviest are kept, and the numbers of each are short "
-        f"by at most {things(sketch.missed, unit)} ({of_all(sketch.missed, sketch.total)} of all). Whatever has more "
-        "than that is here."
+        f"There were too many {what} to keep them all in memory. The heaviest are kept, whatever has more than "
+        f"{things(sketch.missed, unit)} ({of_all(sketch.missed, sketch.total)} of all) among them; the numbers of each "
+        "may be short by as many."
     )
 
 
@@ -186,7 +194,7 @@ def quarters(numbers: range) -> tuple[range, range]:
 
 
 def _or_dash(value: float | None, spell: Callable[[float], str]) -> str:
-    return "–" if value is None else spell(value)
+    return DASH if value is None else spell(value)
 
 
 def spell_whole(value: float) -> str:

@@ -14,7 +14,8 @@ from mlguard.monitoring._report_numbers import stretch, time_ticks
 COLOURS = 7  # of series; the one after is for the rest
 _TOP, _HEIGHT, _FOOT = 8, 190, 22  # pixels
 _TALL = 1_000  # the height of a plot in its own units
-_GAP = 0.12  # of a bar
+_GAP = 0.12  # of a bar, unless there are so many that it flickers
+_FLICKERS = 100
 _SHADES = 8
 _ROW = 30  # pixels
 
@@ -83,13 +84,14 @@ class Times:
 def bars(times: Times, axis: Axis, series: Sequence[Series], label: str) -> Html:
     """Bars upon each other, the first series at the bottom."""
     shapes, floors = [], [0.0] * len(times.numbers)
+    gap = _GAP if len(times.numbers) <= _FLICKERS else 0.0
     for one in series:
         steps = []
         for index, value in enumerate(one.values):
             if value:
                 low, high = axis.height(floors[index]), axis.height(floors[index] + value)
                 floors[index] += value
-                left, bar = index + _GAP / 2, 1 - _GAP
+                left, bar = index + gap / 2, 1 - gap
                 steps.append(f"M{left:.2f} {_y(low)}h{bar:.2f}V{_y(high)}h{-bar:.2f}z")
         shapes.append(element("path", d="".join(steps), class_=f"c{one.colour}"))
     return _plot(times, axis, joined(shapes), series, label)
@@ -166,7 +168,7 @@ def legend(series: Sequence[Series], kind: Literal["box", "dash"] = "box") -> Ht
         element(
             "li",
             element("svg", _key(one.colour, kind), width=14, height=12, aria_hidden="true"),
-            one.legend if one.legend is not None else one.name,
+            element("span", one.legend if one.legend is not None else one.name),
         )
         for one in series
     ]

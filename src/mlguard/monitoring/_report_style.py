@@ -1,5 +1,7 @@
-"""The style of a report. Colours are those of Okabe and Ito (2008), which people tell apart who see fewer, on paper and
-on black; the text has a contrast of at least 4.5 to 1 (WCAG 2.2, AA).
+"""The style of a report.
+
+Colours are those of Okabe and Ito (2008), which people tell apart who see fewer of them; texts have a contrast of at
+least 4.5 to 1 (WCAG 2.2, AA).
 """
 
 STYLE = """
@@ -59,7 +61,7 @@ svg .row{fill:var(--ink)}
 .h0{fill-opacity:.06}.h1{fill-opacity:.16}.h2{fill-opacity:.28}.h3{fill-opacity:.4}.h4{fill-opacity:.54}
 .h5{fill-opacity:.68}.h6{fill-opacity:.84}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;padding:0;margin:.6rem 0 0;font-size:.85rem}
-.legend li{display:flex;align-items:center;gap:.4rem;min-width:0}
+.legend li{display:flex;align-items:center;gap:.45rem;min-width:0}
 .legend svg{flex:none}
 .name{font-family:ui-monospace,"Cascadia Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.92em}
 .scroll{overflow-x:auto;max-width:100%}
@@ -67,14 +69,15 @@ svg .row{fill:var(--ink)}
 table{border-collapse:collapse;width:100%;margin:.8rem 0 0}
 th,td{text-align:left;padding:.35rem .9rem .35rem 0;border-bottom:1px solid var(--rule);vertical-align:top;
 overflow-wrap:normal}
-td .name,th .name{overflow-wrap:anywhere}
+td .name,th .name{display:inline-block;max-width:18rem;overflow-wrap:break-word;
+vertical-align:bottom}
 th{font-weight:600}
 thead th{color:var(--soft);font-weight:500;white-space:nowrap}
-tbody th{font-weight:400;min-width:8rem}
+tbody th{font-weight:400;min-width:8.5rem}tbody th .soft{white-space:nowrap}
 td.number,th.number{text-align:right;white-space:nowrap}
 td.time{white-space:nowrap}
 td.facts{min-width:14rem;overflow-wrap:anywhere}
-td.bar-cell{min-width:6rem;width:24%;vertical-align:middle}
+td.bar-cell{min-width:5rem;width:20%}td.bar-cell svg{margin-top:.4em}
 .bar{border-radius:2px;overflow:hidden}
 summary{cursor:pointer;color:var(--soft);margin-top:.7rem;width:fit-content}
 .empty{border:1px dashed var(--rule);border-radius:.5rem;padding:1rem 1.2rem;color:var(--soft);margin-top:1.2rem}

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from mlguard.errors import ConfigurationError
@@ -13,7 +13,7 @@ from mlguard.monitoring import _report_callers as callers
 from mlguard.monitoring import _report_events as events
 from mlguard.monitoring._report_events import Verified
 from mlguard.monitoring._report_html import Html, element, joined, shown
-from mlguard.monitoring._report_numbers import minute, of_all, milliseconds, short, whole
+from mlguard.monitoring._report_numbers import THIN, milliseconds, minute, of_all, short, whole
 from mlguard.monitoring._report_parts import Section
 from mlguard.monitoring._report_reading import Reading, chain_of, log_files
 from mlguard.monitoring._report_style import STYLE
@@ -134,8 +134,8 @@ def _tiles(totals: Totals) -> Html:
         ("Requests", short(total.requests), f"{whole(total.failed)} failed (5xx)"),
         ("Refused", of_all(total.refused, total.requests), f"{whole(total.refused)} requests"),
         ("Rows answered", short(total.rows), "rows of the model"),
-        ("Principals", short(callers_are), "exactly" if totals.callers.is_exact else "about"),
-        ("Latency", milliseconds(total.latency_at(0.5)), f"95 % in {milliseconds(total.latency_at(0.95))}"),
+        ("Principals", short(callers_are), "authenticated" if totals.callers.is_exact else "authenticated, about"),
+        ("Latency", milliseconds(total.latency_at(0.5)), f"95{THIN}% in {milliseconds(total.latency_at(0.95))}"),
         ("Suspects", short(len(totals.suspects.entries)), f"{whole(totals.suspects.total)} events"),
     ]
     return element(
@@ -145,9 +145,10 @@ def _tiles(totals: Totals) -> Html:
     )
 
 
-def _findings(sections: Iterable[Section]) -> Html:
-    ranks = {"bad": 0, "": 1, "good": 2}
-    found = sorted((one for section in sections for one in section.findings), key=lambda one: ranks[one.kind])
+def _findings(sections: Sequence[Section]) -> Html:
+    first, *others = sections  # whether the rest can be believed stands first
+    rest = [one for section in others for one in section.findings]
+    found = [*first.findings, *sorted(rest, key=lambda one: one.kind != "bad")]
     return element("ul", *[element("li", one.text, class_=one.kind or None) for one in found], class_="findings")
 
 
