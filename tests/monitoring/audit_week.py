@@ -84,7 +84,7 @@ def _request(chance: random.Random, at: datetime, caller: str, rows: int) -> Rec
         **_common(at, caller, "/predict", 200, chance),
         "guards": ["APIKeyAuth", "RateLimit", "Features", "QueryBudget"],
         "refused_by": None, "rule": None, "reason": None, "rows": rows, "budget_left": {"QueryBudget": 40_000},
-        "model": {"name": "fraud", "version": 12 if is_new else 11, "digest": "sha256:" + ("b7" if is_new else "3a") * 32},
+        "model": {"name": "fraud", "version": 11 + is_new, "digest": "sha256:" + ("b7" if is_new else "3a") * 32},
         "input": "hmac-sha256:" + "0" * 64,
         "output": {
             "labels": {name: number for name, number in labels.items() if number},

@@ -145,7 +145,7 @@ def _drift(totals: Totals) -> tuple[Html | None, list[Finding]]:
 
 
 def stability(reference: Sequence[int], window: Sequence[int]) -> float:
-    """The population stability index of two histograms. Half a count is added to each bin, or an empty one is infinite."""
+    """The population stability index of two histograms. With half a count more in each bin, or it may be infinite."""
     one, two = (sum(histogram) + 0.5 * len(histogram) for histogram in (reference, window))
     shares = [((a + 0.5) / one, (b + 0.5) / two) for a, b in zip(reference, window, strict=True)]
     return sum((b - a) * math.log(b / a) for a, b in shares)

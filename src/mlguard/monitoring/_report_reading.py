@@ -18,6 +18,7 @@ _CHAIN = re.compile(r"audit-([0-9a-f]{16})-[0-9]{6,12}\.jsonl", re.ASCII)
 _VERSION = 1
 _MOST_FILES = 20  # that are named
 _LONGEST = 200  # characters of a name by which things are counted
+_KEPT = 40  # of one that is longer, with a digest of all of it
 _LONGEST_TIME = 40
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 _A_DAY = 86_400.0
@@ -121,7 +122,7 @@ def name(value: object) -> str | None:
     if len(value) <= _LONGEST:
         return value
     digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    return f"{value[:60]}… ({len(value)} characters, blake2b {digest})"
+    return f"{value[:_KEPT]}… ({len(value)} characters, {digest})"
 
 
 def count(value: object) -> int:
