@@ -155,8 +155,7 @@ class Totals:
 
     def settle(self) -> None:
         """Make slots as long as the pictures need them, once all is counted."""
-        while self._recorded and self._leave_out_far():
-            pass
+        self._leave_out_far()
         while self._recorded and max(self._recorded) - min(self._recorded) >= MOST_SLOTS:
             self._coarsen()
 
@@ -255,18 +254,22 @@ class Totals:
         for sketch in self._sketches():
             sketch.coarsen(factor)
 
-    def _leave_out_far(self) -> bool:
-        """Leave out of the pictures what a wrong clock has said. True if there may be more."""
-        numbers = sorted(self._recorded)
-        for end, next_to_it, rest in ((numbers[-1], -2, numbers[:-1]), (numbers[0], 1, numbers[1:])):
-            if not rest:
-                return False
-            gap = abs(end - numbers[next_to_it])
-            span = max(rest[-1] - rest[0] + 1, MOST_SLOTS // _FAR)
-            if gap > _FAR * span and self._recorded[end] < _FEW * self.records:
-                self.far += self._recorded.pop(end)
-                return True
-        return False
+    def _leave_out_far(self) -> None:
+        """Leave out of the pictures what a wrong clock has said: little, and far from where most is."""
+        clusters: list[list[int]] = []
+        for number in sorted(self._recorded):
+            if clusters and number - clusters[-1][-1] <= MOST_SLOTS:
+                clusters[-1].append(number)
+            else:
+                clusters.append([number])
+        most = max(clusters, key=lambda one: sum(map(self._recorded.__getitem__, one)), default=[0])
+        reach = _FAR * max(most[-1] - most[0] + 1, MOST_SLOTS)
+        far = [number for number in self._recorded if not most[0] - reach <= number <= most[-1] + reach]
+        records = sum(map(self._recorded.__getitem__, far))
+        if records < _FEW * self.records:
+            self.far = records
+            for number in far:
+                del self._recorded[number]
 
 
 def group_of(event: str) -> str:
