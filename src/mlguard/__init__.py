@@ -83,6 +83,7 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring.audit_report import audit_report
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -259,6 +260,7 @@ __all__ = [
     "WatermarkEvidence",
     "Window",
     "add_noise",
+    "audit_report",
     "decrypt_model",
     "decrypted_model",
     "encrypt_model",

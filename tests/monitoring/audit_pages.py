@@ -82,7 +82,7 @@ def log_of(path: Path, records: Iterable[Mapping[str, Any] | str]) -> Path:
 def request(time: str = "2026-11-26T20:00:00.000000Z", **members: Any) -> dict[str, Any]:
     """The record of a request that was answered."""
     return {
-        "v": 1, "chain": "0123456789abcdef", "seq": 0, "time": time, "event": "request", "request_id": "00ff00ff00ff00ff",
+        "v": 1, "chain": "0123456789abcdef", "seq": 0, "time": time, "event": "request", "request_id": "00ff",
         "principal": {"method": "api-key", "issuer": "", "id": "alice"}, "address": "192.0.2.1", "method": "POST",
         "route": "/predict", "status": 200, "guards": ["APIKeyAuth"], "refused_by": None, "rule": None, "reason": None,
         "rows": 1, "budget_left": {}, "model": {"name": "iris", "version": 3, "digest": "sha256:00"}, "input": None,

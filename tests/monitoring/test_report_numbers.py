@@ -20,7 +20,15 @@ def test_things_and_shares() -> None:
     assert _plain(numbers.whole(1_234_567)) == "1 234 567"
     assert [_plain(numbers.things(n, "row")) for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
     assert numbers.things(2, "query", "queries") == "2 queries"
-    shares = {0: "0 %", 0.0004: "< 0.1 %", 0.0123: "1.2 %", 0.5: "50 %", 0.999: "99.9 %", 0.9999: "> 99.9 %", 1: "100 %"}
+    shares = {
+        0: "0 %",
+        0.0004: "< 0.1 %",
+        0.0123: "1.2 %",
+        0.5: "50 %",
+        0.999: "99.9 %",
+        0.9999: "> 99.9 %",
+        1: "100 %",
+    }
     assert {share: _plain(numbers.percent(share)) for share in shares} == shares
     assert _plain(numbers.of_all(1, 0)) == "0 %"
 

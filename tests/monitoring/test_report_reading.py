@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.monitoring.audit_pages import event, log_of, request
 
 from mlguard import ConfigurationError
 from mlguard.monitoring._report_reading import (
-    Reading, amount, chain_of, count, log_files, members, moment, name,
+    Reading,
+    amount,
+    chain_of,
+    count,
+    log_files,
+    members,
+    moment,
+    name,
 )  # fmt: skip
-from tests.monitoring.audit_pages import event, log_of, request
 
 _NOW = 1_795_726_800.0  # 2026-11-26 21:00
 _VALUES: Any = st.recursive(
@@ -31,9 +38,10 @@ def _read(*files: Path, since: float = -math.inf, until: float = math.inf) -> tu
 
 def test_what_is_no_record_is_counted(tmp_path: Path) -> None:
     """Torn lines, other JSON, another version, and events without a name are counted, and the rest is read."""
-    lines = [
+    lines: list[Any] = [
         request(), "{", "[]", "null", '"request"', '{"v":1}', json.dumps({**request(), "v": 2}),
-        json.dumps({**request(), "event": 7}), "\x00\x00", '{"event":"a\\ud800"}', "[" * 5_000, "   ", event("model.served"),
+        json.dumps({**request(), "event": 7}), "\x00\x00", '{"event":"a\\ud800"}', "[" * 5_000, "   ",
+        event("model.served"),
         json.dumps(request())[:100],
     ]  # fmt: skip
     reading, told = _read(log_of(tmp_path / "a.jsonl", lines))
@@ -43,7 +51,8 @@ def test_what_is_no_record_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "time",
-    [None, 7, "", "yesterday", "1970-01-01T00:00:00.000000Z", "2026-11-28T00:00:00Z", "9999-12-31T23:59:59Z", "x" * 10_000,
+    [None, 7, "", "yesterday", "1970-01-01T00:00:00.000000Z", "2026-11-28T00:00:00Z", "9999-12-31T23:59:59Z",
+     "x" * 10_000,
      "0001-01-01T00:00:00+23:59"],
 )  # fmt: skip
 def test_a_time_that_cannot_be_is_counted(tmp_path: Path, time: object) -> None:

@@ -1,13 +1,14 @@
 """What is counted of records, over time, in bounded memory."""
 
+import itertools
 import tracemalloc
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.monitoring.audit_pages import event, request
 
 from mlguard.monitoring._report_totals import MOST_SLOTS, WIDTHS, Totals, group_of
-from tests.monitoring.audit_pages import event, request
 
 _START = 1_795_651_200.0  # 2026-11-26 00:00
 _DAY = 86_400.0
@@ -23,7 +24,7 @@ def _counted(*records: tuple[float, dict[str, Any]]) -> Totals:
 
 def test_widths_are_multiples() -> None:
     """So that slots of time can be put together, and nothing is split."""
-    assert all(longer % shorter == 0 for shorter, longer in zip(WIDTHS, WIDTHS[1:], strict=False))
+    assert all(longer % shorter == 0 for shorter, longer in itertools.pairwise(WIDTHS))
 
 
 def test_a_request_is_counted() -> None:
@@ -115,7 +116,10 @@ def test_an_empty_log() -> None:
 def test_events_are_told() -> None:
     """The latest of each group with their facts, bounded."""
     totals = _counted(
-        *[(_START + n, event("model.loaded", model=f"m{n}", nested={"a": 1}, none=None, ratio=1 / 3)) for n in range(60)],
+        *[
+            (_START + n, event("model.loaded", model=f"m{n}", nested={"a": 1}, none=None, ratio=1 / 3))
+            for n in range(60)
+        ],
         (_START, event("drift.found", **{f"fact{n}": "x" * 1_000 for n in range(50)})),
         (_START, event("never.heard.of")),
     )
@@ -152,8 +156,8 @@ def test_odd_values_are_no_reason_to_stop() -> None:
     )
     assert {label: entry.weight for label, entry in totals.labels.entries.items()} == {"c": 2, "setosa": 3}
     assert totals.whole().confidence[3] == 2
-    assert sorted(totals.whole().latency)[0] == -40
-    assert sorted(totals.whole().latency)[-1] == 80
+    assert min(totals.whole().latency) == -40
+    assert max(totals.whole().latency) == 80
     assert ("", "", "") in totals.models.entries
 
 

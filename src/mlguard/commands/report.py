@@ -16,7 +16,7 @@ from typing import Any
 
 from mlguard._files import replace_file
 from mlguard.errors import ConfigurationError
-from mlguard.monitoring._report_events import Verified
+from mlguard.monitoring._report_verified import Verified
 from mlguard.monitoring.audit_report import audit_report
 from mlguard.secrets._files import read_secret_text
 

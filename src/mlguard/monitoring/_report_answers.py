@@ -40,6 +40,7 @@ _SHARES = ((f"50{THIN}% within", 0.5), (f"95{THIN}% within", 0.95), (f"99{THIN}%
 _SLOWER = 1.5  # times: a change of latency that is told
 _LESS_SURE = 0.05  # a change of mean confidence that is told
 _OTHER_LABELS = 0.05  # a change of a label's share that is told
+_FEW_POINTS = 0.01  # the same, of one that became twice or half as frequent
 _WINDOWS = 28
 _ENOUGH = 100  # answers in a window
 _SOME, _LARGE = 0.1, 0.25  # PSI as it is usually read, since Lewis (1994)
@@ -182,23 +183,23 @@ def labels(totals: Totals) -> Section:
 
 
 def _changed_balance(totals: Totals) -> tuple[Finding, ...]:
-    """The label whose share has changed most, if it is much."""
+    """The label whose share has changed most, if that is much: by points, or for a rare one by a factor."""
     entries = totals.labels.ranked()
-    sums = [
-        [sum(entry.series.get(n, 0) for n in quarter) for _, entry in entries] for quarter in quarters(totals.numbers)
+    counts = [[sum(entry.series.get(n, 0) for n in part) for _, entry in entries] for part in quarters(totals.numbers)]
+    if len(totals.numbers) < 2 or min(map(sum, counts)) < _ENOUGH:
+        return ()
+    before, after = ([count / sum(part) for count in part] for part in counts)
+    much = [
+        (abs(new - old), place)
+        for place, (old, new) in enumerate(zip(before, after, strict=True))
+        if abs(new - old) >= _OTHER_LABELS or (abs(new - old) >= _FEW_POINTS and max(old, new) >= 2 * min(old, new))
     ]
-    before, after = sums
-    if len(totals.numbers) < 2 or min(sum(before), sum(after)) < _ENOUGH:
+    if not much:
         return ()
-    change, index = max((abs(after[i] / sum(after) - before[i] / sum(before)), i) for i in range(len(entries)))
-    if change < _OTHER_LABELS:
-        return ()
-    shares = f"from {of_all(before[index], sum(before))} to {of_all(after[index], sum(after))}"
-    is_more = after[index] / sum(after) > before[index] / sum(before)
-    text = words(
-        "The share of ", name_of(entries[index][0]), f" in the answers {'rose' if is_more else 'fell'} {shares}"
-    )
-    return (Finding(text, "bad"),)
+    _, place = max(much)
+    changed = f" in the answers {'rose' if after[place] > before[place] else 'fell'}"
+    shares = f" from {percent(before[place])} to {percent(after[place])}"
+    return (Finding(words("The share of ", name_of(entries[place][0]), changed, shares), "bad"),)
 
 
 def _share(value: float | None, total: float) -> float | None:

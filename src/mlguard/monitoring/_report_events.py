@@ -1,8 +1,5 @@
 """Who was suspected, what else happened, whether the chain holds, and what could not be read."""
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from mlguard.monitoring._report_html import Html, element, joined, name_of, shown
 from mlguard.monitoring._report_numbers import DASH, second, size, things, whole
 from mlguard.monitoring._report_parts import (
@@ -26,6 +23,7 @@ from mlguard.monitoring._report_parts import (
 from mlguard.monitoring._report_plots import Series, dots
 from mlguard.monitoring._report_reading import Reading
 from mlguard.monitoring._report_totals import GROUPS, OTHERS, Totals, group_of
+from mlguard.monitoring._report_verified import Verified
 
 _IN_A_TABLE = 12
 _IN_A_PLOT = 6
@@ -46,31 +44,6 @@ _BAD = {
     "model.refused": "A model file was refused {times}",
     "feedback.quarantined": "Feedback was put into quarantine {times}",
 }
-
-
-class ChainFound(Protocol):
-    """What was found of one chain, as ``ChainReport`` has it."""
-
-    chain: str
-    files: int
-    records: int
-    since: str
-    until: str
-    ending: str
-    head: int | None
-    problems: list[str]
-    more_problems: int
-
-
-class Verified(Protocol):
-    """What a verification has found, as ``AuditVerification`` has it."""
-
-    @property
-    def is_intact(self) -> bool: ...
-    @property
-    def problems(self) -> Sequence[str]: ...
-    @property
-    def chains(self) -> Sequence[ChainFound]: ...
 
 
 def suspects(totals: Totals) -> Section:
@@ -223,11 +196,9 @@ def reading(found: Reading, totals: Totals) -> Section:
     read = f"{things(found.files, 'file')}, {things(found.lines, 'line')}, {things(totals.records, 'record')}"
     facts = [f"{read} of {_about(totals)}."]
     if found.broken:
-        facts.append(f"{things(found.broken, 'line')} that hold no record: torn, no JSON, or of another form.")
+        facts.append(f"{things(found.broken, 'line')} without a record: torn, no JSON, or of another form.")
     if found.untimed:
-        facts.append(
-            f"{things(found.untimed, 'record')} whose time is missing or cannot be: before 2000, in the future."
-        )
+        facts.append(f"{things(found.untimed, 'record')} without a time, or with one before 2000 or in the future.")
     if found.outside:
         facts.append(f"{things(found.outside, 'record')} before or after the time that was asked for.")
     if found.unproved:

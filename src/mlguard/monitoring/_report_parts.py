@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from mlguard.monitoring._report_html import Html, element, joined, name_of
+from mlguard.monitoring._report_html import Html, element, joined, name_of, shown
 from mlguard.monitoring._report_numbers import DASH, of_all, stretch, things, to_the_minute, whole
 from mlguard.monitoring._report_plots import COLOURS, Series, Times
 from mlguard.monitoring._report_sketches import Heaviest
@@ -72,8 +72,8 @@ def top_series(
             continue
         values = [sketch.entries[key].series.get(number, 0) for number in numbers]
         rest = [left - value for left, value in zip(rest, values, strict=True)]
-        text, shown = spell(key)
-        series.append(Series(text, values, colour, is_ours=shown is None, legend=shown))
+        name, html = spell(key)
+        series.append(Series(name, values, colour, is_ours=html is None, legend=html))
     if any(left > 0 for left in rest):
         series.append(Series(THE_REST, [max(left, 0) for left in rest], COLOURS, is_ours=True))
     return series
@@ -111,7 +111,7 @@ def numbers_behind(times: Times, series: Sequence[Series], spell: Callable[[floa
 
 def head(content: str, note: str | None = None) -> Html:
     """The first cell of a row."""
-    small = element("span", f" {note}", class_="soft") if note else None
+    small = element("span", " ", note, class_="soft") if note else None
     return element("th", content, small, scope="row")
 
 
@@ -159,15 +159,15 @@ def caller_name(caller: Caller) -> tuple[str, Html | None]:
 
 def caller_html(caller: Caller) -> Html:
     """A caller in a sentence."""
-    told, shown = caller_name(caller)
-    return shown if shown is not None else joined([told])
+    told, html = caller_name(caller)
+    return html if html is not None else joined([told])
 
 
 def proof(caller: Caller) -> str | None:
     """How a caller has proved who it is."""
     if caller is None:
         return None
-    return joined([caller[0], *([" of ", name_of(caller[1], 40)] if caller[1] else [])])
+    return joined([shown(caller[0], 40), *([" of ", name_of(caller[1], 40)] if caller[1] else [])])
 
 
 def bounded(sketch: Heaviest[Key], what: str, unit: str) -> Html | None:
