@@ -347,6 +347,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "Pseudonymiser": mlguard.Pseudonymiser,
     "ReversibleTokens": mlguard.ReversibleTokens,
     "PresidioFinder": mlguard.PresidioFinder,
+    "audit_report": mlguard.audit_report,
     "harden": mlguard.harden,
     "MemoryStore": mlguard.MemoryStore,
     "verify_model": mlguard.verify_model,

@@ -120,6 +120,7 @@ def test_events_are_told() -> None:
             (_START + n, event("model.loaded", model=f"m{n}", nested={"a": 1}, none=None, ratio=1 / 3))
             for n in range(60)
         ],
+        (_START - 1, event("model.loaded", model="before all of them, read last")),
         (_START, event("drift.found", **{f"fact{n}": "x" * 1_000 for n in range(50)})),
         (_START, event("never.heard.of")),
     )

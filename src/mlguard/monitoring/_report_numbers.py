@@ -105,13 +105,10 @@ def round_ticks(most: float) -> Sequence[float]:
     """Where an axis from 0 is marked: three to six round numbers, of which the last is the end."""
     if most <= 0:
         return (0.0, 1.0)
-    step = 10.0 ** math.floor(math.log10(most))
-    for factor in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5):
-        if most / (step * factor) <= 5:
-            step *= factor
-            break
-    if most <= 5:
-        step = max(step, 1.0) if most >= 1 else step
+    power = 10.0 ** math.floor(math.log10(most))
+    step = next(power * factor for factor in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5) if most / (power * factor) <= 5)
+    if 1 <= most <= 5:
+        step = max(step, 1.0)
     return tuple(step * number for number in range(math.ceil(most / step - 1e-9) + 1))
 
 

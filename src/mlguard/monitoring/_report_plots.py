@@ -116,7 +116,7 @@ def lines(times: Times, axis: Axis, series: Sequence[Series], label: str) -> Htm
     return _plot(times, axis, joined(shapes), series, label)
 
 
-def shades(times: Times, rows: Sequence[Series], axis: Axis, line: Series | None, label: str) -> Html:
+def shades(times: Times, rows: Sequence[Series], axis: Axis, line: Series, label: str) -> Html:
     """Rows of cells, the first at the bottom, darker where the value is a larger share of its column; and a line."""
     totals = [sum(row.values[index] or 0 for row in rows) for index in range(len(times.numbers))]
     cells: list[list[str]] = [[] for _ in range(_SHADES)]
@@ -128,13 +128,9 @@ def shades(times: Times, rows: Sequence[Series], axis: Axis, line: Series | None
                 shade = min(int((value / totals[index]) ** 0.6 * _SHADES), _SHADES - 1)
                 cells[shade].append(f"M{index} {top}h1v{tall:.0f}h-1z")
     shapes = [element("path", d="".join(steps), class_=f"h{shade}") for shade, steps in enumerate(cells) if steps]
-    if line is not None:
-        points = [
-            f"{index + 0.5} {_y(axis.height(value))}" for index, value in enumerate(line.values) if value is not None
-        ]
-        if points:
-            shapes += [element("path", d="M" + "L".join(points), class_=kind) for kind in ("line halo", "line ink")]
-    return _plot(times, axis, joined(shapes), [*([line] if line else []), *reversed(rows)], label)
+    points = [f"{index + 0.5} {_y(axis.height(value))}" for index, value in enumerate(line.values) if value is not None]
+    shapes += [element("path", d="M" + "L".join(points), class_=kind) for kind in ("line halo", "line ink")]
+    return _plot(times, axis, joined(shapes), [line, *reversed(rows)], label)
 
 
 def dots(times: Times, rows: Sequence[Series], label: str) -> Html:
