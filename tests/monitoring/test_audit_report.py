@@ -27,7 +27,7 @@ _START = datetime(2026, 11, 26, tzinfo=UTC)
 _ALLOWED_ATTRIBUTES = {
     "lang", "charset", "http-equiv", "content", "name", "class", "href", "id", "aria-label", "aria-labelledby",
     "aria-hidden", "role", "tabindex", "scope", "open", "width", "height", "viewbox", "preserveaspectratio", "x", "y",
-    "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "d", "text-anchor",
+    "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "d", "dx", "text-anchor",
 }  # fmt: skip
 
 
@@ -82,8 +82,8 @@ def test_the_findings_of_a_week(of_a_week: str) -> None:
     assert "2 callers were suspected, trial-4711 the most, 4 times" in told
     assert re.search(r"The mean confidence fell from 0\.8\d to 0\.6\d", told)
     assert "The share of fraud in the answers rose from" in told
-    assert "Drift was found twice" in told
-    assert "A lockdown was set once" in told
+    assert "Drift was found twice, last on Tue 24 Nov 2026, 21:00 UTC" in told
+    assert "A lockdown was set once, last on Tue 24 Nov 2026, 07:30 UTC" in told
     assert "The store was down once" in told
     assert "trial-4711 made 52 % of all rows" in told
     assert "% of requests were refused; the most" in told
@@ -115,6 +115,14 @@ def test_every_picture_is_also_a_table_and_has_a_description(of_a_week: str) -> 
     for table in tree(of_a_week).findall(".//div[@class='scroll']"):
         assert (table.get("tabindex"), table.get("role")) == ("0", "region")
         assert table.get("aria-label")
+
+
+def test_plots_show_what_explains_them(of_a_week: str) -> None:
+    """Where the suspicion, the lockdown and the drift were is marked in every plot over time."""
+    plots = [plot for plot in tree(of_a_week).findall(".//svg[@class='plot']") if plot.find("./svg") is not None]
+    assert len(plots) == 8
+    for plot in plots:
+        assert [mark.text for mark in plot.findall("./text[@class='mark-name']")] == ["suspicion", "lockdown", "drift"]
 
 
 def test_sections_are_found(of_a_week: str) -> None:
@@ -232,8 +240,9 @@ def test_many_routes_and_events(tmp_path: Path) -> None:
     assert "And 18 other routes." in section(page, "routes")
     assert "Models: 51 events, the latest 40 of them" in section(page, "events")
     assert heading(page, "suspects") == "not named was suspected once"
-    assert "A model file was refused once" in findings(page)
-    assert "The audit log dropped events, and said so once" in findings(page)
+    told = "\n".join(findings(page))
+    assert "A model file was refused once, last on" in told
+    assert "The audit log dropped events, and said so once, last on" in told
 
 
 # What was read -------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from mlguard.monitoring._report_parts import (
     empty,
     figure,
     head,
+    marks_of,
     moment_cell,
     number,
     numbers_behind,
@@ -106,7 +107,7 @@ def confidence(totals: Totals) -> Section:
         else:
             heading = f"The mean confidence is {mean:.2f}, at the end as at the beginning"
     axis = Axis((0.0, 0.25, 0.5, 0.75, 1.0), lambda value: f"{value:g}" if value <= 1 else whole(round(value)))
-    caption = "How sure answers were: the darker, the more of them in that tenth; the line is the mean"
+    caption = "How sure answers were: the stronger the colour, the more of them; the line is the mean"
     plot = shades(times, tenths, axis, line, f"{caption}. {heading}.")
     drift, drifted = _drift(totals)
     body = joined([
@@ -123,7 +124,8 @@ def _tenth(totals: Totals, tenth: int) -> list[int]:
 def _drift(totals: Totals) -> tuple[Html | None, list[Finding]]:
     """How far the confidence is from what it was at first."""
     size = -(-len(totals.numbers) // _WINDOWS)
-    windows = Times(range(totals.numbers[0] // size, totals.numbers[-1] // size + 1), totals.width * size)
+    parts = range(totals.numbers[0] // size, totals.numbers[-1] // size + 1)
+    windows = Times(parts, totals.width * size, marks_of(totals))
     found = [totals.whole(range(n * size, (n + 1) * size)).confidence for n in windows.numbers]
     first = max(len(found) // 4, 1)
     reference = [sum(window[tenth] for window in found[:first]) for tenth in range(TENTHS)]

@@ -1,7 +1,7 @@
 """Who was suspected, what else happened, whether the chain holds, and what could not be read."""
 
 from mlguard.monitoring._report_html import Html, element, joined, name_of, shown
-from mlguard.monitoring._report_numbers import DASH, second, size, things, whole
+from mlguard.monitoring._report_numbers import DASH, minute, percent, second, size, things, whole
 from mlguard.monitoring._report_parts import (
     Finding,
     Section,
@@ -29,9 +29,9 @@ _IN_A_TABLE = 12
 _IN_A_PLOT = 6
 _MOST_CHAINS = 50
 _BOUNDED = (
-    "The page is made in bounded memory: of principals, the heaviest 1 024 by rows and by requests are kept, of other "
-    "names fewer. Where more came by, the section says by how much a number may be short. The number of principals is "
-    "exact up to 511, and then an estimate, off by about 4 %."
+    f"The page is made in bounded memory: of principals, the heaviest {whole(1_024)} by rows and by requests are kept, of "
+    "other names fewer. Where more came by, the section says by how much a number may be short. The number of principals "
+    f"is exact up to 511, and then an estimate, off by about {percent(0.04)}."
 )
 _URGENT = frozenset({"drift", "lockdown", "alerts", "feedback", "store", "audit log"})
 _SUSPICION = GROUPS["query."]
@@ -123,9 +123,9 @@ def events(totals: Totals) -> Section:
         ]
     )
     found = [
-        Finding(text.format(times=_times(totals.events.entries[event].weight)), "bad")
+        Finding(f"{text.format(times=_times(happened.weight))}, last on {minute(happened.last)} UTC", "bad")
         for event, text in _BAD.items()
-        if event in totals.events.entries
+        if (happened := totals.events.entries.get(event)) is not None
     ]
     return Section("events", topic, heading, body, tuple(found))
 
@@ -213,7 +213,7 @@ def reading(found: Reading, totals: Totals) -> Section:
     method = [
         f"All times are UTC. A bar or a point stands for {size(totals.width)}.",
         "Refused is what a guard refused, or what the app answered with a 4xx. Rows are those of answered requests.",
-        "Latencies are counted in steps of a quarter of a doubling, and are right to 9 %. Confidence is in tenths.",
+        "Latencies are counted in steps of a quarter of a doubling, and right to a tenth. Confidence is in tenths.",
         _BOUNDED,
         "Names are cut after 80 characters; what is not to be seen in them is written out.",
     ]

@@ -15,6 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 NOBODY = "not authenticated"
 THE_REST = "all others"
 IN_A_PLOT = COLOURS - 1
+_MARKS = {"lockdown.set": "lockdown", "drift.found": "drift"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,15 @@ class Section:
 
 def times_of(totals: Totals) -> Times:
     """The axis of time of all pictures."""
-    return Times(totals.numbers, totals.width)
+    return Times(totals.numbers, totals.width, marks_of(totals))
+
+
+def marks_of(totals: Totals) -> tuple[tuple[float, str], ...]:
+    """What explains much of what is drawn: who was suspected most, the first lockdown, and the first drift."""
+    suspects = totals.suspects.ranked()
+    marks = [(suspects[0][1].first, "suspicion")] if suspects else []
+    known = ((totals.events.entries.get(event), text) for event, text in _MARKS.items())
+    return (*marks, *[(entry.first, text) for entry, text in known if entry is not None])
 
 
 def top_series(

@@ -13,6 +13,7 @@ from mlguard.monitoring._report_numbers import stretch, time_ticks
 
 COLOURS = 7  # of series; the one after is for the rest
 _TOP, _HEIGHT, _FOOT = 8, 190, 22  # pixels
+_NAME = 14  # of what is marked
 _TALL = 1_000  # the height of a plot in its own units
 _GAP = 0.12  # of a bar, unless there are so many that it flickers
 _FLICKERS = 100
@@ -71,14 +72,20 @@ class Times:
     Attributes:
         numbers: Which, since 1970.
         width: Length of one, in seconds.
+        marks: What else happened, and when, in seconds since 1970: a few that explain what is drawn.
     """
 
     numbers: range
     width: int
+    marks: tuple[tuple[float, str], ...] = ()
 
     def spell(self, index: int) -> str:
         """A slot."""
         return stretch(self.numbers[index] * self.width, self.width)
+
+    def share(self, at: float) -> float:
+        """Where a time is on the axis, from 0 to 1."""
+        return (at / self.width - self.numbers[0]) / len(self.numbers)
 
 
 def bars(times: Times, axis: Axis, series: Sequence[Series], label: str) -> Html:
@@ -178,25 +185,38 @@ def _key(colour: int, kind: str) -> Html:
 
 
 def _plot(times: Times, axis: Axis, shapes: Html, series: Sequence[Series], label: str) -> Html:
+    marks = [(times.share(at), text) for at, text in sorted(times.marks) if 0 <= times.share(at) <= 1]
+    top = _TOP + _NAME * len(marks)
+    low = top + _HEIGHT
     grid, scale = [], []
     for tick in axis.ticks:
-        at = _TOP + _HEIGHT * (1 - axis.height(tick))
+        at = low - _HEIGHT * axis.height(tick)
         grid.append(element("line", x1="0", x2="100%", y1=at, y2=at, class_="grid"))
         scale.append(element("text", axis.spell(tick), x="100%", y=at + 4, text_anchor="end"))
     area = element(
         "svg",
         shapes,
         *_columns(times, axis, series),
-        y=_TOP,
+        y=top,
         width="100%",
         height=_HEIGHT,
         viewBox=f"0 0 {len(times.numbers)} {_TALL}",
         preserveAspectRatio="none",
     )
-    high = _TOP + _HEIGHT + _FOOT
-    inner = _canvas(joined([*grid, area, *_time_labels(times, _TOP + _HEIGHT + 17)]), high)
-    side = element("svg", *scale, class_="scale", width=48, height=high, aria_hidden="true")
+    inner = _canvas(joined([*grid, area, *_marks(marks, low), *_time_labels(times, low + 17)]), low + _FOOT)
+    side = element("svg", *scale, class_="scale", width=48, height=low + _FOOT, aria_hidden="true")
     return element("div", side, inner, class_="chart", role="img", aria_label=label)
+
+
+def _marks(marks: Sequence[tuple[float, str]], low: int) -> list[Html]:
+    """Lines where something else happened, with their names above the plot, each lower than the one before."""
+    drawn = []
+    for place, (share, text) in enumerate(marks):
+        x, middle = f"{100 * share:.2f}%", _NAME * place + 6
+        side, away = ("end", -5) if share > 0.5 else ("start", 5)
+        drawn.append(element("line", x1=x, x2=x, y1=middle - 6, y2=low, class_="mark"))
+        drawn.append(element("text", text, x=x, y=middle + 4, dx=away, text_anchor=side, class_="mark-name"))
+    return drawn
 
 
 def _canvas(inside: Html, height: float) -> Html:
