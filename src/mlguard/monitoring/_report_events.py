@@ -29,9 +29,9 @@ _IN_A_TABLE = 12
 _IN_A_PLOT = 6
 _MOST_CHAINS = 50
 _BOUNDED = (
-    f"The page is made in bounded memory: of principals, the heaviest {whole(1_024)} by rows and by requests are kept, of "
-    "other names fewer. Where more came by, the section says by how much a number may be short. The number of principals "
-    f"is exact up to 511, and then an estimate, off by about {percent(0.04)}."
+    f"The page is made in bounded memory: of principals, the heaviest {whole(1_024)} by rows and by requests are kept, "
+    "of other names fewer. Where more came by, the section says by how much a number may be short. The number of "
+    f"principals is exact up to 511, and then an estimate, off by about {percent(0.04)}."
 )
 _URGENT = frozenset({"drift", "lockdown", "alerts", "feedback", "store", "audit log"})
 _SUSPICION = GROUPS["query."]
