@@ -415,7 +415,7 @@ _FIELDS = st.fixed_dictionaries(
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(_FIELDS, max_size=8))
+@given(st.lists(_FIELDS, max_size=4))
 def test_any_record_makes_a_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     """Whatever stands in the members of records, a well-formed page comes out, with our elements alone."""
     page = _page(tmp_path, *[{**request(), "facts": {}, **record} for record in records])

@@ -77,7 +77,7 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_a_name_stands_apart() -> None:
-    """Letters that are written from right to left do not turn round what stands beside them; an empty name is there."""
+    """Letters that are written from right to left do not turn round what stands beside them; an empty name is one."""
     assert name_of("<a>") == '<bdi class="name">&lt;a&gt;</bdi>'
     assert isolated("a") == "\u2068a\u2069"
-    assert name_of("") == '<bdi class="name">\u200b</bdi>'
+    assert name_of("") == '<bdi class="name">&quot;&quot;</bdi>'

@@ -125,11 +125,13 @@ def test_texts_can_be_read(page: _Reports, scheme: str, *, is_dark: bool) -> Non
 
 
 def test_on_paper(page: _Reports) -> None:
-    """A print is black on white also in the dark, without links and without what is folded."""
+    """A print is black on white also in the dark, without links; what is folded is left out, what is open is not."""
     shown = page.open("week", scheme="dark", media="print")
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert shown.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert shown.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert shown.evaluate("getComputedStyle(document.querySelector('details:not([open])')).display") == "none"
+    assert shown.evaluate("getComputedStyle(document.querySelector('#events details[open]')).display") == "block"
 
 
 def test_a_pointer_finds_numbers(page: _Reports) -> None:

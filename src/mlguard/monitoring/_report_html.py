@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 
 _MOST = 80  # characters that are shown of a name
+_NO_NAME = '""'
 _MARKS = 2  # combining marks on one letter: more of them reach into the lines around
 _MARK = frozenset({"Mn", "Me"})
 _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
@@ -40,7 +41,7 @@ def joined(parts: Iterable[str | None]) -> Html:
 
 def name_of(text: str, most: int = _MOST) -> Html:
     """A name that somebody else has chosen: shown as one, and apart from what stands around it."""
-    return element("bdi", shown(text, most) or "\u200b", class_="name")
+    return element("bdi", shown(text, most) or _NO_NAME, class_="name")
 
 
 def isolated(text: str, most: int = _MOST) -> str:

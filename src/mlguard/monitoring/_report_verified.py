@@ -7,15 +7,24 @@ from typing import Protocol
 class ChainFound(Protocol):
     """What was found of one chain, as ``ChainReport`` has it."""
 
-    chain: str
-    files: int
-    records: int
-    since: str
-    until: str
-    ending: str
-    head: int | None
-    problems: list[str]
-    more_problems: int
+    @property
+    def chain(self) -> str: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def records(self) -> int: ...
+    @property
+    def since(self) -> str: ...
+    @property
+    def until(self) -> str: ...
+    @property
+    def ending(self) -> str: ...
+    @property
+    def head(self) -> int | None: ...
+    @property
+    def problems(self) -> Sequence[str]: ...
+    @property
+    def more_problems(self) -> int: ...
 
 
 class Verified(Protocol):
