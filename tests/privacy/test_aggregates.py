@@ -163,10 +163,10 @@ def test_the_mean_is_within_its_bounds(values: list[Any], low: float, width: flo
 
 
 def test_the_mean_of_nobody_is_no_error() -> None:
-    """An error would tell that nobody is there. The accuracy says that the value is worth nothing."""
-    mean = run(aggregates().mean([], low=0, high=10, epsilon=1.0))
-    assert 0 <= mean.value <= 10
-    assert mean.accuracy >= 5
+    """An error would tell that nobody is there. The accuracy says, of most, that the value is worth nothing."""
+    means = [run(aggregates().mean([], low=0, high=10, epsilon=1.0)) for _ in range(9)]
+    assert all(0 <= mean.value <= 10 for mean in means)
+    assert sorted(mean.accuracy for mean in means)[4] >= 5  # the noise on the count may look like many people
 
 
 def test_where_noise_has_eaten_both_sums_the_mean_is_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import ArrayLike, DTypeLike
 
-from mlguard._guard import Control, Guard
+from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import ConfigurationError, InvalidInputError
-from mlguard.inputs.body_formats import BodyFormats
+from mlguard.inputs.body_formats import BodyFormats, Reader
 from mlguard.inputs.feature_files import read_rules, write_rules
 from mlguard.inputs.learning import learn
 from mlguard.inputs.model_shapes import read_model
@@ -324,6 +324,9 @@ class Features(Guard):
         memory = await judge_all(request)  # who may not call is not told which content type is read
         reader = self._formats.reader_for(request.scope["headers"])
         body = await request.body()
+        return await memory.note_reading(self, self._read(request, memory, reader, body))
+
+    async def _read(self, request: Request, memory: RequestMemory, reader: Reader, body: bytes) -> Rows:
         try:
             sent = reader.sent(body)
             memory.inference_call = sent.call

@@ -68,13 +68,12 @@ class Glance:
         text: The plain text.
     """
 
-    __slots__ = ("_bytes", "_lower", "_named", "_places", "_shapes", "_text")
+    __slots__ = ("_bytes", "_lower", "_named", "_shapes", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._bytes = text.encode("ascii", "replace")  # in the same places: one byte for each character
         self._lower = b""
-        self._places: dict[bytes, list[int]] = {}
         self._shapes = b""
         self._named = b""
 
@@ -84,13 +83,11 @@ class Glance:
 
     def places_of(self, word: bytes) -> list[int]:
         """Where a word of lower-case ASCII stands, in whatever case."""
-        if word not in self._places:
-            lower = self._lower = self._lower or self._bytes.lower()
-            self._places[word] = _places(lower, word)
-        return self._places[word]
+        lower = self._lower = self._lower or self._bytes.lower()
+        return _places(lower, word)
 
     def places_of_name(self, word: bytes) -> list[int]:
-        """Where such a word stands, if it can be in a name that is given a value: ``word=``, ``"word": ``, ``word,"``."""
+        """Where such a word stands, if it can be in a name that has a value: ``word=``, ``"word": ``, ``word,"``."""
         named = self._named = self._named or self._before_setters()
         return self.places_of(word) if word in named else []
 
