@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from bench import (
     answer,
+    audit_pages,
     auth,
     callers,
     encryption,
@@ -62,6 +63,7 @@ _BENCHES = {
     "loading": loading.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
+    "report": audit_pages.measure,
 }
 
 
