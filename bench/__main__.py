@@ -13,6 +13,7 @@ from bench import (
     alerts,
     answer,
     audit,
+    audit_pages,
     auth,
     callers,
     drift,
@@ -74,6 +75,7 @@ _BENCHES = {
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
     "audit": audit.measure,
+    "report": audit_pages.measure,
 }
 
 

@@ -357,6 +357,7 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "AuditLog": mlguard.AuditLog,
     "AuditHeads": mlguard.AuditHeads,
     "verify_audit_log": mlguard.verify_audit_log,
+    "audit_report": mlguard.audit_report,
     "harden": mlguard.harden,
     "install_metrics": mlguard.install_metrics,
     "OpenTelemetryMetrics": mlguard.OpenTelemetryMetrics,

@@ -89,6 +89,7 @@ from mlguard.monitoring._alert_windows import Alert
 from mlguard.monitoring.alerts import Alerts
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.audit_log import AuditLog
+from mlguard.monitoring.audit_report import audit_report
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
 from mlguard.monitoring.drift import DriftMonitor
 from mlguard.monitoring.drift_reference import DriftReference
@@ -298,6 +299,7 @@ __all__ = [
     "Webhook",
     "Window",
     "add_noise",
+    "audit_report",
     "decrypt_model",
     "decrypted_model",
     "encrypt_model",
