@@ -10,15 +10,22 @@ import platform
 from importlib.metadata import version
 
 from bench import (
+    alerts,
     answer,
+    audit,
+    audit_pages,
     auth,
     callers,
+    drift,
     encryption,
     exactness,
+    feedback,
     formats,
     hostile,
     learnt,
     loading,
+    lockdown,
+    metrics,
     outages,
     passwords,
     people,
@@ -41,6 +48,7 @@ _BENCHES = {
     "formats": formats.measure,
     "rows": rows.measure,
     "learnt": learnt.measure,
+    "feedback": feedback.measure,
     "answer": answer.measure,
     "repeats": repeats.measure,
     "policies": answer.measure_policies,
@@ -62,8 +70,14 @@ _BENCHES = {
     "signing": signing.measure,
     "encryption": encryption.measure,
     "loading": loading.measure,
+    "lockdown": lockdown.measure,
+    "metrics": metrics.measure,
+    "drift": drift.measure,
+    "alerts": alerts.measure,
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
+    "audit": audit.measure,
+    "report": audit_pages.measure,
 }
 
 

@@ -86,6 +86,16 @@ class Page:
         self._do("Input.insertText", text=text)
         self.evaluate("document.activeElement.blur()")  # some fields tell of a change only when they are left
 
+    def emulate(self, *, width: int, height: int, scheme: str = "light", media: str = "screen") -> None:
+        """See pages as in a window of this size, by somebody who prefers this scheme of colours, on this medium."""
+        self._do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._do("Emulation.setEmulatedMedia", media=media, features=features)
+
+    def wait_for_errors(self, count: int) -> None:
+        """Return as soon as the page has reported as many errors."""
+        wait_until(lambda: self.evaluate("0") == 0 and len(self.errors) >= count, seconds=_SECONDS)
+
     def screenshot(self) -> bytes:
         """What a person would see, as PNG."""
         return base64.b64decode(self._do("Page.captureScreenshot")["data"])

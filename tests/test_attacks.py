@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from bench.attacks import attributes, copying, detection, evasion, membership, solving, watermarks
+from bench.attacks import attributes, copying, detection, evasion, membership, poisoning, solving, watermarks
 from bench.attacks.figures import FIGURES as CHARTS
-from bench.attacks.models import Data, Task, customers, patients
+from bench.attacks.models import Data, Task, customers, fit, patients
 from bench.attacks.network import Network, teach
 from bench.attacks.results import Columns, Measures, read_csv, summarise
 from bench.attacks.tables import FIGURES, PAGES, TABLES, named, rewrite
@@ -297,7 +297,10 @@ def test_every_table_is_on_a_page() -> None:
 
 
 # Elsewhere there is a column for each guard, or it is what guards cost, or no guard at all.
-OTHER_TABLES = {"summary", "budgets", "training", "cost", "watermark", "detection", "false-alarms"}
+OTHER_TABLES = {
+    "summary", "budgets", "training", "cost", "watermark", "poisoning", "poisoning-20", "poison-accepted",
+    "detection", "false-alarms",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name not in OTHER_TABLES])
@@ -361,3 +364,44 @@ def test_an_attack_ends_with_the_verdict_or_when_it_is_given_up() -> None:
         assert service.asked == 50
     shares = detection._suspected(target, 0, across=True, quick=True)
     assert shares["ordinary"] == shares["the same rows"] == 0
+
+
+# Poisoning ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def iris() -> poisoning.Field:
+    """Three kinds of flowers, two of which are hard to tell apart."""
+    return next(field for field in poisoning.fields(0) if field.name.startswith("iris"))
+
+
+def test_poison_is_what_it_says(iris: poisoning.Field) -> None:
+    """Flipped labels are wrong, relabelled rows are of one class, and border rows lie between two."""
+    random = np.random.default_rng(0)
+    size = 2 * len(iris.theirs.x)  # more than the attackers have
+    for attack in (poisoning.flipped, poisoning.one_class, poisoning.plausible, poisoning.clean):
+        assert attack(iris, size, random).x.shape == (size, 4)
+    known = {bytes(row): label for row, label in zip(iris.theirs.x, iris.theirs.y, strict=True)}
+    flips = poisoning.flipped(iris, 20, random)
+    assert all(known[bytes(row)] != label for row, label in zip(flips.x, flips.y, strict=True))
+    relabelled = poisoning.one_class(iris, 5, random)
+    assert {known[bytes(row)] for row in relabelled.x} == {iris.source}
+    assert set(relabelled.y) == set(poisoning.plausible(iris, 5, random).y) == {iris.target}
+    assert set(poisoning.clean(iris, 5, random).y) == {iris.source}
+
+
+def test_guards_keep_poison_out_and_honest_rows_in(iris: poisoning.Field) -> None:
+    """What is measured comes from the endpoint: caps bound one account, checks keep wrong labels back."""
+    first = fit(iris.make(), iris.own)
+    flips = poisoning.flipped(iris, 40, np.random.default_rng(0))
+    told = {
+        guard: poisoning.collect(first, iris, guard, poisoning.Campaign(flips, 1, 0))
+        for guard in (poisoning.NO_GUARD, *poisoning.GUARDS)
+    }
+    accepted = {guard: part for guard, (_, part, _) in told.items()}
+    assert accepted["none"] == 1.0
+    assert accepted["caps alone"] <= 0.1
+    assert accepted["one doubt is enough"] <= accepted["all must doubt"] <= 0.1
+    for taken, part, kept_back in told.values():
+        assert len(taken.x) == round(40 * part + len(iris.honest.x) * (1 - kept_back))
+        assert kept_back < 0.2

@@ -314,6 +314,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "PromptTemplate": mlguard.PromptTemplate,
     "PromptScreen": mlguard.PromptScreen,
     "PromptClassifier": mlguard.PromptClassifier,
+    "FeedbackGuard": mlguard.FeedbackGuard,
+    "FeedbackQuarantine": mlguard.FeedbackQuarantine,
     "truncate_output": mlguard.truncate_output,
     "OutputPolicy": mlguard.OutputPolicy,
     "OpenInferenceAnswer": mlguard.OpenInferenceAnswer,
@@ -337,9 +339,14 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "purge_older_than": mlguard.purge_older_than,
     "ModelStore": mlguard.ModelStore,
     "ServedModel": mlguard.ServedModel,
+    "Lockdown": mlguard.Lockdown,
     "Watermark": mlguard.Watermark,
     "Watermark.generate": mlguard.Watermark.generate,
     "SuspectService": mlguard.SuspectService,
+    "Alerts": mlguard.Alerts,
+    "Webhook": mlguard.Webhook,
+    "DriftMonitor": mlguard.DriftMonitor,
+    "DriftMonitor.learn": mlguard.DriftMonitor.learn,
     "find_pii": mlguard.find_pii,
     "mask_pii": mlguard.mask_pii,
     "PIISearch": mlguard.PIISearch,
@@ -349,7 +356,14 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "Pseudonymiser": mlguard.Pseudonymiser,
     "ReversibleTokens": mlguard.ReversibleTokens,
     "PresidioFinder": mlguard.PresidioFinder,
+    "AuditLog": mlguard.AuditLog,
+    "AuditHeads": mlguard.AuditHeads,
+    "verify_audit_log": mlguard.verify_audit_log,
+    "audit_report": mlguard.audit_report,
     "harden": mlguard.harden,
+    "install_metrics": mlguard.install_metrics,
+    "OpenTelemetryMetrics": mlguard.OpenTelemetryMetrics,
+    "PrometheusMetrics": mlguard.PrometheusMetrics,
     "MemoryStore": mlguard.MemoryStore,
     "verify_model": mlguard.verify_model,
     "sign_model": mlguard.sign_model,
@@ -421,7 +435,12 @@ def test_reference_has_every_input_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "guard"), [("Rules of images", mlguard.ImageInput), ("Rules of texts", mlguard.Text)]
+    ("heading", "guard"),
+    [
+        ("Rules of images", mlguard.ImageInput),
+        ("Rules of texts", mlguard.Text),
+        ("Rules of labels", mlguard.FeedbackGuard),
+    ],
 )
 def test_reference_has_every_rule_of_images_and_texts(heading: str, guard: type) -> None:
     """The rules that they can break are those in the docstrings."""

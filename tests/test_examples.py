@@ -507,3 +507,21 @@ def test_a_model_comes_out_of_the_registry_of_mlflow(tmp_path: Path) -> None:
     assert done.stdout == f"iris 1, digest {found.digest}\n"
     assert found.lineage.data == "mlflow version 2"
     assert store.load("iris", allow=SKLEARN_LINEAR).C == 2.0
+
+
+def test_audit_to_opentelemetry() -> None:
+    """Each record of the audit log is a log of OpenTelemetry, whose bodies are the chain."""
+    pytest.importorskip("opentelemetry.sdk")
+    environment = {"AUDIT_KEY": secrets.token_urlsafe(32)}
+    with program(*named_command("audit_to_opentelemetry"), environment=environment) as running:
+        assert running.process.wait(30) == 0, running.output
+        logs = []
+        rest = running.output
+        while rest.strip():
+            found, end = json.JSONDecoder().raw_decode(rest.lstrip())
+            logs.append(found)
+            rest = rest.lstrip()[end:]
+    assert [json.loads(log["body"])["event"] for log in logs] == ["audit.opened", "request", "request", "audit.closed"]
+    assert [json.loads(log["body"])["seq"] for log in logs] == [0, 1, 2, 3]
+    assert logs[1]["attributes"] == {"enduser.id": "alice", "http.route": "/predict", "http.response.status_code": 200}
+    assert [log["severity_number"] for log in logs][1:3] == [9, 13]

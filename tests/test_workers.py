@@ -144,7 +144,11 @@ def test_only_the_same_app_counts() -> None:
 @linux
 def test_what_a_worker_forks_is_no_worker() -> None:
     """Though it may live longer than the worker, whose place then another one takes."""
-    forks = "import os\n    if os.fork() == 0: print('forked', flush=True); signal.pause()"
+    forks = (
+        "import os; told, tells = os.pipe()\n"
+        "    if os.fork() == 0: print('forked', flush=True); os.write(tells, b'.'); signal.pause()\n"
+        "    os.read(told, 1)"  # it ends once the child has said so
+    )
     with program("-c", SERVE.format(then=forks), "a") as worker:
         worker.wait_for("forked")
         assert worker.process.wait(30) == 0

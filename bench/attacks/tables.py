@@ -16,6 +16,7 @@ PAGES = (
     ROOT / "docs" / "how-to" / "noise-and-repeats.md",
     ROOT / "docs" / "how-to" / "images.md",
     ROOT / "docs" / "how-to" / "watermark-models.md",
+    ROOT / "docs" / "explanation" / "poisoned-feedback.md",
     ROOT / "README.md",
 )
 
@@ -228,6 +229,46 @@ def _false_alarms(read: Read) -> str:
     )
 
 
+def _poisoning(read: Read, poison: str) -> str:
+    rows = read("poisoning")
+    guards = [guard for guard in _values(rows, "guard") if guard]
+    lines = []
+    for model in _values(rows, "model"):
+        mine = [row for row in rows if row["model"] == model and row["poison"] in {"", poison}]
+        for attack in _values(mine, "attack"):
+            cells = {row["guard"]: _accuracy(row) for row in mine if row["attack"] == attack}
+            lines.append([model, attack, *(cells.get(guard, cells.get("", "")) for guard in guards)])
+    worst = max(float(row["worst class se"]) for row in rows)
+    return _markdown(
+        ["model", "attack", *(guard if guard != "none" else "no guard" for guard in guards)],
+        lines,
+        f"{_points(rows, 'accuracy')} In parentheses the class that is recognised worst, with standard errors of up to"
+        f" {worst * 100:.0f} points.",
+    )
+
+
+def _accuracy(row: Row) -> str:
+    return f"{_percent(row['accuracy'], 1)} ({_percent(row['worst class'])})"
+
+
+def _poison_accepted(read: Read) -> str:
+    rows = [row for row in read("poisoning") if row["guard"] not in {"", "none"}]
+    guards = _values(rows, "guard")
+    lines = []
+    for attack in _values(rows, "attack"):
+        measure = "poison accepted" if attack != "no poison" else "honest kept back"
+        for poison in _values([row for row in rows if row["attack"] == attack], "poison"):
+            cells = [_mean_of(rows, measure, attack=attack, poison=poison, guard=guard) for guard in guards]
+            lines.append([attack if poison else "no poison: honest rows kept back", poison.replace("%", " %"), *cells])
+    runs = f"Means over {len(_values(rows, 'model'))} models and {rows[0]['runs']} runs of each."
+    return _markdown(["attack", "poison", *guards], lines, runs)
+
+
+def _mean_of(rows: Rows, measure: str, **keys: str) -> str:
+    found = [float(row[measure]) for row in rows if all(row[name] == value for name, value in keys.items())]
+    return _percent(str(sum(found) / len(found)))
+
+
 def _p_value(value: str) -> str:
     return f"{float(value):.1g}".replace("e-0", "e-")
 
@@ -283,6 +324,9 @@ TABLES: dict[str, Callable[[Read], str]] = {
     "watermark": _watermark,
     "detection": _detection,
     "false-alarms": _false_alarms,
+    "poisoning": partial(_poisoning, poison="5%"),
+    "poisoning-20": partial(_poisoning, poison="20%"),
+    "poison-accepted": _poison_accepted,
 }
 
 

@@ -41,6 +41,7 @@ from mlguard.auth.token_router import token_router
 from mlguard.auth.users import User, UserDirectory, Users
 from mlguard.errors import (
     AddressNotAllowedError,
+    BlockedError,
     BodyTimeoutError,
     BodyTooLargeError,
     BudgetExceededError,
@@ -57,6 +58,7 @@ from mlguard.errors import (
     ModelRefusedError,
     ModelSignatureError,
     NotAuthenticatedError,
+    OutOfServiceError,
     OverloadedError,
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
@@ -84,8 +86,25 @@ from mlguard.inputs.squeezing import BitDepth, MedianSmoothing
 from mlguard.inputs.text import Text
 from mlguard.inputs.types import FeatureMatrix, FeatureVector, FiniteNumber
 from mlguard.memory_store import MemoryStore
+from mlguard.monitoring._alert_windows import Alert
+from mlguard.monitoring.alerts import Alerts
+from mlguard.monitoring.audit_heads import AuditHeads
+from mlguard.monitoring.audit_log import AuditLog
+from mlguard.monitoring.audit_report import audit_report
+from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
+from mlguard.monitoring.drift import DriftMonitor
+from mlguard.monitoring.drift_reference import DriftReference
+from mlguard.monitoring.feedback import Feedback, FeedbackGuard
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
+from mlguard.monitoring.lockdown import Lockdown
+from mlguard.monitoring.measurements import Measured, Measurement
+from mlguard.monitoring.metrics import install_metrics
+from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
+from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
+from mlguard.monitoring.quarantined_rows import QuarantinedRow, ReleasedFeedback
 from mlguard.monitoring.query_monitor import QueryMonitor
 from mlguard.monitoring.query_reference import QueryReference
+from mlguard.monitoring.webhook import Webhook
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -141,16 +160,23 @@ __all__ = [
     "APIKeys",
     "AWSSecrets",
     "AddressNotAllowedError",
+    "Alert",
+    "Alerts",
     "AllowAddresses",
     "AnyAuth",
+    "AuditHeads",
+    "AuditLog",
+    "AuditVerification",
     "AzureSecrets",
     "BitDepth",
+    "BlockedError",
     "BodyTimeoutError",
     "BodyTooLargeError",
     "BudgetExceededError",
     "BudgetStatus",
     "BudgetUse",
     "BudgetWarning",
+    "ChainReport",
     "ClientAddress",
     "ConcurrencyLimit",
     "ConcurrencyLimitedError",
@@ -160,6 +186,8 @@ __all__ = [
     "Decision",
     "DenyAddresses",
     "DirectorySecrets",
+    "DriftMonitor",
+    "DriftReference",
     "EnvironmentSecrets",
     "EpsilonLedger",
     "EpsilonStatus",
@@ -167,6 +195,9 @@ __all__ = [
     "FeatureMatrix",
     "FeatureVector",
     "Features",
+    "Feedback",
+    "FeedbackGuard",
+    "FeedbackQuarantine",
     "Finding",
     "FiniteNumber",
     "Gaussian",
@@ -181,8 +212,11 @@ __all__ = [
     "Laplace",
     "Lease",
     "Lineage",
+    "Lockdown",
     "LoginTooWeakError",
     "MLGuardError",
+    "Measured",
+    "Measurement",
     "MedianSmoothing",
     "MemoryStore",
     "ModelContentError",
@@ -195,6 +229,8 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OpenTelemetryMetrics",
+    "OutOfServiceError",
     "OutputPolicy",
     "OverloadedError",
     "PIISearch",
@@ -207,6 +243,7 @@ __all__ = [
     "PrivateAggregates",
     "PrivateEstimate",
     "PrivateHistogram",
+    "PrometheusMetrics",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
@@ -220,6 +257,7 @@ __all__ = [
     "Pseudonymiser",
     "Purge",
     "PurgedFile",
+    "QuarantinedRow",
     "QueriesSuspectedError",
     "QueryBudget",
     "QueryMonitor",
@@ -228,6 +266,7 @@ __all__ = [
     "RateLimitedError",
     "Redactor",
     "RedisStore",
+    "ReleasedFeedback",
     "Reservation",
     "ReversibleTokens",
     "Revocations",
@@ -266,8 +305,10 @@ __all__ = [
     "WatchedQuery",
     "Watermark",
     "WatermarkEvidence",
+    "Webhook",
     "Window",
     "add_noise",
+    "audit_report",
     "decrypt_model",
     "decrypted_model",
     "encrypt_model",
@@ -276,6 +317,7 @@ __all__ = [
     "find_pii",
     "harden",
     "inspect_model",
+    "install_metrics",
     "load_model",
     "mask_pii",
     "principal_of",
@@ -292,6 +334,7 @@ __all__ = [
     "store_from_url",
     "token_router",
     "truncate_output",
+    "verify_audit_log",
     "verify_model",
     "verify_signature",
 ]

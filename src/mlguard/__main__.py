@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mlguard import commands
+from mlguard.commands._auditing import audited
 from mlguard.errors import ConfigurationError, ModelRefusedError
 
 NO = 1
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Security guards for FastAPI services that serve machine-learning models.",
         epilog="Exit codes: 0 done or yes, 1 no, 2 used wrongly, 3 a file or the environment cannot be used.",
     )
-    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for module in sorted(module.name for module in pkgutil.iter_modules(commands.__path__)):
         if not module.startswith("_"):
             importlib.import_module(f"{commands.__name__}.{module}").add_to(subcommands)
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:  # not quoted: one may be a key
         parser.error("there are more arguments than the command takes; keys are read from standard input")
     try:
-        code: int = options.run(options)
+        with audited(options):
+            code: int = options.run(options)
     except ModelRefusedError as error:
         problem, code = str(error), NO
     except ConfigurationError as error:

@@ -78,7 +78,7 @@ def replacing(path: Path, *, new_mode: int) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -97,12 +97,12 @@ def making_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for folder, _, _ in os.walk(temporary):
-            _sync_folder(Path(folder))
+            sync_folder(Path(folder))
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -200,7 +200,7 @@ def _open_nameless(folder: Path) -> int | None:
         return None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk."""
     if sys.platform != "win32":  # pragma: no branch  # not tested there
         descriptor = os.open(folder, os.O_RDONLY)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlguard.inputs.sent_rows import InferenceCall
     from mlguard.outputs.rounding import FloatArray
     from mlguard.store import Store
+
+T = TypeVar("T")
 
 _NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
 
@@ -158,14 +160,17 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers",
-        "label_only", "plan", "refusal", "refused_with", "request_id", "routed_scope", "task", "timings", "watchers",
+        "admits", "admitted", "answered", "at_end", "body", "budget_left", "decisions", "headers", "inference_call",
+        "judged_headers", "label_only", "plan", "refusal", "refused_with", "request_id", "routed_scope", "task",
+        "timings", "watchers",
     )  # fmt: skip
 
     _KEY = "mlguard"
 
     def __init__(self) -> None:
         self.request_id = ""
+        #: Set by ``Lockdown``: refuses principals that are blocked, whichever guard has proved them.
+        self.admits: Callable[[Principal], None] | None = None
         self.decisions: dict[Guard, Any] = {}
         self.headers: list[tuple[bytes, bytes]] = []
         #: The scope that the router updates when it finds the route.
@@ -175,13 +180,15 @@ class RequestMemory:
         self.answered = False
         #: What an Open Inference request says beside its tensors, if ``Features`` has read one.
         self.inference_call: InferenceCall | None = None
-        #: Set by a guard: whatever the policy, ``truncate_output`` answers with the label alone.
+        #: Units that are left of each budget that was charged, by its name.
+        self.budget_left: dict[str, int] = {}
+        #: Set by a guard or by ``Lockdown``: whatever the policy, ``truncate_output`` answers with the label alone.
         self.label_only = False
         #: Called by ``truncate_output`` with the scores that the model has given, before anything is taken from them:
         #: shape (rows, classes), or (rows,) where the policy is one for regression. They must not change them.
         self.watchers: list[Callable[[FloatArray], None]] = []
-        #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here. Of those that read the
-        #: body, the wait for it is part of that.
+        #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here; without the wait for the
+        #: body.
         self.timings: dict[Guard, int] | None = None
         #: The refusal that was made an answer of, by ``mlguard.problems``.
         self.refused_with: Exception | None = None
@@ -212,8 +219,14 @@ class RequestMemory:
 
     @classmethod
     def renew(cls, scope: Scope) -> "RequestMemory":
-        """A memory that knows nothing yet, in the place of any other."""
+        """A memory that knows nothing yet, in the place of any other.
+
+        What is locked down stays so: who hands a request on with other credentials is no way around it.
+        """
         memory = cls()
+        before: RequestMemory | None = scope.get(cls._KEY)
+        if before is not None:
+            memory.admits, memory.label_only = before.admits, before.label_only
         scope[cls._KEY] = memory
         return memory
 
@@ -238,11 +251,32 @@ class RequestMemory:
         """
         began = 0 if self.timings is None else time.perf_counter_ns()
         try:
-            self.decisions[guard] = await decide()
+            self.decisions[guard] = self._admitted(await decide())
         except Exception as refusal:
             self.decisions[guard] = _Refusal(refusal)
         if self.timings is not None:
             self.timings[guard] = time.perf_counter_ns() - began
+
+    def _admitted(self, decision: Any) -> Any:
+        """The decision, unless it says that somebody is calling who is blocked."""
+        if self.admits is not None and isinstance(decision, Principal):
+            self.admits(decision)
+        return decision
+
+    async def note_reading(self, guard: Guard, reading: Awaitable[T]) -> T:
+        """What a guard makes of the body, remembered for those who watch. What it raises is raised as it is."""
+        began = 0 if self.timings is None else time.perf_counter_ns()
+        try:
+            value = await reading
+        except Exception as refusal:
+            self.decisions[guard] = _Refusal(refusal)
+            raise
+        else:
+            self.decisions[guard] = value
+            return value
+        finally:
+            if self.timings is not None:
+                self.timings[guard] = time.perf_counter_ns() - began
 
     def decide(self, guard: Guard, decide: Callable[[HTTPConnection], Any], conn: HTTPConnection) -> Any:
         """What the guard has decided, or decides now without waiting for anything.
@@ -254,7 +288,7 @@ class RequestMemory:
         if decision is _UNDECIDED:
             began = 0 if self.timings is None else time.perf_counter_ns()
             try:
-                decision = decide(conn)
+                decision = self._admitted(decide(conn))
             except Exception as refusal:
                 decision = _Refusal(refusal)
             self.decisions[guard] = decision

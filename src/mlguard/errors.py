@@ -10,6 +10,7 @@ loudly, so they are not answers::
     ├── InsufficientScopeError   403   a valid credential without the scope that the route demands
     ├── AddressNotAllowedError   403   an address from which nobody may ask
     ├── QueriesSuspectedError    403   the caller's queries look like an attack on the model
+    ├── BlockedError             403   an operator has blocked the caller or the address
     ├── BodyTimeoutError         408   the body did not arrive in time
     ├── BodyTooLargeError        413   the body is larger than ``max_body_size``
     ├── UnsupportedMediaTypeError 415  a content type that the endpoint does not read
@@ -23,6 +24,7 @@ loudly, so they are not answers::
     └── UnavailableError         503   nothing can be decided now
         ├── OverloadedError      503   too many wait for something costly already
         ├── KeysUnavailableError 503   no keys to verify credentials with, so nobody gets in
+        ├── OutOfServiceError    503   an operator has blocked the route, or everything
         └── StoreFullError       503   shared state has no room left, so nothing more can be admitted
     ConfigurationError (ValueError)    a setting that cannot work, raised when the object is built
     SecretUnavailableError (Exception) a secret that cannot be read now
@@ -124,6 +126,15 @@ class QueriesSuspectedError(MLGuardError):
     rule = "queries-suspected"
     title = "Queries refused"
     default_detail = "This service does not answer queries like those of this caller. Ask its operator."
+
+
+class BlockedError(MLGuardError):
+    """An operator has blocked the caller or the address: nobody is told which (403)."""
+
+    status = 403
+    rule = "blocked"
+    title = "Request refused"
+    default_detail = "This service does not take this request."
 
 
 class BodyTimeoutError(MLGuardError):
@@ -241,6 +252,12 @@ class KeysUnavailableError(UnavailableError):
     """There are no keys that credentials could be verified with, so nobody can be admitted (503)."""
 
     rule = "verification-unavailable"
+
+
+class OutOfServiceError(UnavailableError):
+    """An operator has taken this out of service for now (503)."""
+
+    rule = "out-of-service"
 
 
 class StoreFullError(UnavailableError):

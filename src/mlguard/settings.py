@@ -38,7 +38,10 @@ class Settings(BaseSettings):
         api_keys_file: ``MLGUARD_API_KEYS_FILE``: the file that ``APIKeys.from_file()`` and ``mlguard keys`` use.
         store_url: ``MLGUARD_STORE_URL``: where guards count and remember that were not given a store, ``memory://`` by
             default.
+        audit_log: ``MLGUARD_AUDIT_LOG``: the folder of the audit log of ``AuditLog.from_settings()`` and of commands.
+        audit_key: ``MLGUARD_AUDIT_KEY``: the secret that chains it, and behind commas those before.
         model_key: ``MLGUARD_MODEL_KEY``: the key with which ``mlguard model`` encrypts and decrypts.
+        webhook_secret: ``MLGUARD_WEBHOOK_SECRET``: the secret with which a ``Webhook`` signs that was given none.
         vault_token: ``MLGUARD_VAULT_TOKEN``: for ``vault://`` in ``MLGUARD_SECRETS``.
         vault_secret_id: ``MLGUARD_VAULT_SECRET_ID``: for ``vault://…?role_id=…`` in ``MLGUARD_SECRETS``.
 
@@ -53,7 +56,10 @@ class Settings(BaseSettings):
     api_keys: SecretStr = SecretStr("")
     api_keys_file: str = ""
     store_url: SecretStr = SecretStr("memory://")  # it may hold a password
+    audit_log: str = ""
+    audit_key: SecretStr = SecretStr("")
     model_key: SecretStr = SecretStr("")
+    webhook_secret: SecretStr = SecretStr("")
     vault_token: SecretStr | None = None
     vault_secret_id: SecretStr | None = None
 
@@ -89,7 +95,7 @@ class Settings(BaseSettings):
             vault_secret_id=self.vault_secret_id,
         )
 
-    def secret(self, name: Literal["api_keys", "store_url", "model_key"]) -> SecretStr:
+    def secret(self, name: Literal["api_keys", "store_url", "model_key", "audit_key", "webhook_secret"]) -> SecretStr:
         """A setting that is a secret: from the environment, else from where secrets come from, else the default.
 
         Blocks while the source is asked, which happens when guards are built.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,23 +15,42 @@ from fastapi import Depends, FastAPI
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from mlguard import ConfigurationError, Features, ModelSignatureError, ModelStore, ServedModel, harden
+from mlguard import (
+    ConfigurationError,
+    Features,
+    Lockdown,
+    MemoryStore,
+    ModelSignatureError,
+    ModelStore,
+    ServedModel,
+    harden,
+)
 from mlguard.artifacts.allowed_globals import SKLEARN_LINEAR
-from tests.servers import serving
+from tests.clock import Clock
+from tests.servers import serving, wait_until
 
 X, Y = load_iris(return_X_y=True)
 KEY = generate_private_key(SECP256R1())
 ROWS = {"features": X[:2].tolist()}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    store = ModelStore(tmp_path / "models", key=KEY.public_key(), signing_key=KEY)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two versions, the first of which is promoted."""
+    folder = tmp_path_factory.mktemp("made")
+    store = ModelStore(folder / "models", key=KEY.public_key(), signing_key=KEY)
     for strength in (1.0, 2.0):
-        joblib.dump(LogisticRegression(C=strength, max_iter=500).fit(X, Y), tmp_path / "iris.joblib")
-        store.save("iris", tmp_path / "iris.joblib")
+        joblib.dump(LogisticRegression(C=strength, max_iter=500).fit(X, Y), folder / "iris.joblib")
+        store.save("iris", folder / "iris.joblib")
     store.promote("iris", 1)
-    return store
+    return store.root
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> ModelStore:
+    """A copy of it."""
+    shutil.copytree(made, tmp_path / "models")
+    return ModelStore(tmp_path / "models", key=KEY.public_key(), signing_key=KEY)
 
 
 def app_of(iris: ServedModel, lifespan: Any) -> FastAPI:
@@ -120,4 +140,182 @@ def test_one_app_that_stops_leaves_the_other_its_model(store: ModelStore) -> Non
             return float((await iris()).C)
 
     assert asyncio.run(main()) == 1.0
+    assert iris.version is None
+
+
+# Following a lockdown -------------------------------------------------------------------------------------------------
+
+
+def alter(store: ModelStore, version: int) -> bytes:
+    """Change a byte of a version's file. Returns what it was."""
+    path = store.find("iris", version).path
+    content = path.read_bytes()
+    path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+    return content
+
+
+def following(store: ModelStore, lockdown: Lockdown, **options: Any) -> ServedModel:
+    return ServedModel(store, "iris", allow=SKLEARN_LINEAR, follow=lockdown, **options)
+
+
+async def served(iris: ServedModel, version: int) -> None:
+    """Wait until this version is served."""
+    await asyncio.to_thread(wait_until, lambda: iris.version is not None and iris.version.version == version)
+
+
+def test_a_pin_holds_from_the_start(store: ModelStore) -> None:
+    """A worker that starts in an incident does not first serve what was taken out of service."""
+    lockdown = Lockdown(store=MemoryStore())
+    asyncio.run(lockdown.pin_model("iris", 2))
+    asyncio.run(lockdown.pin_model("wine", 7))
+    assert asyncio.run(start(following(store, lockdown))) == 2.0
+
+
+def test_a_pin_is_followed_and_its_end(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """While the app runs: to the version that is pinned, and back to what is promoted by then."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+    lockdown = Lockdown(store=MemoryStore())
+    iris = following(store, lockdown)
+
+    async def main() -> list[float]:
+        strengths = []
+        async with iris.lifespan(None):
+            strengths.append((await iris()).C)
+            pin = await lockdown.pin_model("iris", 2)
+            await served(iris, 2)
+            strengths.append((await iris()).C)
+            store.promote("iris", 2)
+            await lockdown.pin_model("iris", 1)  # in the place of the other one
+            await served(iris, 1)
+            strengths.append((await iris()).C)
+            await lockdown.lift(pin)
+            await served(iris, 2)
+            return [*strengths, (await iris()).C]
+
+    assert asyncio.run(main()) == [1.0, 2.0, 1.0, 2.0]
+    events = [record.__dict__ for record in caplog.records if record.__dict__.get("event") == "model.served"]
+    assert [event["facts"]["version"] for event in events] == [1, 2, 1, 2]
+    assert iris.version is None
+
+
+def test_a_request_goes_on_with_the_model_that_it_began_with(store: ModelStore) -> None:
+    """What changes does so between requests."""
+    lockdown = Lockdown(store=MemoryStore())
+    iris = following(store, lockdown)
+    app = FastAPI(lifespan=iris.lifespan)
+    lockdown.install(app)
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.get("/slow")
+    async def slow(model: Annotated[Any, Depends(iris)]) -> float:
+        began.set()
+        await go_on.wait()
+        return float(model.C)
+
+    @app.get("/quick")
+    async def quick(model: Annotated[Any, Depends(iris)]) -> float:
+        return float(model.C)
+
+    async def main() -> tuple[float, float]:
+        async with (
+            iris.lifespan(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client,
+        ):
+            old = asyncio.create_task(client.get("/slow"))
+            await began.wait()
+            await lockdown.pin_model("iris", 2)
+            await served(iris, 2)
+            new = (await client.get("/quick")).json()
+            go_on.set()
+            return (await old).json(), new
+
+    assert asyncio.run(main()) == (1.0, 2.0)
+
+
+def test_a_version_that_is_refused_changes_nothing(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """The one before is served on, that is told once, and the other is tried again in a while."""
+    caplog.set_level(logging.INFO, "mlguard")
+    clock = Clock(1000.0)
+    lockdown = Lockdown(store=MemoryStore())
+    iris = following(store, lockdown, clock=clock)
+    content = alter(store, 2)
+    path = store.root / "iris" / "versions" / "2" / "model.joblib"
+
+    def refusals() -> list[Any]:
+        records = [record.__dict__ for record in caplog.records]
+        return [record["facts"] for record in records if record.get("event") == "model.kept"]
+
+    async def main() -> None:
+        async with iris.lifespan(None), iris.lifespan(None):
+            await lockdown.pin_model("iris", 2)
+            await asyncio.to_thread(wait_until, refusals)
+            assert (await iris()).C == 1.0
+            clock.now += 31
+            await asyncio.to_thread(wait_until, lambda: iris._refused is not None and iris._refused[1] > clock.now)
+            assert (await iris()).C == 1.0
+            path.write_bytes(content)
+            clock.now += 31
+            await served(iris, 2)
+
+    asyncio.run(main())
+    assert refusals() == [{"model": "iris", "version": 1, "refused": 2, "why": "ModelSignatureError"}]
+    assert str(store.root) not in str(refusals())
+    assert caplog.text.count("1 is served on") == 1
+
+
+def test_a_pinned_version_that_is_refused_stops_the_start(store: ModelStore) -> None:
+    """There is none before it that could be served on."""
+    lockdown = Lockdown(store=MemoryStore())
+    asyncio.run(lockdown.pin_model("iris", 2))
+    alter(store, 2)
+    with pytest.raises(ModelSignatureError):
+        asyncio.run(start(following(store, lockdown)))
+
+
+class _Nothing:
+    """Pins nothing, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def start(self) -> None:
+        """There is nothing to find out."""
+
+    def pinned(self, model: str) -> int | None:
+        self.asked += 1
+        return None
+
+
+def test_nothing_is_loaded_where_nothing_is_pinned(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """However often it looks, and also when another version is promoted: that is for the next start."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+    pins = _Nothing()
+    iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR, follow=pins)
+
+    async def main() -> float:
+        async with iris.lifespan(None):
+            store.promote("iris", 2)
+            await asyncio.to_thread(wait_until, lambda: pins.asked > 3)
+            return float((await iris()).C)
+
+    assert asyncio.run(main()) == 1.0
+    assert [record.__dict__.get("event") for record in caplog.records].count("model.served") == 1
+
+
+def test_two_apps_load_a_pinned_version_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """They share it."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+    lockdown = Lockdown(store=MemoryStore())
+    iris = following(store, lockdown)
+
+    async def main() -> None:
+        async with iris.lifespan(None), iris.lifespan(None):
+            caplog.clear()
+            await lockdown.pin_model("iris", 2)
+            await served(iris, 2)
+            await asyncio.gather(*(asyncio.to_thread(iris._try, 2) for _ in range(3)))
+
+    asyncio.run(main())
+    assert [record.__dict__.get("event") for record in caplog.records].count("model.served") == 1
+    iris._try(1)  # after the end, nothing is loaded
     assert iris.version is None

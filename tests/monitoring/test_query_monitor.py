@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
-from tests.asgi import Answer, acall
-from tests.clock import Clock
-from tests.redis_server import redis_server
 
 from mlguard import (
     APIKey,
@@ -36,6 +33,9 @@ from mlguard import (
 from mlguard._guard import Control
 from mlguard.monitoring.measurements import Measured
 from mlguard.monitoring.query_reference import Floats
+from tests.asgi import Answer, acall
+from tests.clock import Clock
+from tests.redis_server import redis_server
 
 COLUMNS = 8
 WEIGHTS = np.linspace(-1.0, 1.0, COLUMNS)

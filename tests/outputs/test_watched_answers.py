@@ -10,8 +10,20 @@ import pytest
 from fastapi import Depends, FastAPI
 from starlette.requests import HTTPConnection
 
-from mlguard import EventStream, OpenInferenceAnswer, RateLimit, RateLimitedError, harden, repeat_cache, truncate_output
-from mlguard._guard import Control, Guard, RequestMemory, refused_by
+from mlguard import (
+    EventStream,
+    Features,
+    ImageInput,
+    OpenInferenceAnswer,
+    QueryBudget,
+    RateLimit,
+    RateLimitedError,
+    Text,
+    harden,
+    repeat_cache,
+    truncate_output,
+)
+from mlguard._guard import Control, Guard, RequestMemory, _Refusal, refused_by
 from mlguard._order import once
 
 SCORES = np.array([[0.1234, 0.8766], [0.9, 0.1]])
@@ -45,10 +57,10 @@ def service(watch: Watch, returned: Any, **settings: Any) -> FastAPI:
     return app
 
 
-def send(app: FastAPI, method: str, path: str) -> httpx.Response:
+def send(app: FastAPI, method: str, path: str, **more: Any) -> httpx.Response:
     async def call() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            return await client.request(method, path)
+            return await client.request(method, path, **more)
 
     return asyncio.run(call())
 
@@ -227,3 +239,38 @@ def test_a_middleware_learns_how_long_each_guard_took_and_which_one_refused() ->
     (nobody, nothing, both), (who, what, _) = found
     assert (nobody, nothing, both) == (None, type(None), {Slow, RateLimit})
     assert (who, what) == (limit, RateLimitedError)
+
+
+def test_a_middleware_learns_what_was_read_and_what_is_left() -> None:
+    """Rows that were read, or why they were not, and the budget after them."""
+    found: list[Any] = []
+    app = FastAPI()
+    app.add_middleware(in_memory(lambda memory: found.append((dict(memory.decisions), dict(memory.budget_left)))))
+    harden(app)
+    rows, text, image = (
+        Features(columns=2, low=0, high=9, max_rows=9),
+        Text(max_length=9),
+        ImageInput(max_bytes=9, max_pixels=9),
+    )
+    budget = QueryBudget("10/day", by=lambda conn: "anybody", cost=rows, name="rows of a day")
+
+    @app.post("/rows", dependencies=[Depends(budget)])
+    def rows_of(x: Annotated[Any, Depends(rows)]) -> int:
+        return len(x)
+
+    @app.post("/text")
+    def text_of(x: Annotated[str, Depends(text)]) -> int:
+        return len(x)
+
+    @app.post("/image")
+    def image_of(x: Annotated[Any, Depends(image)]) -> int:
+        return len(x)
+
+    assert send(app, "POST", "/rows", json={"features": [[1, 2], [3, 4], [5, 6]]}).json() == 3
+    assert send(app, "POST", "/rows", json={"features": [[1, 2], [3]]}).status_code == 422
+    assert send(app, "POST", "/text", json={"text": "hello"}).json() == 5
+    assert send(app, "POST", "/image", content=b"?", headers={"content-type": "image/png"}).status_code == 422
+    (read, left), (ragged, _), (said, _), (shown, _) = found
+    assert read[rows].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert left == {"rows of a day": 7}
+    assert (type(ragged[rows]), said[text], type(shown[image])) == (_Refusal, "hello", _Refusal)

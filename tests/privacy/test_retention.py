@@ -140,8 +140,12 @@ def test_a_file_that_cannot_be_read_stays(tmp_path: Path) -> None:
 def test_each_deletion_is_an_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """So that an audit can tell a purge from somebody who has deleted a log."""
     caplog.set_level("INFO", "mlguard.audit")
-    purge_older_than(MONTH, [write(tmp_path / "1.jsonl", days_ago(60), subject="jane")], clock=CLOCK)
-    assert caplog.messages == [f"log.purged file=1.jsonl records=1 newest={days_ago(60)}"]
+    log = write(tmp_path / "1.jsonl", days_ago(60), subject="jane", seq=7)
+    digest = hashlib.sha256(log.read_bytes().rstrip(b"\n")).hexdigest()
+    purge_older_than(MONTH, [log], clock=CLOCK)
+    assert caplog.messages == [
+        f"log.purged file=1.jsonl records=1 newest={days_ago(60)} last_line_sha256={digest} last_seq=7"
+    ]
 
 
 def test_another_member_may_have_the_time(tmp_path: Path) -> None:

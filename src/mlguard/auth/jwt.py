@@ -292,9 +292,9 @@ class JWTAuth(SecurityBase, Guard):
             await judge(conn, memory)
         decision: Any = memory.decisions.get(self)
         if decision is None:
-            decision = self._remembered(conn)  # no coroutine: it waits for nothing
-            if decision is not None:
-                memory.decisions[self] = decision
+            found = self._remembered(conn)  # no coroutine: it waits for nothing
+            if found is not None:
+                decision = memory.decide(self, lambda _: found, conn)
         if type(decision) is not Principal:  # nothing, or a refusal
             authenticate = partial(self._authenticate, conn)
             if self._failures is not None:

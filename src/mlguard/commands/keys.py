@@ -139,10 +139,15 @@ def _rotate(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    with KeyFile(_path(options)).editing() as file:
-        matching = _named(file, options.name)
+    return revoke(options.name, _path(options))
+
+
+def revoke(name: str, path: str) -> int:
+    """Disable the keys of a caller, or the one key with this id. Returns the exit code."""
+    with KeyFile(path).editing() as file:
+        matching = _named(file, name)
         if not matching:
-            return _say_no(f"no key is called {_shown(options.name)}")
+            return _say_no(f"no key is called {_shown(name)}")
         for _, entry in matching:
             entry["disabled"] = True
         file.save()

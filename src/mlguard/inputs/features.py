@@ -8,15 +8,16 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import ArrayLike, DTypeLike
 
-from mlguard._guard import Control, Guard
+from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import ConfigurationError, InvalidInputError
-from mlguard.inputs.body_formats import BodyFormats
+from mlguard.inputs.body_formats import BodyFormats, Reader
 from mlguard.inputs.feature_files import read_rules, write_rules
 from mlguard.inputs.learning import learn
 from mlguard.inputs.model_shapes import read_model
 from mlguard.inputs.row_rules import RowRules, Rows
 from mlguard.inputs.row_settings import Categories, Column, Columns, OutOfRange, check_dtype
+from mlguard.inputs.sent_rows import SentRows
 from mlguard.inputs.squeezing import MedianSmoothing, Squeeze, squeezes
 
 
@@ -324,13 +325,34 @@ class Features(Guard):
         memory = await judge_all(request)  # who may not call is not told which content type is read
         reader = self._formats.reader_for(request.scope["headers"])
         body = await request.body()
+        return await memory.note_reading(self, self._read(request, memory, reader, body))
+
+    async def _read(self, request: Request, memory: RequestMemory, reader: Reader, body: bytes) -> Rows:
         try:
             sent = reader.sent(body)
             memory.inference_call = sent.call
-            rows = sent.judged(self._rules)
+            return self.finished(sent)
         except InvalidInputError:
             await charge_refused_input(request, self)
             raise
+
+    @property
+    def rules(self) -> RowRules:
+        """What the rows must be."""
+        return self._rules
+
+    @property
+    def field(self) -> str:
+        """The member of our own JSON that has them."""
+        return self._formats.field
+
+    def finished(self, sent: SentRows) -> Rows:
+        """The array for the model, of what a reader has found.
+
+        Raises:
+            InvalidInputError: A rule is broken (422).
+        """
+        rows = sent.judged(self._rules)
         for squeeze in self._squeeze:
             rows = squeeze(rows)
         return rows

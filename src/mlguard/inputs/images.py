@@ -149,9 +149,12 @@ class ImageInput(Guard):
             InvalidInputError: A rule is broken (422). A budget whose cost is this guard is charged one.
             OverloadedError: Too many images are waiting to be decoded (503).
         """
-        await judge_all(request)  # who may not call is not told which content type is read
+        memory = await judge_all(request)  # who may not call is not told which content type is read
         image_format = self._format_of(request.scope["headers"])
         data = await self._body(request)
+        return await memory.note_reading(self, self._judge_body(request, data, image_format))
+
+    async def _judge_body(self, request: Request, data: bytes, image_format: Format) -> Pixels:
         try:
             return await self._decode(data, image_format)
         except InvalidInputError:

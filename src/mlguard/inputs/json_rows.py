@@ -46,10 +46,12 @@ class JSONRows:
         """
         if len(document) != 1:  # a name that comes twice counts twice
             return None
-        found = document[self.field]
+        return self.fast_rows(document[self.field], arrays_in(body))
+
+    def fast_rows(self, found: Any, arrays: int) -> SentRows | None:
+        """The rows in the field, of a document that has so many arrays for them, or None as above."""
         if not isinstance(found, Array):
             return None
-        arrays = arrays_in(body)
         if arrays == 1 and self.rules.names is not None and isinstance(found[0], Object):
             return fast_records(found, self.rules)
         values = row_in(found, self.rules) if arrays == self._per_row else rows_in(found, self.rules, arrays - 1)
@@ -62,7 +64,14 @@ class JSONRows:
             InvalidInputError: A rule is broken (422).
         """
         require_members(document, self._members)
-        found = document[self.field]
+        return self.exact_rows(document[self.field])
+
+    def exact_rows(self, found: Any) -> SentRows:
+        """What stands in the field.
+
+        Raises:
+            InvalidInputError: A rule is broken (422).
+        """
         if self.rules.names is not None:
             if isinstance(found, dict):
                 return exact_records([found], self.rules)

@@ -34,11 +34,13 @@ class SentRows(NamedTuple):
         column_sent: From row and column to the place that the caller gave the value in the row, where columns were
             matched by name: a refusal counts in what was sent.
         call: What else an Open Inference request says.
+        labels: The index of the class of each label that came beside the rows, shape ``(labels,)``.
     """
 
     rows: Unjudged
     column_sent: Callable[[int, int], int] | None = None
     call: InferenceCall | None = None
+    labels: NDArray[np.intp] | None = None
 
     def judged(self, rules: RowRules) -> Rows:
         """The array for the model.

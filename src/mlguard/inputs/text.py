@@ -125,9 +125,12 @@ class Text(Guard):
             BodyTooLargeError: The body is larger than ``harden`` allows (413).
             InvalidInputError: A rule is broken (422). A budget whose cost is this guard is charged one.
         """
-        await judge_all(request)  # who may not call is not told which content type is read
+        memory = await judge_all(request)  # who may not call is not told which content type is read
         require_json(request.scope["headers"])
         body = await request.body()
+        return await memory.note_reading(self, self._judge_body(request, body))
+
+    async def _judge_body(self, request: Request, body: bytes) -> str:
         try:
             return self._read(body)
         except InvalidInputError:

@@ -1,4 +1,4 @@
-"""What has numbers says them in one way, whoever shows them."""
+"""Numbers that an operator watches, as the objects that have them hand them out."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One number at one moment.
+    """One number, now.
 
     Attributes:
-        name: What it counts or measures: ``"mlguard_alerts_sent"``.
-        value: The number.
-        labels: From small fixed sets, never a principal or anything else that callers choose.
-        kind: ``"counter"``: it only grows while the process lives. ``"gauge"``: it goes up and down.
+        name: What is counted or measured, such as ``mlguard_audit_dropped``.
+        value: How much.
+        labels: From small fixed sets: never a principal, an address or anything else that callers choose.
+        kind: ``"counter"``: it only grows, until the process ends. ``"gauge"``: it goes up and down.
     """
 
     name: str
@@ -24,8 +24,7 @@ class Measurement:
 
 @runtime_checkable
 class Measured(Protocol):
-    """Something that has numbers."""
+    """An object that has numbers."""
 
     def measurements(self) -> Iterable[Measurement]:
-        """The numbers as they are now."""
-        ...  # pragma: no cover  # a protocol
+        """Its numbers, now. Cheap, and never waits."""

@@ -84,6 +84,8 @@ class About:
         if levels == 0:
             raise _TooDeepError
         if isinstance(value, Mapping):
+            if member in self._fields and str(value.get("id")) in self._names:  # a principal, as the audit log has it
+                self._is_about = True
             return {name: self._opened(part, str(name), levels - 1) for name, part in value.items()}
         if isinstance(value, list | tuple):
             return [self._opened(part, member, levels - 1) for part in value]

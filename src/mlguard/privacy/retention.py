@@ -27,12 +27,14 @@ class PurgedFile:
         newest: The time of the newest one.
         last_line_sha256: SHA-256 of its last line, in hex. Where each line has the hash of the one before, the first
             line of the next file has this one: keep it, to verify what is left of the chain.
+        last_seq: What its last record has as ``seq``, if that is a whole number.
     """
 
     path: Path
     records: int
     newest: datetime
     last_line_sha256: str
+    last_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,14 @@ def purge_older_than(
             purge.unclear[path] = str(error)
             continue
         purge.purged.append(judged)
-        record_event("log.purged", file=path.name, records=judged.records, newest=judged.newest.isoformat())
+        record_event(
+            "log.purged",
+            file=path.name,
+            records=judged.records,
+            newest=judged.newest.isoformat(),
+            last_line_sha256=judged.last_line_sha256,
+            last_seq=judged.last_seq,
+        )
     return purge
 
 
@@ -129,7 +138,7 @@ def _judge(path: Path, time_field: str, limit: float, latest: float) -> PurgedFi
 
 
 def _read(path: Path, time_field: str, limit: float, latest: float) -> PurgedFile | None:
-    newest, records, last = -math.inf, 0, b""
+    newest, records, last, seq = -math.inf, 0, b"", None
     for line, record in read_lines(path):
         records += 1
         at = None if record is None else _seconds(record.get(time_field))
@@ -139,10 +148,11 @@ def _read(path: Path, time_field: str, limit: float, latest: float) -> PurgedFil
             raise _UnclearError(f"record {records} has a time in the future")
         if at >= limit:
             return None
-        newest, last = max(newest, at), line
+        newest, last, seq = max(newest, at), line, record.get("seq") if record is not None else None
     if not records:
         raise _UnclearError("it is empty")
-    return PurgedFile(path, records, datetime.fromtimestamp(newest, UTC), hashlib.sha256(last).hexdigest())
+    last_seq = seq if isinstance(seq, int) and not isinstance(seq, bool) else None
+    return PurgedFile(path, records, datetime.fromtimestamp(newest, UTC), hashlib.sha256(last).hexdigest(), last_seq)
 
 
 def _version(state: os.stat_result) -> tuple[int, int, int]:

@@ -174,7 +174,9 @@ class QueryBudget(CountingGuard):
     async def _judge(self, conn: HTTPConnection, who: Any, costing: Any) -> Any:
         caller = self._by.caller(conn, who)
         charge, *_ = await self._charge(caller, self._cost.units(conn, costing))
-        headers = RequestMemory.of(conn.scope).headers
+        memory = RequestMemory.of(conn.scope)
+        memory.budget_left[self.name] = max(0, self._ledger.quota.limit - charge.spending.used)
+        headers = memory.headers
         field = self._field(charge).encode()
         headers.append((b"ratelimit-policy", self._policy(charge).encode()))
         headers.append((b"ratelimit", field))

@@ -1,0 +1,150 @@
+"""``mlguard feedback``: look at labels that were kept back, and say what becomes of them.
+
+It works on the file of a ``FeedbackQuarantine``, while the service runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from mlguard.errors import ConfigurationError, UnavailableError
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
+from mlguard.monitoring.quarantined_rows import QuarantinedRow
+
+YES = 0
+NO = 1
+_PAGE = 1_000
+
+
+def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this command to the parser."""
+    feedback = subcommands.add_parser("feedback", help="release and reject labels kept back", description=__doc__)
+    actions = feedback.add_subparsers(metavar="ACTION", required=True)
+
+    listing = _add(actions, "list", _list, "list rows, without their values")
+    _add_which(listing, required=False)
+    listing.add_argument("--released", action="store_true", help="those that were released and not fetched yet")
+    listing.add_argument("--limit", type=_whole, default=100, help="how many at most (default: 100)")
+
+    show = _add(actions, "show", _show, "show one row with its values, as JSON")
+    show.add_argument("id", type=_whole, help="its number")
+
+    release = _add(actions, "release", _release, "let rows into the training data")
+    _add_which(release, required=True)
+
+    reject = _add(actions, "reject", _reject, "remove rows")
+    _add_which(reject, required=True)
+
+
+def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
+    parser.add_argument("file", help="of the quarantine")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_which(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    if required:
+        parser.add_argument("ids", nargs="*", type=_whole, metavar="id", help="numbers of rows")
+        parser.add_argument("--all", action="store_true", help="everything that waits")
+    parser.add_argument("--caller", metavar="ID", help="all rows of one caller: its key id, or subject of tokens")
+    parser.add_argument("--reason", help="all rows kept back for a reason, such as share")
+
+
+# Actions -------------------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> int:
+    quarantine = _open(options)
+    _ask(quarantine.purge)
+    shown = 0
+    for row in _rows(quarantine, options, state="released" if options.released else "held"):
+        if shown == options.limit:
+            sys.stdout.write("There are more: see --limit.\n")
+            break
+        shown += 1
+        who = " ".join(_word(part) for part in (row.method, row.issuer, row.caller) if part)
+        label = json.dumps(row.label)
+        sys.stdout.write(f"{row.id}  {row.at:%Y-%m-%d %H:%M:%S}  {who}  label {label}  because of {row.reason}\n")
+    if not shown:
+        sys.stdout.write("Nothing waits here.\n")
+    return YES
+
+
+def _show(options: argparse.Namespace) -> int:
+    quarantine = _open(options)
+    row = _ask(lambda: quarantine.row(options.id))
+    if row is None:
+        sys.stderr.write("mlguard: there is no such row\n")
+        return NO
+    shown = {
+        "id": row.id,
+        "at": row.at.isoformat(),
+        "state": row.state,
+        "method": row.method,
+        "issuer": row.issuer,
+        "caller": row.caller,
+        "reason": row.reason,
+        "label": row.label,
+        "features": [None if value != value else value for value in row.features.ravel().tolist()],  # noqa: PLR0124  # NaN
+        "shape": [*row.features.shape],
+    }
+    sys.stdout.write(f"{json.dumps(shown)}\n")
+    return YES
+
+
+def _release(options: argparse.Namespace) -> int:
+    quarantine = _open(options)
+    return _decide(options, quarantine, quarantine.release, "released")
+
+
+def _reject(options: argparse.Namespace) -> int:
+    quarantine = _open(options)
+    return _decide(options, quarantine, quarantine.reject, "rejected")
+
+
+def _decide(
+    options: argparse.Namespace, quarantine: FeedbackQuarantine, decide: Callable[[Iterable[int]], int], done: str
+) -> int:
+    chosen = options.all or options.caller is not None or options.reason is not None
+    if chosen == bool(options.ids):
+        raise ConfigurationError("say which rows: their numbers, or --caller, --reason or both, or --all")
+    ids = options.ids or [row.id for row in _rows(quarantine, options, state="held")]
+    count = _ask(lambda: decide(ids))
+    sys.stdout.write(f"{count} rows {done}.\n")
+    return YES if count else NO
+
+
+def _rows(quarantine: FeedbackQuarantine, options: argparse.Namespace, *, state: Any) -> Iterable[QuarantinedRow]:
+    after = 0
+    while page := _ask(lambda: quarantine.rows(caller=options.caller, state=state, after=after, limit=_PAGE)):  # noqa: B023
+        yield from (row for row in page if options.reason in {None, row.reason})
+        after = page[-1].id
+
+
+def _open(options: argparse.Namespace) -> FeedbackQuarantine:
+    if not Path(options.file).is_file():  # a new one would hold nothing
+        raise ConfigurationError("there is no such file of a quarantine")
+    return FeedbackQuarantine(options.file)
+
+
+def _ask(question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except UnavailableError as refusal:
+        reason = refusal.reason
+    raise ConfigurationError(reason)
+
+
+def _word(name: str) -> str:
+    """A name that somebody else has chosen, for a terminal."""
+    return json.dumps(name) if not name.isascii() or not name.isprintable() or " " in name else name
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 18 and int(text) >= 1):
+        raise argparse.ArgumentTypeError("a whole number of at least 1")
+    return int(text)
