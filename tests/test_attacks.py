@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from bench.attacks import attributes, copying, evasion, membership, poisoning, solving, watermarks
+from bench.attacks import attributes, copying, detection, evasion, membership, poisoning, solving, watermarks
 from bench.attacks.figures import FIGURES as CHARTS
 from bench.attacks.models import Data, Task, customers, fit, patients
 from bench.attacks.network import Network, teach
@@ -31,7 +31,7 @@ from bench.attacks.victim import (
     read_answer,
 )
 
-from mlguard import Watermark
+from mlguard import QueryMonitor, Watermark
 
 WEIGHTS = np.array([1.5, -2.0, 0.5])
 OFFSET = 0.25
@@ -299,6 +299,7 @@ def test_every_table_is_on_a_page() -> None:
 # Elsewhere there is a column for each guard, or it is what guards cost, or no guard at all.
 OTHER_TABLES = {
     "summary", "budgets", "training", "cost", "watermark", "poisoning", "poisoning-20", "poison-accepted",
+    "detection", "false-alarms",
 }  # fmt: skip
 
 
@@ -341,6 +342,28 @@ def test_a_suspect_is_judged_by_its_labels() -> None:
     assert stranger["p"] > 1e-4
     assert thief["matches"] == 1.0
     assert thief["p"] == pytest.approx(2.0**-50)
+
+
+# Detection ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_ends_with_the_verdict_or_when_it_is_given_up() -> None:
+    """A walk along lines is noticed, ordinary inputs are not, and each row is a query of one of the accounts."""
+    x = np.random.default_rng(6).normal(0, 1, (600, 3))
+    linear = Task("linear", Linear(), Data(x[:400], np.zeros(400, np.intp)), Data(x[400:], np.arange(200) % 2))
+    reference = QueryMonitor.calibrate(x[:400], scores=Linear().predict_proba(x[:400]))
+    target = detection.Target(linear, reference, linear.unseen)
+    with detection.Service(target, accounts=2) as service:
+        attacker = detection.Attacker(service, accounts=2)
+        asked = detection._until_noticed(attacker, lambda one, seed: detection.line_search(one, x[400:], seed), 0)
+        assert asked == attacker.asked == service.asked <= 60
+        assert service.suspects
+    with detection.Service(target) as service:
+        attacker = detection.Attacker(service, enough=50)
+        assert detection._until_noticed(attacker, lambda one, _: one.label(x[400:]), 0) == inf
+        assert service.asked == 50
+    shares = detection._suspected(target, 0, across=True, quick=True)
+    assert shares["ordinary"] == shares["the same rows"] == 0
 
 
 # Poisoning ------------------------------------------------------------------------------------------------------------

@@ -330,6 +330,8 @@ DOCUMENTED: dict[str, Callable[..., Any]] = {
     "rewrap_model": mlguard.rewrap_model,
     "read_fernet_model": mlguard.read_fernet_model,
     "Rotating": mlguard.Rotating,
+    "QueryMonitor": mlguard.QueryMonitor,
+    "QueryMonitor.calibrate": mlguard.QueryMonitor.calibrate,
     "PrivateAggregates": mlguard.PrivateAggregates,
     "SubjectKeys": mlguard.SubjectKeys,
     "export_subject": mlguard.export_subject,

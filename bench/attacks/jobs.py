@@ -9,7 +9,17 @@ from types import ModuleType
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
-from bench.attacks import attributes, copying, evasion, membership, poisoning, solving, usefulness, watermarks
+from bench.attacks import (
+    attributes,
+    copying,
+    detection,
+    evasion,
+    membership,
+    poisoning,
+    solving,
+    usefulness,
+    watermarks,
+)
 from bench.attacks.results import Columns, Measures, summarise
 
 ATTACKS: dict[str, ModuleType] = {
@@ -20,6 +30,7 @@ ATTACKS: dict[str, ModuleType] = {
     "attributes": attributes,
     "usefulness": usefulness,
     "watermark": watermarks,
+    "detection": detection,
     "poisoning": poisoning,
 }
 NAMES = (*ATTACKS, "cost")

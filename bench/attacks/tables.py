@@ -192,6 +192,43 @@ def _watermark(read: Read) -> str:
     return _markdown(["model", "suspect", "accuracy", "triggers matched", "p-value"], lines, note)
 
 
+def _detection(read: Read) -> str:
+    rows = read("detection")
+    lines = []
+    for attack in _values(rows, "attack"):
+        found = {row["index of all"]: row for row in rows if row["attack"] == attack}
+        cells = [*_noticed(found["with"]), *(_noticed(found["without"]) if "without" in found else ("", ""))]
+        lines.append([attack, *cells])
+    head = ["attack", "noticed", "queries", "without the index", "queries"]
+    note = f"Means over {rows[0]['runs']} runs of 6 attacks; queries are medians, and in brackets the most."
+    return _markdown(head, lines, note)
+
+
+def _noticed(row: Row) -> tuple[str, str]:
+    spent = [row["queries"], row["latest"]]
+    if row["latest"] == "inf":
+        spent[1] = "never"
+    queries = "" if row["queries"] == "inf" else f"{float(spent[0]):.0f} ({_most(spent[1])})"
+    return _percent(row["noticed"]), queries
+
+
+def _most(value: str) -> str:
+    return value if value == "never" else f"{float(value):.0f}"
+
+
+def _false_alarms(read: Read) -> str:
+    rows = read("false-alarms")
+    lines = []
+    for data in _values(rows, "data"):
+        for caller in _values(rows, "caller"):
+            some = [row for row in rows if (row["data"], row["caller"]) == (data, caller)]
+            lines.append([caller, data, *(_percent(row["suspected"], 1) for row in some)])
+    head = ["caller", "model", "suspected", "without the index"]
+    return _markdown(
+        head, lines, f"Means over {rows[0]['runs']} runs of 5 to 20 callers with up to 1 000 queries each."
+    )
+
+
 def _poisoning(read: Read, poison: str) -> str:
     rows = read("poisoning")
     guards = [guard for guard in _values(rows, "guard") if guard]
@@ -285,6 +322,8 @@ TABLES: dict[str, Callable[[Read], str]] = {
     "attributes": _attributes,
     "cost": _cost,
     "watermark": _watermark,
+    "detection": _detection,
+    "false-alarms": _false_alarms,
     "poisoning": partial(_poisoning, poison="5%"),
     "poisoning-20": partial(_poisoning, poison="20%"),
     "poison-accepted": _poison_accepted,

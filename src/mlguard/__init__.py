@@ -62,6 +62,7 @@ from mlguard.errors import (
     OverloadedError,
     PrivacyBudgetExceededError,
     ProofOfWorkRequiredError,
+    QueriesSuspectedError,
     RateLimitedError,
     SealedValueError,
     SecretNotFoundError,
@@ -101,6 +102,8 @@ from mlguard.monitoring.metrics import install_metrics
 from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
 from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
 from mlguard.monitoring.quarantined_rows import QuarantinedRow, ReleasedFeedback
+from mlguard.monitoring.query_monitor import QueryMonitor
+from mlguard.monitoring.query_reference import QueryReference
 from mlguard.monitoring.webhook import Webhook
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
@@ -132,7 +135,7 @@ from mlguard.secrets.rotating import Rotating
 from mlguard.secrets.source import SecretSource
 from mlguard.secrets.vault import VaultSecrets
 from mlguard.settings import secret_source
-from mlguard.store import Decision, Lease, Spending, Store, Window, store_from_url
+from mlguard.store import Decision, Lease, Sighting, Spending, Store, Watch, WatchedQuery, Window, store_from_url
 from mlguard.traffic.address_lists import AllowAddresses, DenyAddresses
 from mlguard.traffic.addresses import ClientAddress
 from mlguard.traffic.budget import QueryBudget
@@ -255,7 +258,10 @@ __all__ = [
     "Purge",
     "PurgedFile",
     "QuarantinedRow",
+    "QueriesSuspectedError",
     "QueryBudget",
+    "QueryMonitor",
+    "QueryReference",
     "RateLimit",
     "RateLimitedError",
     "Redactor",
@@ -270,6 +276,7 @@ __all__ = [
     "SecretSource",
     "SecretUnavailableError",
     "ServedModel",
+    "Sighting",
     "SignatureAuth",
     "Spending",
     "Store",
@@ -294,6 +301,8 @@ __all__ = [
     "Users",
     "VaultSecrets",
     "VerifiedModel",
+    "Watch",
+    "WatchedQuery",
     "Watermark",
     "WatermarkEvidence",
     "Webhook",

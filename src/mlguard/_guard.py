@@ -35,6 +35,7 @@ class Control(StrEnum):
     BUDGET = "query budget"
     CONCURRENCY = "concurrency limit"
     INPUT_VALIDATION = "input validation"
+    DETECTION = "detection"
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,3 +202,104 @@ if redis.call('GET', KEYS[1]) ~= (ARGV[3] or false) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+
+#: What is known of a caller that is watched, as in ``mlguard._watched``: ten doubles (queries, when the verdict ends,
+#: its votes, and up to seven sums), then marks, 32 bits each: 16 of the mark, and 16 of the query's number, and then
+#: the first marks of queries, 16 bits each.
+#:
+#: KEYS: that. ARGV: marks to share, votes to get, microseconds to hold, milliseconds to keep it, 1 to forget it first,
+#: how many sums, how many slots, their limits, their kinds; and then the queries, packed.
+#: Returns: what each query with marks is, how many there were, votes, microseconds that the verdict holds, the change.
+WATCH = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local shared, needed, hold, sums = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[6])
+local first_of_whole = 40 + 2 * ARGV[7]
+if ARGV[5] == '1' then redis.call('DEL', KEYS[1]) end
+local stored = redis.call('GETRANGE', KEYS[1], 0, 79)
+local known = #stored == 80 and {struct.unpack('<dddddddddd', stored)} or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+local count, ends, votes, change, seen = known[1], known[2], known[3], 0, {}
+
+if ends > 0 and now >= ends then
+  ends, votes, change = 0, 0, -1
+  for i = 4, 10 do known[i] = 0 end
+end
+
+local function places(query, first, n)
+  local slots, tags, at = {}, {}, first
+  for i = 1, n do
+    slots[i], tags[i], at = struct.unpack('<I4I4', query, at)
+  end
+  return slots, tags
+end
+
+local function see(slots, tags, n)
+  local whole = '#' .. (first_of_whole + slots[1])
+  if redis.call('BITFIELD', KEYS[1], 'SET', 'u16', whole, tags[1])[1] == tags[1] then return 2 end
+  count = count + 1
+  local number = count % 65535 + 1
+  local command = {}
+  for i = 2, n do
+    command[#command + 1] = 'SET'
+    command[#command + 1] = 'u32'
+    command[#command + 1] = '#' .. (20 + slots[i])
+    command[#command + 1] = tags[i] * 65536 + number
+  end
+  if n == 1 then return 0 end
+  local before, in_common, most = redis.call('BITFIELD', KEYS[1], unpack(command)), {}, 0
+  for i = 2, n do
+    if math.floor(before[i - 1] / 65536) == tags[i] then
+      local other = before[i - 1] % 65536
+      if other ~= number then
+        in_common[other] = (in_common[other] or 0) + 1
+        most = math.max(most, in_common[other])
+      end
+    end
+  end
+  return most >= shared and 1 or 0
+end
+
+local function judge()
+  local voting, bits, n = {}, 0, 0
+  for i = 1, sums do
+    local kind = tonumber(ARGV[7 + sums + i])
+    if known[3 + i] >= tonumber(ARGV[7 + i]) and not voting[kind] then
+      voting[kind] = true
+      bits, n = bits + 2 ^ kind, n + 1
+    end
+  end
+  if n >= needed then
+    if ends == 0 then change = 1 end
+    ends, votes = now + hold, bits
+  end
+  return bits
+end
+
+local voting = 0
+for place = 8 + 2 * sums, #ARGV do
+  local query = ARGV[place]
+  local n, at = struct.unpack('<H', query)
+  local was = 0
+  if n > 0 then
+    local slots, tags = places(query, at, n)
+    was = see(slots, tags, n)
+    seen[#seen + 1] = was
+  end
+  if was < 2 and sums > 0 then
+    at = 3 + 8 * n + (was == 1 and 0 or 8 * sums)
+    for i = 1, sums do
+      local step
+      step, at = struct.unpack('<d', query, at)
+      known[3 + i] = math.min(2 * ARGV[7 + i], math.max(0, known[3 + i] + step))
+    end
+    voting = judge()
+  end
+end
+if ends > 0 then voting = votes end
+
+if #ARGV > 7 + 2 * sums or change ~= 0 then
+  redis.call('SETRANGE', KEYS[1], 0, struct.pack('<dddddddddd', count, ends, votes, unpack(known, 4, 10)))
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+return {seen, count, voting, math.max(0, ends - now), change}
+"""

@@ -9,6 +9,7 @@ loudly, so they are not answers::
     ├── LoginTooWeakError        401   a valid token of a login that is too old, or lacks a factor
     ├── InsufficientScopeError   403   a valid credential without the scope that the route demands
     ├── AddressNotAllowedError   403   an address from which nobody may ask
+    ├── QueriesSuspectedError    403   the caller's queries look like an attack on the model
     ├── BlockedError             403   an operator has blocked the caller or the address
     ├── BodyTimeoutError         408   the body did not arrive in time
     ├── BodyTooLargeError        413   the body is larger than ``max_body_size``
@@ -113,6 +114,18 @@ class AddressNotAllowedError(MLGuardError):
     rule = "address-not-allowed"
     title = "Address not allowed"
     default_detail = "This service does not answer requests from this address."
+
+
+class QueriesSuspectedError(MLGuardError):
+    """The caller's queries look like an attack on the model (403).
+
+    Not 429: no rate is exceeded, and when the verdict ends is nothing that an attacker should be told to wait for.
+    """
+
+    status = 403
+    rule = "queries-suspected"
+    title = "Queries refused"
+    default_detail = "This service does not answer queries like those of this caller. Ask its operator."
 
 
 class BlockedError(MLGuardError):

@@ -9,8 +9,9 @@ from heapq import heappop, heappush
 from mlguard._counters import Counter, new_counter
 from mlguard._numbers import whole
 from mlguard._records import DROPS, Records
+from mlguard._watched import WatchedCallers
 from mlguard.errors import ConfigurationError, StoreFullError
-from mlguard.store import PARTS, Decision, Lease, Spending, Window
+from mlguard.store import PARTS, Decision, Lease, Sighting, Spending, Watch, WatchedQuery, Window
 
 
 class _Counters:
@@ -61,6 +62,8 @@ class MemoryStore:
             300 signed requests a second for as long as signatures hold by default.
         max_records: Revocations and the like kept at a time. Beyond it, new ones are refused until old ones expire.
         max_budgets: Budgets kept at a time. Beyond it, new ones are refused until old ones expire.
+        max_watched: Callers whose queries are watched at a time. Beyond it, one is forgotten against whom little
+            speaks. One takes 25 KB.
         clock: Seconds, never going backwards.
 
     Raises:
@@ -78,12 +81,14 @@ class MemoryStore:
         max_nonces_per_owner: int | None = None,
         max_records: int = 1_000_000,
         max_budgets: int = 1_000_000,
+        max_watched: int = 4_096,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         _check_maximum("max_counters", max_counters)
         _check_maximum("max_nonces", max_nonces)
         _check_maximum("max_records", max_records)
         _check_maximum("max_budgets", max_budgets)
+        _check_maximum("max_watched", max_watched)
         if max_nonces_per_owner is None:
             max_nonces_per_owner = -(-max_nonces // 10)  # rounded up
         _check_maximum("max_nonces_per_owner", max_nonces_per_owner)
@@ -101,6 +106,7 @@ class MemoryStore:
         self._records = Records(max_records, clock)
         self._budgets = Records(max_budgets, clock)
         self._leases: dict[bytes, dict[bytes, float]] = {}
+        self._watched = WatchedCallers(max_watched)
 
     async def check_access(self) -> None:
         """It is this process's own."""
@@ -254,6 +260,13 @@ class MemoryStore:
                 return False
             self._records.put(key, new, ttl)
             return True
+
+    async def watch(
+        self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, *, forget: bool = False
+    ) -> Sighting:
+        """Note queries of one caller, and judge it by all of them, as one step."""
+        with self._lock:
+            return self._watched.note(key, queries, rule, self._clock(), forget=forget)
 
 
 def _check_maximum(setting: str, value: object) -> None:

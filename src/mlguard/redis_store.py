@@ -11,17 +11,18 @@ from mlguard._numbers import is_number, whole
 from mlguard._records import DROPS
 from mlguard._redis_cluster import RedisCluster
 from mlguard._redis_connection import Redis, RedisConnection, Script, StoreHealth
-from mlguard._redis_scripts import ADD_NONCE, HIT, SETTLE, SPEND, SWAP, TAKE_LEASE
+from mlguard._redis_scripts import ADD_NONCE, HIT, SETTLE, SPEND, SWAP, TAKE_LEASE, WATCH
 from mlguard._redis_sentinel import RedisSentinel
 from mlguard._redis_url import read_url
+from mlguard._watched import place_of
 from mlguard.errors import ConfigurationError, StoreFullError, UnavailableError
-from mlguard.store import PARTS, Decision, Lease, Spending, Window, store_key
+from mlguard.store import PARTS, Decision, Lease, Sighting, Spending, Watch, WatchedQuery, Window, store_key
 
 _EXACT = 2**53 - 1  # the largest number up to which Redis' scripts count exactly
 _LONGEST = 100 * 366 * 86_400.0  # seconds; what is to be kept for longer is kept for so long
 
 _HIT, _SETTLE, _SPEND, _TAKE_LEASE = Script(HIT), Script(SETTLE), Script(SPEND), Script(TAKE_LEASE)
-_ADD_NONCE, _SWAP = Script(ADD_NONCE), Script(SWAP)
+_ADD_NONCE, _SWAP, _WATCH = Script(ADD_NONCE), Script(SWAP), Script(WATCH)
 
 
 class RedisStore:
@@ -156,6 +157,19 @@ class RedisStore:
         expected: tuple[Any, ...] = () if old is None else (old,)
         return bool(await self._redis.run(_SWAP, self._place("record", key), new, _milliseconds(ttl), *expected))
 
+    async def watch(
+        self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, *, forget: bool = False
+    ) -> Sighting:
+        """Note queries of one caller, and judge it by all of them, as one step."""
+        sums = len(rule.limits)
+        numbers = (rule.shared, rule.votes, rule.hold * 1e6, _milliseconds(rule.ttl), int(forget), sums, rule.slots)
+        packed = [_pack(query, rule.slots, sums) for query in queries]
+        answer = await self._redis.run(
+            _WATCH, self._place("watched", key), *numbers, *rule.limits, *rule.kinds, *packed
+        )
+        seen, queries_before, votes, microseconds, change = answer
+        return Sighting(tuple(seen), queries_before, votes, microseconds / 1e6, change)
+
     def _place(self, kind: str, key: bytes) -> str:
         return f"{self._prefix}:{kind}:{{{key.hex()}}}"
 
@@ -185,6 +199,18 @@ def _plan(bucket: str, windows: tuple[Window, ...]) -> _Plan:
         parts = PARTS if window.kind == "sliding" else 1
         numbers += (min(window.limit, _EXACT), window.seconds * (1_000_000 // parts), window.kind)
     return _Plan(place, tuple([str(number).encode() for number in numbers]), Struct(f"<{3 + 2 * len(windows)}d"))
+
+
+def _pack(query: WatchedQuery, slots: int, sums: int) -> bytes:
+    """One query as WATCH reads it."""
+    steps = (*(query.near or query.apart), *query.apart) if sums else ()
+    placed = [part for mark in query.marks for part in place_of(mark, slots)]
+    return _packer(len(query.marks), len(steps)).pack(len(query.marks), *placed, *steps)
+
+
+@lru_cache(maxsize=64)
+def _packer(marks: int, steps: int) -> Struct:
+    return Struct(f"<H{marks * 2}I{steps}d")
 
 
 def _open(url: str, *, timeout: float) -> Redis:

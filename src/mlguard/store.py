@@ -72,6 +72,66 @@ class Lease(NamedTuple):
     retry_after: float
 
 
+class WatchedQuery(NamedTuple):
+    """One query, as far as a watch over its caller is concerned.
+
+    Attributes:
+        marks: Whole numbers below 2**64 that stand for it: the first for the very same query, the others are shared
+            with queries close to it. Without any, it is no query, and only ``apart`` counts.
+        near: What it adds to each sum if it shares marks with an earlier one.
+        apart: What it adds if it does not.
+    """
+
+    marks: tuple[int, ...] = ()
+    near: tuple[float, ...] = ()
+    apart: tuple[float, ...] = ()
+
+
+class Watch(NamedTuple):
+    """What is kept of a caller's queries, and when they speak against it. The same at each call with one key.
+
+    Attributes:
+        slots: Marks that are kept, and as many first ones: a power of 2. Each has its place, from which the next one
+            there drives it out.
+        shared: How many marks two queries share at least that are near-duplicates.
+        limits: What each sum may come to. A sum never falls below 0, nor grows beyond twice that.
+        kinds: Of each sum, which kind of evidence it is, from 0 on. A kind votes if one of its sums is at its limit.
+        votes: How many kinds must vote at once for a verdict.
+        hold: Seconds for which a verdict holds after the last query that had so many votes.
+        ttl: Seconds for which everything is remembered after the last query, at least ``hold``.
+    """
+
+    slots: int
+    shared: int
+    limits: tuple[float, ...] = ()
+    kinds: tuple[int, ...] = ()
+    votes: int = 1
+    hold: float = 0.0
+    ttl: float = 0.0
+
+
+#: Of one query: ``new``, ``near`` an earlier one, or an exact ``repeat``, which adds to nothing.
+NEW, NEAR, REPEAT = 0, 1, 2
+
+
+class Sighting(NamedTuple):
+    """What a store answers to who watches a caller.
+
+    Attributes:
+        seen: Of each query with marks: ``NEW``, ``NEAR`` or ``REPEAT``.
+        queries: How many there were of this caller, without repeats.
+        votes: Which kinds vote now, or have voted for the verdict that holds: bit 0 for kind 0, and so on.
+        seconds: For how long the verdict will hold; 0: there is none.
+        change: 1: there was none before this call; -1: one has ended in it; 0: neither. Each is told once.
+    """
+
+    seen: tuple[int, ...]
+    queries: int
+    votes: int
+    seconds: float
+    change: int
+
+
 @runtime_checkable
 class Store(Protocol):
     """What guards need of shared state. Callers and nonces are digests made by :func:`store_key`: no names, no secrets.
@@ -169,6 +229,21 @@ class Store(Protocol):
 
         Raises:
             StoreFullError: There is no room; a value is never forgotten early to make some (503).
+        """
+
+    async def watch(
+        self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, *, forget: bool = False
+    ) -> Sighting:
+        """Note queries of one caller, and judge it by all of them, as one step.
+
+        Args:
+            key: Whose.
+            queries: In their order, at most 256. None: it is only looked whether a verdict has ended.
+            rule: What is kept, and when it speaks against the caller.
+            forget: Whether everything that is known is forgotten first, also a verdict.
+
+        Raises:
+            StoreFullError: There is no memory left for another caller (503).
         """
 
 

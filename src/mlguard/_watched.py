@@ -1,0 +1,142 @@
+"""Callers whose queries are watched, in this process: sums of evidence, and marks of earlier queries.
+
+Sums are Page's (1954): they grow with what speaks for an attack, and never fall below 0, so that an honest past is no
+credit. Marks are kept in a table of fixed size, each in its place, where the next one drives it out.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import islice
+
+from mlguard.store import NEAR, NEW, REPEAT, Sighting, Watch, WatchedQuery
+
+_LOOKS = 8  # callers that are looked at to find the one to forget
+_NUMBERS = 65_535
+
+
+def place_of(mark: int, slots: int) -> tuple[int, int]:
+    """Where a mark is kept, and what is kept of it: 16 bits that are not 0."""
+    return mark & (slots - 1), (mark >> 48) or 1
+
+
+class Watched:
+    """What is known of one caller.
+
+    Args:
+        rule: What is kept.
+    """
+
+    __slots__ = ("count", "ends", "marks", "sums", "votes", "whole")
+
+    def __init__(self, rule: Watch) -> None:
+        self.count = 0
+        self.ends = 0.0
+        self.votes = 0
+        self.sums = [0.0] * len(rule.limits)
+        #: 16 bits of the mark, and 16 of the number of the query that it is of.
+        self.marks = array("I", bytes(4 * rule.slots))
+        #: 16 bits of the first mark. A table of their own, in which they outlive the others: an exact repeat that is no
+        #: longer known for one would be a near-duplicate.
+        self.whole = array("H", bytes(2 * rule.slots))
+
+    def note(self, queries: Sequence[WatchedQuery], rule: Watch, now: float) -> Sighting:
+        """Note queries, and judge."""
+        change = voting = 0
+        if 0 < self.ends <= now:
+            self.ends, self.votes, change = 0.0, 0, -1
+            self.sums = [0.0] * len(self.sums)
+        seen = []
+        for query in queries:
+            was = NEW
+            if query.marks:
+                was = self._see(query.marks, rule)
+                seen.append(was)
+            if was != REPEAT and self.sums:
+                voting = self._add(query, rule, is_near=was == NEAR)
+                if voting.bit_count() >= rule.votes:
+                    change = change if self.ends else 1
+                    self.ends, self.votes = now + rule.hold, voting
+        return Sighting(tuple(seen), self.count, self.votes if self.ends else voting, max(0.0, self.ends - now), change)
+
+    def _see(self, marks: Sequence[int], rule: Watch) -> int:
+        place, tag = place_of(marks[0], rule.slots)
+        if self.whole[place] == tag:
+            return REPEAT
+        self.whole[place] = tag
+        self.count += 1
+        number = self.count % _NUMBERS + 1
+        shared: dict[int, int] = {}
+        table, mask = self.marks, rule.slots - 1
+        for mark in marks[1:]:  # as place_of says, without a call for each
+            place, tag = mark & mask, (mark >> 48) or 1
+            before = table[place]
+            table[place] = tag << 16 | number
+            if before >> 16 == tag and before & 0xFFFF != number:
+                other = before & 0xFFFF
+                shared[other] = shared.get(other, 0) + 1
+        return NEAR if shared and max(shared.values()) >= rule.shared else NEW
+
+    def _add(self, query: WatchedQuery, rule: Watch, *, is_near: bool) -> int:
+        """Add to the sums. Which kinds vote now."""
+        voting = 0
+        sums = self.sums
+        steps = query.near if is_near else query.apart
+        for number, (step, limit) in enumerate(zip(steps, rule.limits, strict=True)):
+            total = sums[number] + step
+            if total >= limit:
+                voting |= 1 << rule.kinds[number]
+                total = min(total, 2 * limit)
+            sums[number] = max(0.0, total)
+        return voting
+
+    def weight(self, rule: Watch, now: float) -> float:
+        """How much there is to lose if this is forgotten: with a verdict most, else by the largest sum."""
+        if self.ends > now:
+            return 2.0
+        return max([total / limit for total, limit in zip(self.sums, rule.limits, strict=False)], default=2.0) / 2
+
+
+class WatchedCallers:
+    """Those of one process, bounded. Not thread-safe: whoever uses it holds a lock.
+
+    Where there is no room for another caller, the one of the eight unseen for longest goes against whom the least
+    speaks, and the others stay. So a flood of new callers drives itself out, and not the one against whom something
+    speaks: for that, as much must speak against each of the others.
+
+    Args:
+        most: How many there are at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._callers: OrderedDict[bytes, tuple[Watched, Watch, float]] = OrderedDict()
+
+    def note(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, now: float, *, forget: bool) -> Sighting:
+        """As :meth:`Store.watch` says."""
+        known = self._callers.pop(key, None)
+        if forget or known is None or known[2] <= now:
+            known = None
+        if known is None and not queries:
+            return Sighting((), 0, 0, 0.0, 0)
+        if known is None:
+            self._make_room(now)
+            watched = Watched(rule)
+        else:
+            watched = known[0]
+        sighting = watched.note(queries, rule, now)
+        self._callers[key] = (watched, rule, now + rule.ttl if queries or known is None else known[2])
+        return sighting
+
+    def _make_room(self, now: float) -> None:
+        while len(self._callers) >= self._most:
+            oldest = list(islice(self._callers.items(), _LOOKS))
+            weights = [
+                (-1.0 if expires <= now else watched.weight(rule, now), number)
+                for number, (_, (watched, rule, expires)) in enumerate(oldest)
+            ]
+            least = min(weights)
+            for weight, number in weights:  # spared, and not looked at again until all others were
+                if weight > least[0] or weight >= 0.25:
+                    self._callers.move_to_end(oldest[number][0])
+            del self._callers[oldest[least[1]][0]]

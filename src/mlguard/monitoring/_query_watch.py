@@ -1,0 +1,215 @@
+"""What a monitor asks the store about queries: their marks, and the evidence that measures of them are."""
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlguard.errors import ConfigurationError
+from mlguard.monitoring._fingerprints import MARKS, SHARED, Fingerprints
+from mlguard.monitoring._query_evidence import (
+    Ranks,
+    apart_step,
+    chance_among,
+    margins_of,
+    near_step,
+    shift_step,
+    still_step,
+)
+from mlguard.monitoring.query_reference import Floats, QueryReference
+from mlguard.store import NEAR, REPEAT, Sighting, Store, Watch, WatchedQuery, store_key
+
+_SLOTS = 4_096  # marks that are kept of a caller, in 24 KB: of its latest 300 queries
+_SLOTS_OF_ALL = 262_144  # and of all together, in 1.5 MB: of their latest 20 000
+_AT_ONCE = 128  # queries in one call of the store, so that no call takes long
+_MOST_CALLERS = 10_000  # of whom a process keeps the latest measures by itself
+_MOST_PENDING = 512  # margins of a caller that wait for its next request
+
+_KINDS = (0, 1, 1, 2, 2, 3)  # of the sums: those that the reference has a limit for, and near-duplicates of others
+
+
+class Caller:
+    """What this process keeps of one caller by itself.
+
+    Attributes:
+        distance: The latest distance, as a normal number; None: there was none yet.
+        margin: The same of margins.
+        pending: Evidence from margins, which come after the answer: noted with the next request.
+    """
+
+    __slots__ = ("distance", "margin", "pending")
+
+    def __init__(self) -> None:
+        self.distance: float | None = None
+        self.margin: float | None = None
+        self.pending: deque[WatchedQuery] = deque(maxlen=_MOST_PENDING)
+
+
+class Noted:
+    """The queries of one request, noted.
+
+    Attributes:
+        sighting: What the store says.
+    """
+
+    __slots__ = ("_caller", "_watch", "sighting")
+
+    def __init__(self, sighting: Sighting, caller: Caller, watch: "QueryWatch") -> None:
+        self.sighting = sighting
+        self._caller = caller
+        self._watch = watch
+
+    def see(self, scores: Floats) -> None:
+        """Look at what the model has answered: a watcher of :class:`~mlguard._guard.RequestMemory`."""
+        self._watch.see(self._caller, scores, self.sighting.seen)
+
+
+class QueryWatch:
+    """Notes queries, and says what the store makes of them.
+
+    Args:
+        reference: What usual queries are like.
+        key: Where fingerprints are drawn from.
+        store: Where callers are remembered.
+        bucket: Names what is remembered.
+        hold: Seconds for which a verdict holds.
+        ttl: Seconds for which a caller is remembered.
+        across: Whether near-duplicates of other callers' queries count.
+
+    Attributes:
+        bucket: Names what is remembered.
+    """
+
+    def __init__(
+        self,
+        reference: QueryReference,
+        key: bytes,
+        store: Store,
+        *,
+        bucket: str,
+        hold: float,
+        ttl: float,
+        across: bool,
+    ) -> None:
+        self.bucket = bucket
+        self._columns = reference.columns
+        self._fingerprints = Fingerprints(reference, key)
+        self._distances = Ranks(reference.distances)
+        self._margins = None if reference.margins is None else Ranks(reference.margins)
+        self._output_centre = reference.output_centre
+        self._store = store
+        self._rule = Watch(
+            _SLOTS, SHARED, (*reference.limits, reference.limits[0]), _KINDS, votes=2, hold=hold, ttl=ttl
+        )
+        self._rule_of_all = Watch(_SLOTS_OF_ALL, SHARED, ttl=ttl)
+        self._all = store_key("queries of all", bucket) if across else None
+        own = chance_among(reference.chance, _SLOTS // MARKS)
+        others = chance_among(reference.chance, _SLOTS_OF_ALL // MARKS)
+        self._near, self._apart = near_step(own), apart_step(own)
+        self._near_another, self._apart_others = near_step(others), apart_step(others)
+        self._callers: OrderedDict[bytes, Caller] = OrderedDict()
+        self._lock = threading.Lock()
+
+    async def note(self, key: bytes, value: Any) -> Noted:
+        """Note the queries of one request.
+
+        Raises:
+            ConfigurationError: They are not of the reference's columns.
+            UnavailableError: The store does not answer (503).
+        """
+        rows = self._rows(value)
+        caller = self._caller(key)
+        if not len(rows):
+            return Noted(await self.look(key), caller, self)
+        seen: list[int] = []
+        change = 0
+        for start in range(0, len(rows), _AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # others have their turn
+            sighting = await self._note_part(key, caller, rows[start : start + _AT_ONCE])
+            seen += sighting.seen
+            change = sighting.change or change
+        return Noted(sighting._replace(seen=tuple(seen), change=change), caller, self)
+
+    async def _note_part(self, key: bytes, caller: Caller, rows: NDArray[np.generic]) -> Sighting:
+        distances, marks = self._fingerprints.of(rows)
+        queries = []
+        for distance, of_row in zip(distances, marks, strict=True):
+            measured = (0.0, 0.0, *self._steps(caller, distance))
+            near, apart = (self._near, *measured, 0.0), (self._apart, *measured, self._apart_others)
+            queries.append(WatchedQuery(tuple(of_row), near, apart))
+        before = [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
+        try:
+            if self._all is not None:
+                queries = await self._compared(self._all, queries)
+            return await self._store.watch(key, [*before, *queries], self._rule)
+        except BaseException:
+            caller.pending.extendleft(reversed(before))
+            raise
+
+    async def look(self, key: bytes) -> Sighting:
+        """What is known of a caller, and whether a verdict has ended."""
+        return await self._store.watch(key, (), self._rule)
+
+    async def forget(self, key: bytes) -> None:
+        """Forget a caller."""
+        await self._store.watch(key, (), self._rule, forget=True)
+        with self._lock:
+            self._callers.pop(key, None)
+
+    def see(self, caller: Caller, scores: Floats, seen: tuple[int, ...]) -> None:
+        """Turn margins into evidence, for the caller's next request. Repeats are none."""
+        if self._margins is None:
+            return
+        margins = margins_of(scores, self._output_centre).tolist()
+        repeats = seen if len(seen) == len(margins) else (0,) * len(margins)
+        for margin, was in zip(margins, repeats, strict=True):
+            if was != REPEAT:
+                z = self._margins.normal(margin)
+                still = 0.0 if caller.margin is None else still_step(z, caller.margin)
+                caller.margin = z
+                caller.pending.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
+
+    async def _compared(self, everybody: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
+        """The same, where a near-duplicate of another caller's query is one, too, and of a kind of its own.
+
+        What is near an own query, too, is counted as that by the store.
+        """
+        known = await self._store.watch(everybody, queries, self._rule_of_all)
+        if not any(known.seen):
+            return queries
+        return [self._compared_query(query, seen) for query, seen in zip(queries, known.seen, strict=True)]
+
+    def _compared_query(self, query: WatchedQuery, seen: int) -> WatchedQuery:
+        measured = query.apart[1:-1]
+        if seen == NEAR:
+            return query._replace(apart=(self._near_another, *measured, self._near_another))
+        if seen == REPEAT:  # of anybody's: whether it is near other queries says nothing
+            return query._replace(near=(0.0, *measured, 0.0), apart=(0.0, *measured, 0.0))
+        return query
+
+    def _steps(self, caller: Caller, distance: float) -> tuple[float, float]:
+        z = self._distances.normal(distance)
+        still = 0.0 if caller.distance is None else still_step(z, caller.distance)
+        caller.distance = z
+        return shift_step(z), still
+
+    def _rows(self, value: Any) -> NDArray[np.generic]:
+        rows = np.asarray(value)
+        if rows.dtype.kind not in "fiub" or rows.size % self._columns:
+            raise ConfigurationError("QueryMonitor: the rows have another number of columns than the reference")
+        return rows.reshape(-1, self._columns)
+
+    def _caller(self, key: bytes) -> Caller:
+        with self._lock:
+            caller = self._callers.get(key)
+            if caller is None:
+                caller = self._callers[key] = Caller()
+                if len(self._callers) > _MOST_CALLERS:
+                    self._callers.popitem(last=False)
+            else:
+                self._callers.move_to_end(key)
+            return caller

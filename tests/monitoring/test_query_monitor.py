@@ -1,0 +1,605 @@
+"""Queries that look like an attack: who is noticed, who is not, and what is done about it."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
+
+from mlguard import (
+    APIKey,
+    APIKeyAuth,
+    APIKeys,
+    ConcurrencyLimit,
+    ConfigurationError,
+    Features,
+    MemoryStore,
+    Principal,
+    QueryMonitor,
+    QueryReference,
+    RedisStore,
+    Sighting,
+    UnavailableError,
+    Watch,
+    WatchedQuery,
+    harden,
+    truncate_output,
+)
+from mlguard._guard import Control
+from mlguard.monitoring.measurements import Measured
+from mlguard.monitoring.query_reference import Floats
+from tests.asgi import Answer, acall
+from tests.clock import Clock
+from tests.redis_server import redis_server
+
+COLUMNS = 8
+WEIGHTS = np.linspace(-1.0, 1.0, COLUMNS)
+KEY = "queries-Vb3kQ9xTzLm2Zp8Rt5Yw0Uc4NfHs7Jd"
+SCOPES: dict[str, Any] = {"columns": COLUMNS, "low": -100.0, "high": 100.0, "max_rows": 1_000}
+
+random = np.random.default_rng(7)
+USUAL = random.normal(size=(600, COLUMNS))
+
+
+def scores(x: Floats) -> Floats:
+    """A logistic regression."""
+    one = 1 / (1 + np.exp(-(x.reshape(len(x), -1) @ WEIGHTS)))
+    return np.column_stack([1 - one, one])
+
+
+REFERENCE = QueryMonitor.calibrate(USUAL, scores=scores(USUAL))
+
+
+def who(conn: HTTPConnection) -> str:
+    return conn.headers.get("x-client", "nobody")
+
+
+def walk(steps: int, *, seed: int = 1) -> Floats:
+    """Small steps around a point at the boundary that is far from what is usual."""
+    fresh = np.random.default_rng(seed)
+    point = 4 * np.sign(fresh.normal(size=COLUMNS))
+    point -= WEIGHTS * (WEIGHTS @ point) / (WEIGHTS @ WEIGHTS)
+    return point + fresh.normal(0, 1e-4, (steps, COLUMNS))
+
+
+class Service:
+    """An app with a monitor, and its clients."""
+
+    def __init__(
+        self, *guards: Any, reference: QueryReference = REFERENCE, model: Any = scores, **settings: Any
+    ) -> None:
+        features = settings.pop("features", Features(**SCOPES))
+        settings = {"by": who, "store": MemoryStore(), **settings}
+        self.monitor = QueryMonitor(features, reference=reference, **settings)
+        self.app = FastAPI()
+        harden(self.app)
+        self.gate: asyncio.Event | None = None
+
+        @self.app.post("/predict", dependencies=[*map(Depends, guards), Depends(self.monitor)])
+        @truncate_output(decimals=2)
+        def predict(x: Annotated[Any, Depends(features)]) -> Any:
+            return {"probabilities": model(x)}
+
+    async def ask(self, rows: Any, client: str = "mallory", **headers: str) -> Answer:
+        """One request."""
+        body = json.dumps({"features": np.asarray(rows).tolist()}).encode()
+        sent = {"content-type": "application/json", "x-client": client, **headers}
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in sent.items()]
+        return await acall(self.app, headers=named, chunks=[body])
+
+    async def send(self, rows: Any, client: str = "mallory", **headers: str) -> list[int]:
+        """A request for each row, one after the other. The status of each."""
+        return [(await self.ask(row, client, **headers)).status for row in rows]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What it has counted, without what all names begin with."""
+        return {one.name.removeprefix("mlguard_"): one.value for one in self.monitor.measurements() if one.value}
+
+
+@pytest.fixture
+def events(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, Any]]]:
+    """The events of queries so far."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+
+    def found() -> list[dict[str, Any]]:
+        records = [vars(record) for record in caplog.records if record.name == "mlguard.audit"]
+        return [{"event": one["event"], **one["facts"]} for one in records if one["event"].startswith("query.")]
+
+    return found
+
+
+Events = Callable[[], list[dict[str, Any]]]
+
+
+# Who is noticed -----------------------------------------------------------------------------------------------------
+
+
+def test_a_walk_is_noticed_once_within_25_queries_and_answered(events: Events) -> None:
+    """One event says who, by what and after how many queries, and nothing of the input; by default no more is done."""
+    service = Service()
+    assert set(asyncio.run(service.send(walk(60)))) == {200}
+    (event,) = events()
+    assert event.pop("queries") <= 25
+    assert len(event.pop("votes").split(",")) >= 2
+    assert len(event.pop("caller")) == 16
+    assert event == {"event": "query.suspected", "monitor": "queries", "act": "observe"}
+    assert service.numbers["queries_watched"] == 60
+    assert service.numbers["queries_near"] > 50
+    assert service.numbers["query_suspects"] == 1
+    assert isinstance(service.monitor, Measured)
+
+
+def test_usual_queries_and_their_repeats_are_not_noticed(events: Events) -> None:
+    """Nor is one query that is asked a thousand times."""
+    fresh = np.random.default_rng(3).normal(size=(300, COLUMNS))
+    service = Service()
+
+    async def work() -> None:
+        await service.send(fresh, "honest")
+        await service.send(fresh, "honest")
+        await service.send(np.repeat(fresh[:1], 300, axis=0), "eager")
+
+    asyncio.run(work())
+    assert not events()
+    assert service.numbers["queries_repeated"] > 540
+    assert service.numbers["queries_near"] < 60
+
+
+def test_each_row_of_a_batch_is_a_query(events: Events) -> None:
+    """A walk in one request is noticed, also behind many other rows, and margins of it count for the next request."""
+    service = Service()
+    rows = np.concatenate([np.random.default_rng(3).normal(size=(280, COLUMNS)), walk(120)])
+    assert asyncio.run(service.ask(rows)).status == 200
+    (event,) = events()
+    assert 280 < event["queries"] <= 400
+
+
+def test_a_walk_that_is_spread_over_accounts_is_noticed(events: Events) -> None:
+    """Near-duplicates of others' queries count; with ``across_callers=False`` they do not."""
+    rows = walk(400)
+
+    async def spread(service: Service) -> None:
+        for number, row in enumerate(rows):
+            # What an account asks itself is apart, what accounts ask is not.
+            await service.ask(row + (number // 40) * 0.5, f"mallory {number % 40}")
+
+    seen = Service()
+    asyncio.run(spread(seen))
+    assert {event["event"] for event in events()} == {"query.suspected"}
+    assert len(events()) == 40
+    assert all(event["queries"] <= 10 for event in events())
+    assert "near-duplicates" in events()[0]["votes"]
+    before = len(events())
+    unseen = Service(across_callers=False)
+    asyncio.run(spread(unseen))
+    assert all("near-duplicates" not in event["votes"] for event in events()[before:])
+
+
+def test_callers_share_nothing_but_what_is_across(events: Events) -> None:
+    """An honest caller is not suspected beside a suspect."""
+    service = Service(act="refuse")
+
+    async def work() -> list[int]:
+        await service.send(walk(40))
+        return await service.send(np.random.default_rng(3).normal(size=(40, COLUMNS)), "honest")
+
+    assert set(asyncio.run(work())) == {200}
+    assert len(events()) == 1
+
+
+def test_a_walk_is_noticed_without_scores_and_with_missing_values(events: Events) -> None:
+    """Two kinds of evidence are left, and must agree; a missing value is like the mean."""
+    usual = USUAL.copy()
+    usual[::7, 2] = np.nan
+    reference = QueryMonitor.calibrate(usual)
+    features = Features(**SCOPES, missing=[2])
+    service = Service(reference=reference, features=features, model=lambda x: scores(np.nan_to_num(x)))
+    rows = walk(40).astype(object)
+    rows[:, 2] = None
+    asyncio.run(service.send(rows))
+    assert [event["votes"] for event in events()] == ["near-duplicates,distances"]
+
+
+def test_a_regression_is_watched(events: Events) -> None:
+    """There, unusual answers are the evidence."""
+
+    def price(x: Floats) -> Floats:
+        value: Floats = x @ WEIGHTS
+        return value
+
+    reference = QueryMonitor.calibrate(USUAL, scores=price(USUAL))
+    assert reference.output_centre is not None
+    features = Features(**SCOPES)
+    monitor = QueryMonitor(features, reference=reference, by=who, store=MemoryStore(), across_callers=False)
+    app = FastAPI()
+    harden(app)
+
+    @app.post("/predict", dependencies=[Depends(monitor)])
+    @truncate_output(significant=3, scores="price")
+    def predict(x: Annotated[Floats, Depends(features)]) -> Any:
+        return {"price": price(x)}
+
+    async def work() -> None:
+        for number in range(40):
+            row = (3 + 1e-5 * number) * WEIGHTS / np.linalg.norm(WEIGHTS)
+            body = json.dumps({"features": row.tolist()}).encode()
+            assert (await acall(app, headers=[(b"content-type", b"application/json")], chunks=[body])).status == 200
+
+    asyncio.run(work())
+    assert "margins" in events()[0]["votes"]
+
+
+def test_images_are_rows(events: Events) -> None:
+    """Of any shape, as long as they have as many numbers."""
+    features = Features(shape=(2, 4), low=-100.0, high=100.0, max_rows=100)
+    service = Service(features=features)
+    asyncio.run(service.send(walk(40).reshape(-1, 1, 2, 4)))
+    assert len(events()) == 1
+
+
+def test_numbers_of_any_size_are_watched() -> None:
+    """The largest that a caller may send is as far as can be, and no crash."""
+    features = Features(columns=COLUMNS, low=-1.7e308, high=1.7e308, max_rows=10)
+    service = Service(features=features, model=lambda x: np.full((len(x), 2), 0.5))
+    rows = [[1.7e308] * COLUMNS, [-1.7e308] * COLUMNS, [5e-324] * COLUMNS]
+    assert asyncio.run(service.send(rows)) == [200, 200, 200]
+
+
+def test_rows_of_another_width_are_a_fault_of_the_app() -> None:
+    """A dependency that hands out something else is answered with 500, and not unwatched."""
+
+    async def wrong() -> Floats:
+        return np.zeros((1, COLUMNS + 1))
+
+    service = Service(features=wrong)
+    assert asyncio.run(service.ask([[0.0]])).status == 500
+
+
+def test_no_rows_are_no_query() -> None:
+    """A dependency of the app's own may find none."""
+
+    async def none() -> Floats:
+        return np.zeros((0, COLUMNS))
+
+    service = Service(features=none, model=lambda _: np.array([[0.5, 0.5]]))
+    assert asyncio.run(service.ask([[0.0]])).status == 200
+    assert service.numbers == {}
+
+
+# What is done about it ----------------------------------------------------------------------------------------------
+
+
+def test_a_suspect_is_refused_before_its_body_is_read() -> None:
+    """With 403, and a problem that says which rule and nothing else; the very query that was too much is, too."""
+    service = Service(act="refuse")
+
+    async def work() -> tuple[list[int], Answer]:
+        return await service.send(walk(40)), await service.ask(USUAL[:1])
+
+    statuses, last = asyncio.run(work())
+    assert statuses == sorted(statuses)
+    assert set(statuses) == {200, 403}
+    assert last.reads == 0
+    problem = last.json
+    assert problem["type"] == "urn:mlguard:problem:queries-suspected"
+    assert set(problem) == {"type", "title", "status", "detail", "request_id"}
+    assert not any(character.isdigit() for character in problem["detail"] + problem["title"])
+    assert service.numbers["queries_refused"] == statuses.count(403) + 1
+
+
+def test_a_suspect_gets_the_label_alone() -> None:
+    """From the query on that was too much; others get scores."""
+    service = Service(act="coarsen")
+
+    async def work() -> list[Any]:
+        await service.send(walk(40))
+        return [(await service.ask(USUAL[:1], client)).json["probabilities"] for client in ("mallory", "honest")]
+
+    suspect, honest = asyncio.run(work())
+    assert suspect in ([0], [1])
+    assert honest == [pytest.approx(scores(USUAL[:1])[0], abs=0.006)]
+
+
+def test_a_suspect_waits_and_takes_no_place_meanwhile(events: Events) -> None:
+    """Nobody else waits for it, although there is one place for all; as many wait as may, and the rest is refused."""
+    service = Service(ConcurrencyLimit(1, store=MemoryStore(), wait=0), act="slow", delay=0.3, max_waiting=2)
+
+    async def work() -> tuple[list[int], list[str]]:
+        for row in walk(40):
+            await service.ask(row)
+            if events():
+                break
+        order: list[str] = []
+
+        async def ask(client: str) -> int:
+            status = (await service.ask(USUAL[:1], client)).status
+            order.append(f"{client} {status}")
+            return status
+
+        slow = [asyncio.create_task(ask("mallory")) for _ in range(2)]
+        while service.numbers.get("queries_waiting") != 2:  # noqa: ASYNC110  # the monitor has no event for it
+            await asyncio.sleep(0)
+        quick = [await ask("mallory"), *[await ask("honest") for _ in range(3)]]
+        assert not any(task.done() for task in slow)
+        await asyncio.gather(*slow)
+        return quick, order
+
+    quick, order = asyncio.run(work())
+    assert quick == [429, 200, 200, 200]
+    assert {one.split()[0] for one in order[-2:]} == {"mallory"}
+    assert service.numbers["queries_slowed"] == 2
+    assert "queries_waiting" not in service.numbers
+
+
+def test_an_act_shows_in_openapi() -> None:
+    """The refusals that it can give."""
+    for act, statuses in (("observe", ()), ("slow", (429,)), ("coarsen", ()), ("refuse", (403,))):
+        assert Service(act=act).monitor.statuses == statuses
+    assert Service().monitor.control is Control.DETECTION
+    paths = Service(act="refuse").app.openapi()["paths"]
+    assert "403" in paths["/predict"]["post"]["responses"]
+
+
+# Ends ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_ends_and_that_is_an_event(events: Events) -> None:
+    """Once, when its time is over: at the next request, whosever it is."""
+    clock = Clock(1.0)
+    service = Service(act="refuse", hold=60.0, clock=clock, store=MemoryStore(clock=clock))
+
+    async def work() -> None:
+        await service.send(walk(40))
+        clock.now += 59
+        assert await service.send(USUAL[:1]) == [403]
+        assert len(events()) == 1
+        clock.now += 1
+        assert await service.send(USUAL[:2], "honest") == [200, 200]
+        assert await service.send(USUAL[:2]) == [200, 200]
+
+    asyncio.run(work())
+    began, ended = events()
+    assert ended == {"event": "query.cleared", "monitor": "queries", "caller": began["caller"], "by": "time"}
+    assert "query_suspects" not in service.numbers
+
+
+def test_a_verdict_ends_with_the_suspects_own_request(events: Events) -> None:
+    """Where that comes first."""
+    clock = Clock(1.0)
+    service = Service(hold=60.0, clock=clock, store=MemoryStore(clock=clock))
+
+    async def work() -> None:
+        await service.send(walk(40))
+        clock.now += 60
+        await service.send(USUAL[:2])
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.suspected", "query.cleared"]
+
+
+def test_an_operator_clears_a_caller(events: Events) -> None:
+    """It is forgotten, with its verdict."""
+    service = Service(act="refuse")
+
+    async def work() -> None:
+        await service.send(walk(40))
+        await service.monitor.clear("mallory")
+        assert await service.send(USUAL[:20]) == [200] * 20
+
+    asyncio.run(work())
+    assert [(event["event"], event.get("by")) for event in events()] == [
+        ("query.suspected", None),
+        ("query.cleared", "operator"),
+    ]
+
+
+def test_who_was_cleared_elsewhere_is_not_cleared_again(events: Events) -> None:
+    """A process that had told of the verdict learns that there is none any more."""
+    clock = Clock(1.0)
+    store = MemoryStore(clock=clock)
+    one, other = [Service(store=store, key=KEY, hold=60.0, clock=clock) for _ in range(2)]
+
+    async def work() -> None:
+        await one.send(walk(40))
+        await other.monitor.clear("mallory")
+        clock.now += 60
+        await one.send(USUAL[:1], "honest")
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.suspected", "query.cleared"]
+    assert "query_suspects" not in one.numbers
+
+
+def test_few_suspects_are_kept_in_mind(monkeypatch: pytest.MonkeyPatch, events: Events) -> None:
+    """Of more, the store still knows."""
+    monkeypatch.setattr("mlguard.monitoring.query_monitor._MOST_KNOWN", 1)
+    monkeypatch.setattr("mlguard.monitoring._query_watch._MOST_CALLERS", 1)
+    service = Service(act="refuse", across_callers=False)
+
+    async def work() -> None:
+        for client in ("a", "b"):
+            await service.send(walk(40), client)
+            assert await service.send(USUAL[:1], "a") == [403]
+
+    asyncio.run(work())
+    assert len(events()) == 2
+
+
+# Who is exempt ------------------------------------------------------------------------------------------------------
+
+
+def _keys() -> tuple[APIKeyAuth, dict[str, str]]:
+    made = [APIKey.generate("sensor"), APIKey.generate("fleet", scopes={"sensor"}), APIKey.generate("mallory")]
+    return APIKeyAuth(APIKeys([key for key, _ in made])), {key.id: secret for key, secret in made}
+
+
+@pytest.mark.parametrize(
+    ("settings", "watched"),
+    [
+        ({}, {"sensor", "fleet", "mallory"}),
+        ({"exempt": ["sensor"]}, {"fleet", "mallory"}),
+        ({"exempt": [Principal("sensor", method="api-key")]}, {"fleet", "mallory"}),
+        (
+            {"exempt": [Principal("sensor", method="jwt", issuer="https://elsewhere.test")]},
+            {"sensor", "fleet", "mallory"},
+        ),
+        ({"exempt_scopes": ["sensor"]}, {"sensor", "mallory"}),
+    ],
+)
+def test_sensors_can_be_exempt(settings: dict[str, Any], watched: set[str], events: Events) -> None:
+    """By id, by principal or by scope. Events name principals."""
+    caller, keys = _keys()
+    service = Service(by=caller, act="refuse", **settings)
+
+    async def work() -> None:
+        for name, secret in keys.items():
+            statuses = await service.send(walk(30), x_api_key=secret)
+            assert (403 in statuses) == (name in watched)
+
+    asyncio.run(work())
+    assert {(event["principal"], event["method"]) for event in events()} == {(name, "api-key") for name in watched}
+
+
+def test_a_name_can_be_exempt(events: Events) -> None:
+    """Where a function names callers."""
+    service = Service(exempt={"sensor"})
+    asyncio.run(service.send(walk(40), "sensor"))
+    assert not events()
+    assert service.numbers == {}
+
+
+# The store ----------------------------------------------------------------------------------------------------------
+
+
+class Away(MemoryStore):
+    """A store that does not answer, while it is so told."""
+
+    down = True
+    down_for_looks = False
+
+    async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+        if self.down or (self.down_for_looks and not queries):
+            raise UnavailableError("away", retry_after=1)
+        return await super().watch(key, queries, rule, **more)
+
+
+@pytest.mark.parametrize(("setting", "status"), [("refuse", 503), ("allow", 200)])
+def test_what_happens_while_the_store_is_away(setting: str, status: int) -> None:
+    """By setting, nobody is admitted, or everybody unwatched."""
+    service = Service(store=Away(), on_store_error=setting)
+    assert asyncio.run(service.send(walk(3))) == [status] * 3
+    assert service.numbers == ({"queries_unwatched": 3} if setting == "allow" else {})
+
+
+def test_evidence_waits_for_a_store_that_is_away(events: Events) -> None:
+    """Margins that could not be noted are noted later, and nobody else is refused for the end of a verdict."""
+    clock = Clock(1.0)
+    store = Away(clock=clock)
+    store.down = False
+    service = Service(store=store, clock=clock, hold=60.0, on_store_error="allow")
+
+    async def work() -> None:
+        await service.send(walk(40))
+        store.down = True
+        assert await service.send(USUAL[:1]) == [200]
+        store.down, store.down_for_looks = False, True
+        clock.now += 60
+        assert await service.send(USUAL[1:2], "honest") == [200]
+        store.down_for_looks = False
+        assert await service.send(USUAL[2:3], "honest") == [200]
+        assert len(events()) == 1
+        clock.now += 60
+        await service.send(USUAL[3:4], "honest")
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.suspected", "query.cleared"]
+
+
+def test_processes_share_what_they_know(events: Events) -> None:
+    """Two services with one Redis: half a walk at each is a walk, told of once, and both refuse."""
+    with redis_server() as server:
+        one, other = [Service(act="refuse", store=RedisStore(server.url, timeout=30.0), key=KEY) for _ in range(2)]
+
+        async def work() -> tuple[int, list[int]]:
+            rows = walk(60)
+            number = 0
+            while not events():
+                await (one, other)[number % 2].ask(rows[number])
+                number += 1
+            return number, [(await each.ask(rows[-1])).status for each in (one, other)]
+
+        number, statuses = asyncio.run(work())
+    assert number <= 25
+    assert statuses == [403, 403]
+    assert len(events()) == 1
+    assert one.monitor.statuses == (403, 503)
+
+
+def test_a_verdict_that_another_process_prolongs_does_not_end(events: Events) -> None:
+    """Who has told of its beginning asks before it tells of the end."""
+    clock = Clock(1.0)
+    store = MemoryStore(clock=clock)
+    one, other = [Service(store=store, key=KEY, hold=60.0, clock=clock) for _ in range(2)]
+
+    async def work() -> None:
+        await one.send(walk(40))
+        clock.now += 30
+        await other.send(walk(40, seed=2))
+        clock.now += 30
+        await one.send(USUAL[:1], "honest")
+        assert len(events()) == 1
+        clock.now += 30
+        await other.send(USUAL[1:2], "honest")
+        assert len(events()) == 1, "only one of them tells"
+        await one.send(USUAL[2:3], "honest")
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.suspected", "query.cleared"]
+
+
+# Settings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"features": 3}, "features"),
+        ({"features": Features}, "features"),
+        ({"features": Features(columns=5, low=0, high=1, max_rows=1)}, "reference"),
+        ({"reference": {"columns": 8}}, "reference"),
+        ({"act": "punish"}, "act"),
+        ({"on_store_error": "local"}, "on_store_error"),
+        ({"store": {}}, "store"),
+        ({"store": RedisStore("redis://127.0.0.1:1/0")}, "key"),
+        ({"key": "short"}, "key"),
+        ({"name": ""}, "name"),
+        ({"delay": 31}, "delay"),
+        ({"delay": True}, "delay"),
+        ({"hold": 0.5}, "hold"),
+        ({"hold": 600.0, "remember": 60.0}, "remember"),
+        ({"max_waiting": 0}, "max_waiting"),
+        ({"exempt": "sensor"}, "exempt"),
+        ({"exempt": [3]}, "exempt"),
+        ({"exempt": 3}, "exempt"),
+        ({"exempt_scopes": "sensor"}, "exempt_scopes"),
+        ({"exempt_scopes": [""]}, "exempt_scopes"),
+        ({"exempt_scopes": 3}, "exempt_scopes"),
+        ({"by": Features(**SCOPES)}, "by"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
+    """At once, with what to change."""
+    given = {"features": Features(**SCOPES), "reference": REFERENCE, "store": MemoryStore(), **settings}
+    with pytest.raises(ConfigurationError, match=rf"QueryMonitor\({said}"):
+        QueryMonitor(given.pop("features"), **given)
+
+
+def test_a_monitor_says_what_it_is() -> None:
+    """Its name and what it does."""
+    assert repr(Service(act="slow", name="iris").monitor) == "QueryMonitor('iris', act='slow')"
