@@ -94,6 +94,7 @@ from mlguard.monitoring.audit_report import audit_report
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
 from mlguard.monitoring.drift import DriftMonitor
 from mlguard.monitoring.drift_reference import DriftReference
+from mlguard.monitoring.events import record_event
 from mlguard.monitoring.feedback import Feedback, FeedbackGuard
 from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
 from mlguard.monitoring.lockdown import Lockdown
@@ -324,6 +325,7 @@ __all__ = [
     "purge_older_than",
     "read_encrypted_model",
     "read_fernet_model",
+    "record_event",
     "repeat_cache",
     "request_id",
     "require_api_key",

@@ -84,7 +84,7 @@ class DriftMonitor(Guard):
         ConfigurationError: When built: a setting that cannot work, or a reference of other columns.
     """
 
-    control: ClassVar[Control] = Control.INPUT_VALIDATION
+    control: ClassVar[Control] = Control.DETECTION
     reads_body: ClassVar[bool] = True
 
     def __init__(
