@@ -86,6 +86,10 @@ from mlguard.memory_store import MemoryStore
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
+from mlguard.monitoring.measurements import Measured, Measurement
+from mlguard.monitoring.metrics import install_metrics
+from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
+from mlguard.monitoring.prometheus_metrics import PrometheusMetrics
 from mlguard.outputs.dp_noise import DPNoise
 from mlguard.outputs.noise import Gaussian, Laplace, add_noise
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
@@ -187,6 +191,8 @@ __all__ = [
     "Lineage",
     "LoginTooWeakError",
     "MLGuardError",
+    "Measured",
+    "Measurement",
     "MedianSmoothing",
     "MemoryStore",
     "ModelContentError",
@@ -199,6 +205,7 @@ __all__ = [
     "ModelVersion",
     "NotAuthenticatedError",
     "OpenInferenceAnswer",
+    "OpenTelemetryMetrics",
     "OutputPolicy",
     "OverloadedError",
     "PIISearch",
@@ -211,6 +218,7 @@ __all__ = [
     "PrivateAggregates",
     "PrivateEstimate",
     "PrivateHistogram",
+    "PrometheusMetrics",
     "Prompt",
     "PromptClassifier",
     "PromptHeuristic",
@@ -274,6 +282,7 @@ __all__ = [
     "find_pii",
     "harden",
     "inspect_model",
+    "install_metrics",
     "load_model",
     "mask_pii",
     "principal_of",

@@ -179,8 +179,8 @@ class RequestMemory:
         #: Called by ``truncate_output`` with the scores that the model has given, before anything is taken from them:
         #: shape (rows, classes), or (rows,) where the policy is one for regression. They must not change them.
         self.watchers: list[Callable[[FloatArray], None]] = []
-        #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here. Of those that read the
-        #: body, the wait for it is part of that.
+        #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here. The wait for the body is
+        #: in none of them; the wait for a place is.
         self.timings: dict[Guard, int] | None = None
         #: The refusal that was made an answer of, by ``mlguard.problems``.
         self.refused_with: Exception | None = None
@@ -240,6 +240,22 @@ class RequestMemory:
             self.decisions[guard] = await decide()
         except Exception as refusal:
             self.decisions[guard] = _Refusal(refusal)
+        if self.timings is not None:
+            self.timings[guard] = time.perf_counter_ns() - began
+
+    def clock(self) -> int:
+        """Now, in nanoseconds, where somebody wants to know what guards take."""
+        return 0 if self.timings is None else time.perf_counter_ns()
+
+    def keep(self, guard: Guard, began: int, refusal: Exception | None = None) -> None:
+        """Remember what a guard has made of the body, and how long that took without the wait for the body.
+
+        Args:
+            guard: Which.
+            began: When it had the body, by :meth:`clock`.
+            refusal: What it raises.
+        """
+        self.decisions[guard] = None if refusal is None else _Refusal(refusal)
         if self.timings is not None:
             self.timings[guard] = time.perf_counter_ns() - began
 

@@ -54,6 +54,7 @@ class StoreHealth(NamedTuple):
         answered: Calls that were answered.
         failed: Calls that were not, or with an error.
         not_asked: Calls that were refused at once, because one had failed a moment before.
+        seconds: What the calls that were answered have taken together.
     """
 
     server: str
@@ -61,6 +62,7 @@ class StoreHealth(NamedTuple):
     answered: int
     failed: int
     not_asked: int
+    seconds: float = 0.0
 
 
 class Redis(Protocol):
@@ -118,6 +120,7 @@ class RedisConnection:
         self.is_refused = False  # by the password, or by what the user may do
         self._knows_policy = False
         self._answered = self._failed = self._not_asked = 0
+        self._seconds = 0.0
 
     @property
     def connections(self) -> "list[RedisConnection]":
@@ -127,7 +130,7 @@ class RedisConnection:
     @property
     def health(self) -> StoreHealth:
         """How it has served."""
-        return StoreHealth(self._name, not self.is_down, self._answered, self._failed, self._not_asked)
+        return StoreHealth(self._name, not self.is_down, self._answered, self._failed, self._not_asked, self._seconds)
 
     async def run(self, script: Script, key: str, *arguments: bytes | float | str, asking: bool = False) -> Any:
         """Have a script run in one trip, or two if Redis does not know it."""
@@ -163,17 +166,17 @@ class RedisConnection:
         except Exception as error:
             failure = self._explain(error)
         else:
-            self._note_answer()
+            self._note_answer(started)
             if not self._knows_policy:
                 self._knows_policy = True
                 await self._warn_of_eviction(pool)
             return answer
         # Raised out here: that error may hold what was sent.
         if failure.redirection is not None:
-            self._note_answer()
+            self._note_answer(started)
             raise failure.redirection
         if failure.is_full:
-            self._note_answer()
+            self._note_answer(started)
             raise StoreFullError(f"{self._name} has no memory left (maxmemory)", retry_after=1)
         self._note_failure(failure, started)
         raise UnavailableError(f"{self._name} {failure.reason}", retry_after=1)
@@ -233,10 +236,11 @@ class RedisConnection:
         place = Place(error.host or self._place.host, error.port)  # a node may not know its own name
         return _Failure("", answered=True, redirection=Redirected(place, is_asking=is_asking))
 
-    def _note_answer(self) -> None:
+    def _note_answer(self, started: float) -> None:
         self._answered += 1
         self.is_refused = False
         self._answered_at = time.monotonic()
+        self._seconds += self._answered_at - started
         self._ask_again_at = -math.inf
         if self.is_down:
             self.is_down = False

@@ -324,15 +324,18 @@ class Features(Guard):
         memory = await judge_all(request)  # who may not call is not told which content type is read
         reader = self._formats.reader_for(request.scope["headers"])
         body = await request.body()
+        began = memory.clock()
         try:
             sent = reader.sent(body)
             memory.inference_call = sent.call
             rows = sent.judged(self._rules)
-        except InvalidInputError:
+        except InvalidInputError as refusal:
+            memory.keep(self, began, refusal)
             await charge_refused_input(request, self)
             raise
         for squeeze in self._squeeze:
             rows = squeeze(rows)
+        memory.keep(self, began)
         return rows
 
     def openapi_body(self) -> dict[str, Any]:

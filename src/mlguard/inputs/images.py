@@ -12,7 +12,13 @@ from mlguard._guard import Control, Guard
 from mlguard._numbers import whole
 from mlguard._order import charge_refused_input, judge_all
 from mlguard._threads import FewThreads
-from mlguard.errors import BodyTooLargeError, ConfigurationError, InvalidInputError, UnsupportedMediaTypeError
+from mlguard.errors import (
+    BodyTooLargeError,
+    ConfigurationError,
+    InvalidInputError,
+    MLGuardError,
+    UnsupportedMediaTypeError,
+)
 from mlguard.inputs._image_files import FORMATS, Format, Picture, broken, read_picture
 from mlguard.inputs.squeezing import Squeeze, squeezes
 
@@ -149,14 +155,19 @@ class ImageInput(Guard):
             InvalidInputError: A rule is broken (422). A budget whose cost is this guard is charged one.
             OverloadedError: Too many images are waiting to be decoded (503).
         """
-        await judge_all(request)  # who may not call is not told which content type is read
+        memory = await judge_all(request)  # who may not call is not told which content type is read
         image_format = self._format_of(request.scope["headers"])
         data = await self._body(request)
+        began = memory.clock()
         try:
-            return await self._decode(data, image_format)
-        except InvalidInputError:
-            await charge_refused_input(request, self)
+            pixels = await self._decode(data, image_format)
+        except MLGuardError as refusal:
+            memory.keep(self, began, refusal)
+            if isinstance(refusal, InvalidInputError):
+                await charge_refused_input(request, self)
             raise
+        memory.keep(self, began)
+        return pixels
 
     async def decode(self, data: bytes) -> Pixels:
         """An image from anywhere else, such as a form's ``UploadFile``, by the same rules. Nobody is charged.

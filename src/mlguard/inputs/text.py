@@ -125,14 +125,18 @@ class Text(Guard):
             BodyTooLargeError: The body is larger than ``harden`` allows (413).
             InvalidInputError: A rule is broken (422). A budget whose cost is this guard is charged one.
         """
-        await judge_all(request)  # who may not call is not told which content type is read
+        memory = await judge_all(request)  # who may not call is not told which content type is read
         require_json(request.scope["headers"])
         body = await request.body()
+        began = memory.clock()
         try:
-            return self._read(body)
-        except InvalidInputError:
+            text = self._read(body)
+        except InvalidInputError as refusal:
+            memory.keep(self, began, refusal)
             await charge_refused_input(request, self)
             raise
+        memory.keep(self, began)
+        return text
 
     def judge(self, text: object) -> str:
         """A text from anywhere else, such as a message of a WebSocket, by the same rules. Nobody is charged.

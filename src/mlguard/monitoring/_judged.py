@@ -1,0 +1,151 @@
+"""What guards have done in one request, put into numbers. Nothing in them says who was calling."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from mlguard._fastapi import matched_route
+from mlguard._guard import Control, Guard, RequestMemory, _Refusal
+from mlguard.errors import GuardFailedError, InsufficientScopeError, InvalidInputError, MLGuardError
+from mlguard.monitoring._own_metrics import DECISIONS, DURATION, LEFT, Exporter, Metric
+from mlguard.monitoring._series import Series
+from mlguard.traffic.budget import QueryBudget
+from mlguard.traffic.rate import RateLimit
+
+NO_GUARD = "none"  # harden itself, or FastAPI
+_ADMITTED, _REFUSED = "admitted", "refused"
+_QUOTA = re.compile(r";q=([0-9]+)")
+_REMAINING = re.compile(r";r=([0-9]+)")
+
+
+def decisions_of(memory: RequestMemory) -> list[tuple[str, str]]:
+    """Which guards have decided, by class, and by which rule each has refused; "" where it has admitted."""
+    found = [
+        (type(guard).__name__, _rule(decision.error) if type(decision) is _Refusal else "")
+        for guard, decision in memory.decisions.items()
+    ]
+    answer = memory.refused_with
+    if answer is None or any(rule for _, rule in found):
+        return found
+    if isinstance(answer, InsufficientScopeError):
+        # The guard has said who it is, and admitted; what the route demands of them is judged after that.
+        proofs = [at for at, guard in enumerate(memory.decisions) if guard.control is Control.AUTHENTICATION]
+        for last in proofs[-1:]:
+            found[last] = (found[last][0], answer.rule)
+            return found
+    if isinstance(answer, MLGuardError | RequestValidationError):
+        found.append((NO_GUARD, _rule(answer)))
+    return found
+
+
+def refusal_of(memory: RequestMemory) -> tuple[str, str] | None:
+    """The guard that has refused and its rule, if one has."""
+    return next((decision for decision in decisions_of(memory) if decision[1]), None)
+
+
+def _rule(error: Exception) -> str:
+    if isinstance(error, MLGuardError):
+        return error.rule
+    if isinstance(error, RequestValidationError):
+        return InvalidInputError.rule
+    # Of a guard of the app's own.
+    return f"http-{error.status_code}" if isinstance(error, HTTPException) else GuardFailedError.rule
+
+
+def shares_left(memory: RequestMemory) -> Iterator[tuple[Guard, float]]:
+    """The part that is left of each limit that was counted, from 0 to 1: of several windows, the smallest.
+
+    Read from the fields that the answer carries, so that guards do nothing for it.
+    """
+    limits = [guard for guard in memory.decisions if isinstance(guard, RateLimit | QueryBudget)]
+    policies = [value.decode("latin-1") for name, value in memory.headers if name == b"ratelimit-policy"]
+    fields = [value.decode("latin-1") for name, value in memory.headers if name == b"ratelimit"]
+    for guard in limits:
+        decision = memory.decisions[guard]
+        if type(decision) is _Refusal:
+            headers = getattr(decision.error, "headers", None) or {}
+            share = _share(headers.get("RateLimit-Policy", ""), headers.get("RateLimit", ""))
+        elif policies and fields:  # in the order in which they were decided
+            share = _share(policies.pop(0), fields.pop(0))
+        else:
+            return
+        if share is not None:
+            yield guard, share
+
+
+def _share(policy: str, field: str) -> float | None:
+    quotas, remaining = _QUOTA.findall(policy), _REMAINING.findall(field)
+    if not quotas or len(quotas) != len(remaining):
+        return None
+    return min([int(left) / max(1, int(quota)) for left, quota in zip(remaining, quotas, strict=True)])
+
+
+class Judged:
+    """Counts what guards decide, and takes the time of some of them.
+
+    Args:
+        exporters: Where to.
+        timed_per_second: Requests of a second of which the time and what is left of limits are recorded.
+        clock: Seconds, never going backwards.
+    """
+
+    def __init__(
+        self, exporters: Sequence[Exporter], timed_per_second: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._exporters = exporters
+        self._clock = clock
+        self._gap = 1 / timed_per_second
+        self._next = 0.0
+        self._decisions = Series[Callable[[], None]](partial(self._open_counter, DECISIONS), len(DECISIONS.labels))
+        self._durations = Series[Callable[[float], None]](partial(self._open_histogram, DURATION), len(DURATION.labels))
+        self._left = Series[Callable[[float], None]](partial(self._open_histogram, LEFT), len(LEFT.labels))
+
+    def record(self, scope: Scope, memory: RequestMemory) -> None:
+        """Record one request, once its guards have decided."""
+        if not memory.decisions and memory.refused_with is None:
+            return
+        route = _template(memory.routed_scope or scope)
+        for guard, rule in decisions_of(memory):
+            self._decisions.of((guard, _REFUSED if rule else _ADMITTED, rule, route))()
+        if self._is_timed():
+            for timed, nanoseconds in list((memory.timings or {}).items()):
+                self._durations.of((type(timed).__name__,))(nanoseconds / 1e9)
+            for limit, share in shares_left(memory):
+                self._left.of((type(limit).__name__, getattr(limit, "name", "")))(share)
+
+    def _is_timed(self) -> bool:
+        now = self._clock()
+        if now < self._next:
+            return False
+        self._next = now + self._gap
+        return True
+
+    def _open_counter(self, metric: Metric, values: tuple[str, ...]) -> Callable[[], None]:
+        return _all([exporter.counter(metric, values) for exporter in self._exporters])
+
+    def _open_histogram(self, metric: Metric, values: tuple[str, ...]) -> Callable[[float], None]:
+        return _all([exporter.histogram(metric, values) for exporter in self._exporters])
+
+
+def _all(adds: list[Callable[..., None]]) -> Callable[..., None]:
+    """One function that calls all of them."""
+    if len(adds) == 1:
+        return adds[0]
+
+    def add(*numbers: Any) -> None:
+        for one in adds:
+            one(*numbers)
+
+    return add
+
+
+def _template(scope: Scope) -> str:
+    """The path of the route as it was declared, not as it was asked for; "" where none has matched."""
+    route = matched_route(scope)
+    return str(getattr(route, "path_format", None) or getattr(route, "path", None) or "")
