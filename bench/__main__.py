@@ -12,6 +12,7 @@ from importlib.metadata import version
 from bench import (
     answer,
     audit,
+    audited,
     auth,
     callers,
     encryption,
@@ -64,6 +65,7 @@ _BENCHES = {
     "people": people.measure_recall,
     "redaction": people.measure_redaction,
     "audit": audit.measure,
+    "audited": audited.measure,
 }
 
 

@@ -86,6 +86,8 @@ from mlguard.memory_store import MemoryStore
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
+from mlguard.monitoring.audited_requests import install_audit_log
+from mlguard.monitoring.log_context import RequestIds, redact_logs, structlog_processors
 from mlguard.monitoring.measurements import Measured, Measurement
 from mlguard.monitoring.metrics import install_metrics
 from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
@@ -237,6 +239,7 @@ __all__ = [
     "RateLimitedError",
     "Redactor",
     "RedisStore",
+    "RequestIds",
     "Reservation",
     "ReversibleTokens",
     "Revocations",
@@ -282,6 +285,7 @@ __all__ = [
     "find_pii",
     "harden",
     "inspect_model",
+    "install_audit_log",
     "install_metrics",
     "load_model",
     "mask_pii",
@@ -289,6 +293,7 @@ __all__ = [
     "purge_older_than",
     "read_encrypted_model",
     "read_fernet_model",
+    "redact_logs",
     "repeat_cache",
     "request_id",
     "require_api_key",
@@ -297,6 +302,7 @@ __all__ = [
     "sign_model",
     "sign_request",
     "store_from_url",
+    "structlog_processors",
     "token_router",
     "truncate_output",
     "verify_audit_log",

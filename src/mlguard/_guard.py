@@ -157,8 +157,9 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admitted", "answered", "at_end", "body", "decisions", "headers", "inference_call", "judged_headers",
-        "label_only", "plan", "refusal", "refused_with", "request_id", "routed_scope", "task", "timings", "watchers",
+        "admitted", "answered", "at_end", "body", "budget_left", "decisions", "headers", "inference_call",
+        "judged_headers", "label_only", "plan", "readers", "recorders", "refusal", "refused_with", "request_id",
+        "routed_scope", "task", "timings", "watchers",
     )  # fmt: skip
 
     _KEY = "mlguard"
@@ -182,6 +183,12 @@ class RequestMemory:
         #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here. The wait for the body is
         #: in none of them; the wait for a place is.
         self.timings: dict[Guard, int] | None = None
+        #: Called with each guard that has read the body and with what it lets through, before the endpoint gets it.
+        self.readers: tuple[Callable[[Guard, Any], None], ...] = ()
+        #: What is left of the budgets that the request was charged to, by their names.
+        self.budget_left: dict[str, int] | None = None
+        #: What records this request already.
+        self.recorders: tuple[object, ...] = ()
         #: The refusal that was made an answer of, by ``mlguard.problems``.
         self.refused_with: Exception | None = None
         #: Called once when the request is over, however it ends, if ``harden`` is installed. They must not wait.
@@ -247,17 +254,21 @@ class RequestMemory:
         """Now, in nanoseconds, where somebody wants to know what guards take."""
         return 0 if self.timings is None else time.perf_counter_ns()
 
-    def keep(self, guard: Guard, began: int, refusal: Exception | None = None) -> None:
+    def keep(self, guard: Guard, began: int, refusal: Exception | None = None, *, read: Any = None) -> None:
         """Remember what a guard has made of the body, and how long that took without the wait for the body.
 
         Args:
             guard: Which.
             began: When it had the body, by :meth:`clock`.
             refusal: What it raises.
+            read: What it lets through.
         """
         self.decisions[guard] = None if refusal is None else _Refusal(refusal)
         if self.timings is not None:
             self.timings[guard] = time.perf_counter_ns() - began
+        if refusal is None:
+            for look in self.readers:
+                look(guard, read)
 
     def decide(self, guard: Guard, decide: Callable[[HTTPConnection], Any], conn: HTTPConnection) -> Any:
         """What the guard has decided, or decides now without waiting for anything.

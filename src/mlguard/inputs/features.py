@@ -335,7 +335,7 @@ class Features(Guard):
             raise
         for squeeze in self._squeeze:
             rows = squeeze(rows)
-        memory.keep(self, began)
+        memory.keep(self, began, read=rows)
         return rows
 
     def openapi_body(self) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class ImageInput(Guard):
             if isinstance(refusal, InvalidInputError):
                 await charge_refused_input(request, self)
             raise
-        memory.keep(self, began)
+        memory.keep(self, began, read=pixels)
         return pixels
 
     async def decode(self, data: bytes) -> Pixels:

@@ -135,7 +135,7 @@ class Text(Guard):
             memory.keep(self, began, refusal)
             await charge_refused_input(request, self)
             raise
-        memory.keep(self, began)
+        memory.keep(self, began, read=text)
         return text
 
     def judge(self, text: object) -> str:

@@ -174,7 +174,10 @@ class QueryBudget(CountingGuard):
     async def _judge(self, conn: HTTPConnection, who: Any, costing: Any) -> Any:
         caller = self._by.caller(conn, who)
         charge, *_ = await self._charge(caller, self._cost.units(conn, costing))
-        headers = RequestMemory.of(conn.scope).headers
+        memory = RequestMemory.of(conn.scope)
+        left = max(0, self._ledger.quota.limit - charge.spending.used)
+        memory.budget_left = {**(memory.budget_left or {}), self.name: left}
+        headers = memory.headers
         field = self._field(charge).encode()
         headers.append((b"ratelimit-policy", self._policy(charge).encode()))
         headers.append((b"ratelimit", field))
