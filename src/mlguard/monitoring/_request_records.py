@@ -7,6 +7,7 @@ scope or its exceptions: thousands of records may wait.
 import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -30,6 +31,9 @@ _LARGEST_JSON = 1_048_576  # bytes that are parsed to bring them into one form
 _SCHEME = "hmac-sha256:"
 
 
+_NOTHING: Counter[int] = Counter()
+
+
 class RequestRecord(Mapping[str, Any]):
     """One request, as an event for an audit log. It is read as a mapping, which is made when it is first looked into.
 
@@ -41,34 +45,30 @@ class RequestRecord(Mapping[str, Any]):
         refusal: Guard, rule and reason.
     """
 
-    __slots__ = (
-        "_made", "address", "budget_left", "close_code", "ended", "guards", "input", "is_closed", "method", "model",
-        "outputs", "path", "prefix", "principal", "refusal", "request_id", "route", "rows", "status", "took",
-        "trace_id",
-    )  # fmt: skip
+    # Most are set late or never, so that they cost a request nothing as long as they are as they are here.
+    _made: dict[str, Any] | None = None
+    request_id = ""
+    trace_id: int | str = 0
+    principal: Principal | None = None
+    address: Callable[[], IPv4Address | IPv6Address | None] | None = None
+    route: Any = None
+    prefix = ""
+    path: str | None = None
+    status: int | None = None
+    guards: tuple[Guard, ...] = ()
+    refusal: tuple[str | None, str | None, str | None] = (None, None, None)
+    rows: int | None = None
+    budget_left: Mapping[str, int] | None = None
+    model: Any = None
+    input: bytes | None = None
+    outputs: "Outputs | None" = None
+    is_closed = False
+    took = 0
+    ended: str | None = None
+    close_code: int | None = None
 
     def __init__(self, method: str) -> None:
-        self._made: dict[str, Any] | None = None
         self.method = method
-        self.request_id = ""
-        self.trace_id: int | str = 0
-        self.principal: Principal | None = None
-        self.address: Callable[[], IPv4Address | IPv6Address | None] | None = None
-        self.route: Any = None
-        self.prefix = ""
-        self.path: str | None = None
-        self.status: int | None = None
-        self.guards: tuple[Guard, ...] = ()
-        self.refusal: tuple[str | None, str | None, str | None] = (None, None, None)
-        self.rows: int | None = None
-        self.budget_left: Mapping[str, int] | None = None
-        self.model: Any = None
-        self.input: bytes | None = None
-        self.outputs: Outputs | None = None
-        self.is_closed = False
-        self.took = 0
-        self.ended: str | None = None
-        self.close_code: int | None = None
 
     def look(self, scores: NDArray[Any]) -> None:
         """Note the scores that the model has given."""
@@ -131,19 +131,17 @@ class RequestRecord(Mapping[str, Any]):
 class Outputs:
     """Which labels a model has given, and how sure it was: counts, and no scores."""
 
-    __slots__ = ("_confidence", "_is_of_classes", "_kept", "_labels")
+    __slots__ = ("_confidence", "_kept", "_labels")
 
     def __init__(self) -> None:
-        self._labels: Counter[int] = Counter()
-        self._confidence: Counter[int] = Counter()
+        self._labels: Counter[int] | None = None  # and so is the other, as one costs more than most scores
+        self._confidence: Counter[int] = _NOTHING
         self._kept: list[NDArray[Any]] = []
-        self._is_of_classes = False
 
     def add(self, scores: NDArray[Any]) -> None:
         """Add scores of shape (rows, classes). Those of another shape are numbers, of which none is a label."""
         if scores.ndim != 2 or not scores.size:
             return
-        self._is_of_classes = True
         if scores.size <= _LARGEST_KEPT and len(self._kept) < _MOST_KEPT:
             self._kept.append(scores.copy())  # the model may use its array again
         else:
@@ -157,7 +155,7 @@ class Outputs:
         """
         while self._kept:
             self._count(self._kept.pop())
-        if not self._is_of_classes:
+        if self._labels is None:
             return None
         frequent = self._labels.most_common()
         counts = {_name(label, labels): count for label, count in frequent[:_MAX_LABELS]}
@@ -166,6 +164,8 @@ class Outputs:
         return {"labels": counts, "confidence": {f"0.{tenth}": n for tenth, n in sorted(self._confidence.items())}}
 
     def _count(self, scores: NDArray[Any]) -> None:
+        if self._labels is None:
+            self._labels, self._confidence = Counter(), Counter()
         chosen, times = np.unique(scores.argmax(axis=1), return_counts=True)
         self._labels.update(dict(zip(chosen.tolist(), times.tolist(), strict=True)))
         best = scores.max(axis=1)
@@ -219,8 +219,12 @@ def _name(label: int, labels: tuple[str | int, ...] | None) -> str:
 def _model(version: Any) -> dict[str, Any] | None:
     if version is None:
         return None
-    read = version.get if isinstance(version, Mapping) else lambda name: getattr(version, name, None)
+    read: Callable[[str], Any] = version.get if isinstance(version, Mapping) else partial(_attribute, version)
     return {name: read(name) for name in ("name", "version", "digest")}
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    return getattr(holder, name, None)
 
 
 def _shown(text: str, most: int) -> str:

@@ -305,10 +305,8 @@ def _peer(client: tuple[str, int] | None) -> Address | None:
 class _Exchange:
     """One request and what is sent for it."""
 
-    __slots__ = (
-        "_audited", "_began", "_body", "_body_size", "_is_complete", "_is_put", "_is_withheld", "_memory", "_receive",
-        "_record", "_scope", "_send", "_started",
-    )  # fmt: skip
+    _body_size = 0
+    _started = _is_complete = _is_put = _is_withheld = False
 
     def __init__(self, audited: _Audited, scope: Scope, receive: Receive, send: Send, memory: RequestMemory) -> None:
         self._began = time.perf_counter_ns()
@@ -318,8 +316,6 @@ class _Exchange:
         self._send = send
         self._memory = memory
         self._body: list[bytes] | None = None if audited.digest is None else []
-        self._body_size = 0
-        self._started = self._is_complete = self._is_put = self._is_withheld = False
         self._record = record = RequestRecord(scope.get("method", "WEBSOCKET"))
         memory.watchers.append(record.look)
         memory.readers = (*memory.readers, self._read)

@@ -31,7 +31,10 @@ def otel_trace_id() -> int:
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return 0
-    found: int = trace.get_current_span().get_span_context().trace_id
+    span: Any = trace.get_current_span()
+    if span is trace.INVALID_SPAN:  # nearly always, where nobody traces
+        return 0
+    found: int = span.get_span_context().trace_id
     return found
 
 
