@@ -17,6 +17,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import Message
+from starlette.websockets import WebSocketDisconnect
 
 from mlguard import (
     AnyAuth,
@@ -150,7 +151,13 @@ def test_a_record_says_who_asked_what_of_whom_and_never_what_it_was() -> None:
     ("spoil", "status", "refused_by", "rule", "guards"),
     [
         ({"headers": []}, 401, "APIKeyAuth", "not-authenticated", ["APIKeyAuth"]),
-        ({"body": b'{"features": [[1, 20]]}'}, 422, "Features", "invalid-input", ["APIKeyAuth", "RateLimit", "Features"]),
+        (
+            {"body": b'{"features": [[1, 20]]}'},
+            422,
+            "Features",
+            "invalid-input",
+            ["APIKeyAuth", "RateLimit", "Features"],
+        ),
         ({"body": b'{"features": [[1, 2]' + b",[1,2]" * 9 + b"]}"}, 429, "QueryBudget", "budget-exceeded", None),
         ({"method": "PUT"}, 405, None, "http-405", []),
         ({"path": "/nowhere"}, 404, None, "http-404", []),
@@ -199,7 +206,7 @@ def test_of_several_ways_to_prove_who_one_is_the_one_that_failed_is_no_refusal()
     app = hardened(log)
     first, _ = APIKey.generate("x")
     second, secret = APIKey.generate("alice")
-    caller = AnyAuth(APIKeyAuth(APIKeys([first]), header="X-Old-Key"), APIKeyAuth(APIKeys([second])))
+    caller = AnyAuth(APIKeyAuth(APIKeys([first]), header="X-Old-Key", scheme_name="old"), APIKeyAuth(APIKeys([second])))
     limit = RateLimit("1/minute", by=caller, store=MemoryStore())
 
     @app.get("/", dependencies=[Depends(limit)])
@@ -265,8 +272,10 @@ def test_what_a_caller_writes_forges_nothing() -> None:
     asyncio.run(app(scope, receive, send))
     (record,) = log.records
     line = json.dumps(dict(log.events[0]), ensure_ascii=False)
-    assert line.isprintable() and line.isascii()
-    assert record["route"] is None and len(record["path"]) < 1_000
+    assert line.isprintable()
+    assert line.isascii()
+    assert record["route"] is None
+    assert len(record["path"]) < 1_000
     assert "evil" not in line
     assert "trace_id" not in record
     assert len(record["request_id"]) == 16
@@ -312,7 +321,12 @@ def test_a_body_that_no_guard_reads_is_kept_up_to_a_bound() -> None:
     async def upload(request: Request) -> int:
         return len(await request.body())
 
-    for chunks, has in (([b"x" * 1000] * 3, True), ([b"x" * 600_000] * 2, False), ([b"\xff\xfe"], True), ([b""], False)):
+    for chunks, has in (
+        ([b"x" * 1000] * 3, True),
+        ([b"x" * 600_000] * 2, False),
+        ([b"\xff\xfe"], True),
+        ([b""], False),
+    ):
         assert call(app, "/", chunks=chunks).status == 200
         assert (log.last["input"] is not None) == has
 
@@ -325,7 +339,7 @@ def test_texts_and_streams_are_recorded_too() -> None:
 
     @app.post("/text")
     @truncate_output(labels=["a", "b"])
-    def stream(said: Annotated[str, Depends(text)]) -> Iterator[Any]:  # noqa: ARG001
+    def stream(said: Annotated[str, Depends(text)]) -> Iterator[Any]:
         for _ in range(6):
             yield {"probabilities": [0.25, 0.75]}
 
@@ -367,7 +381,10 @@ def test_a_stream_that_breaks_and_a_client_that_leaves_are_told_from_each_other(
         if message["type"] == "http.response.body":
             raise OSError("the socket is closed")
 
-    asyncio.run(app(make_scope("GET", "/broken"), leave, gone))
+    async def stay() -> Message:
+        return await asyncio.Future()  # type: ignore[no-any-return]  # it never comes
+
+    asyncio.run(app(make_scope("GET", "/broken"), stay, gone))
     assert (log.last["status"], log.last["ended"]) == (200, "left")
 
 
@@ -430,19 +447,19 @@ def test_a_websocket_has_one_record_when_it_ends(socket_app: tuple[FastAPI, Note
     app, log = socket_app
     client = TestClient(app)
     with client.websocket_connect("/echo") as socket:
+        assert log.events == []
         socket.send_text("x")
         socket.receive_text()
-        assert log.events == []
-        with pytest.raises(Exception, match=""):
+        with pytest.raises(WebSocketDisconnect):
             socket.receive_text()
     assert [log.last[name] for name in ("method", "route", "status", "close_code")] == ["WEBSOCKET", "/echo", 101, 4001]
     with client.websocket_connect("/wait") as socket:
         socket.close(4002)
     assert log.last["close_code"] == 4002
-    with client.websocket_connect("/crash") as socket, pytest.raises(Exception, match=""):
+    with client.websocket_connect("/crash") as socket, pytest.raises(WebSocketDisconnect):
         socket.receive_text()
     assert log.last["close_code"] == 1011
-    with pytest.raises(Exception, match=""), client.websocket_connect("/guarded"):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/guarded"):
         pass
     assert log.last["status"] in {401, 403}
     assert (log.last["refused_by"], log.last["rule"]) == ("APIKeyAuth", "not-authenticated")
@@ -469,7 +486,7 @@ def test_a_socket_is_refused_too_where_it_cannot_be_recorded(socket_app: tuple[F
     """It is not accepted."""
     app, log = socket_app
     log.is_open = False
-    with pytest.raises(Exception, match=""), TestClient(app).websocket_connect("/echo"):
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/echo"):
         pass
     assert log.last["rule"] == "unavailable"
 
@@ -543,7 +560,7 @@ def test_durable_streams_and_sockets_tell_how_they_ended_in_an_event() -> None:
     call(app, "/broken", method="GET", chunks=[b""])
     assert [record["event"] for record in log.records] == ["request", "request.ended"]
     assert log.last["facts"]["ended"] == "broken"
-    with TestClient(app).websocket_connect("/socket") as session, pytest.raises(Exception, match=""):
+    with TestClient(app).websocket_connect("/socket") as session, pytest.raises(WebSocketDisconnect):
         session.receive_text()
     assert (log.last["facts"]["ended"], log.last["facts"]["close_code"]) == ("closed", 4001)
 
@@ -584,7 +601,7 @@ def test_mounted_and_nested_apps_make_one_record_with_the_template_of_all() -> N
         ("/in/s3cret/items/1", "/in/{secret}/items/{item}"),
         ("/foreign/items/1", "/foreign/items/{item}"),
         ("/bare/items/1", "/bare/items/{item}"),
-        ("/static/test_audited_requests.py", "/static/{path}"),
+        ("/static/test_audited_requests.py", None),
         ("/in/a/nowhere", None),
     ):
         before = len(log.events)
@@ -787,6 +804,7 @@ def test_a_real_log_is_whole_when_the_server_has_ended(tmp_path: Path) -> None:
 
     try:
         with serving(app) as url:
+
             def ask() -> None:
                 for path in ("/ok?password=hunter2", "/nowhere/AKIAIOSFODNN7EXAMPLE"):
                     httpx.get(url + path, headers={"user-agent": "hunter2"})
@@ -803,7 +821,7 @@ def test_a_real_log_is_whole_when_the_server_has_ended(tmp_path: Path) -> None:
         assert "AKIAIOSFODNN7EXAMPLE" not in text
     finally:
         assert log.close()
-    assert verify_audit_log(folder, key=KEY).ok
+    assert verify_audit_log(folder, key=KEY).is_intact
 
 
 def test_a_log_that_cannot_be_written_at_the_end_stops_no_shutdown(caplog: pytest.LogCaptureFixture) -> None:

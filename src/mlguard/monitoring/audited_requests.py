@@ -288,6 +288,10 @@ class _Audited:
                 logger.exception("install_audit_log(model=...) failed; records have no model where it does")
             return None
 
+    def resolve(self, scope: Scope) -> Scope:
+        """The scope as the router would leave it."""
+        return _fastapi.resolve(self._hardened, scope)
+
     def prefix(self, scope: Scope) -> str:
         """Where the app of the matched route is mounted, as it was declared: never what the caller has asked for."""
         app = scope.get("app")
@@ -426,7 +430,10 @@ class _Exchange:
             self._note_refusal(status)
         scope = memory.routed_scope or self._scope
         route = _fastapi.matched_route(scope)
-        if route is None or (isinstance(route, Mount) and scope.get("app") is not self._scope.get("app")):
+        if route is None:  # refused before the router was asked, it may be
+            scope = audited.resolve(scope)
+            route = _fastapi.matched_route(scope)
+        if route is None or isinstance(route, Mount):
             record.path = self._scope["path"][:_MAX_REASON]
         else:
             record.route, record.prefix = route, audited.prefix(scope)
