@@ -6,18 +6,19 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import httpx2 as httpx
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security, WebSocket
 from fastapi.staticfiles import StaticFiles
+from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.responses import StreamingResponse
-from starlette.testclient import TestClient
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message
-from starlette.websockets import WebSocketDisconnect
 
 from mlguard import (
     AnyAuth,
@@ -25,12 +26,15 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     AuditLog,
+    BudgetExceededError,
     ClientAddress,
     ConfigurationError,
     Features,
     MemoryStore,
+    ModelStore,
     QueryBudget,
     RateLimit,
+    ServedModel,
     Text,
     UnavailableError,
     harden,
@@ -38,7 +42,7 @@ from mlguard import (
     truncate_output,
     verify_audit_log,
 )
-from mlguard._guard import Control, Guard
+from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import once
 from mlguard.monitoring.log_context import current_request
 from tests.asgi import acall, call, make_scope
@@ -260,7 +264,7 @@ def test_what_a_caller_writes_forges_nothing() -> None:
     app = hardened(log)
     hostile = '/x\n{"event": "login.accepted"}\x1b[2J\u202e\ud800' + "é" * 500
     scope_path = {"path": hostile, "method": "GET\r\nX" + "Y" * 100}
-    scope = make_scope("GET", "/") | scope_path
+    scope = {**make_scope("GET", "/"), **scope_path}
     headers = [(b"user-agent", b"\x1b[31m\nevil"), (b"x-request-id", b"0000\n"), (b"traceparent", b"00-" + b"a" * 32)]
     scope["headers"] = headers
 
@@ -382,7 +386,7 @@ def test_a_stream_that_breaks_and_a_client_that_leaves_are_told_from_each_other(
             raise OSError("the socket is closed")
 
     async def stay() -> Message:
-        return await asyncio.Future()  # type: ignore[no-any-return]  # it never comes
+        return await asyncio.Future()  # it never comes
 
     asyncio.run(app(make_scope("GET", "/broken"), stay, gone))
     assert (log.last["status"], log.last["ended"]) == (200, "left")
@@ -409,6 +413,55 @@ def test_a_request_that_is_cancelled_has_a_record() -> None:
     asyncio.run(main())
     assert (log.last["status"], log.last["ended"], log.last["route"]) == (None, "cancelled", "/")
     assert current_request.get() is None
+
+
+def test_what_is_cancelled_after_the_answer_has_ended_well() -> None:
+    """A background task, say: the caller has had a whole answer."""
+    log = Notebook()
+    app = hardened(log)
+    began = asyncio.Event()
+
+    async def hang() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    @app.get("/")
+    async def home() -> JSONResponse:
+        return JSONResponse({}, background=BackgroundTask(hang))
+
+    async def main() -> None:
+        task = asyncio.create_task(acall(app, "/", method="GET", chunks=[b""]))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert (log.last["status"], log.last.get("ended")) == (200, None)
+
+
+class Spent(Guard):
+    """A budget of the app's own, which does not say what is left."""
+
+    control = Control.BUDGET
+
+    async def __call__(self, conn: Request) -> None:
+        async def decide() -> None:
+            raise BudgetExceededError("spent")
+
+        await once(conn, self, decide)
+
+
+def test_a_budget_that_does_not_say_what_is_left_is_recorded_without() -> None:
+    """It has refused all the same."""
+    log = Notebook()
+    app = hardened(log)
+
+    @app.get("/", dependencies=[Depends(Spent())])
+    def home() -> None: ...
+
+    assert call(app, "/", method="GET", chunks=[b""]).status == 429
+    assert (log.last["refused_by"], log.last["reason"], log.last["budget_left"]) == ("Spent", "spent", {})
 
 
 @pytest.fixture
@@ -442,28 +495,56 @@ def socket_app() -> tuple[FastAPI, Notebook]:
     return app, log
 
 
+def converse(app: FastAPI, path: str, *said: Message, **more: Any) -> list[Message]:
+    """Open a WebSocket, say these messages, and return what the app has sent."""
+    messages = [{"type": "websocket.connect"}, *said]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0) if messages else {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {**make_scope("GET", path), "type": "websocket", "subprotocols": [], **more}
+    del scope["method"]
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
 def test_a_websocket_has_one_record_when_it_ends(socket_app: tuple[FastAPI, Notebook]) -> None:
     """With the code that it was closed with, by whichever side."""
     app, log = socket_app
-    client = TestClient(app)
-    with client.websocket_connect("/echo") as socket:
-        assert log.events == []
-        socket.send_text("x")
-        socket.receive_text()
-        with pytest.raises(WebSocketDisconnect):
-            socket.receive_text()
-    assert [log.last[name] for name in ("method", "route", "status", "close_code")] == ["WEBSOCKET", "/echo", 101, 4001]
-    with client.websocket_connect("/wait") as socket:
-        socket.close(4002)
-    assert log.last["close_code"] == 4002
-    with client.websocket_connect("/crash") as socket, pytest.raises(WebSocketDisconnect):
-        socket.receive_text()
-    assert log.last["close_code"] == 1011
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/guarded"):
-        pass
-    assert log.last["status"] in {401, 403}
+    text = {"type": "websocket.receive", "text": "x"}
+    for path, status, code in (
+        ("/echo", 101, 4001),
+        ("/wait", 101, 1006),
+        ("/crash", 101, 1011),
+        ("/guarded", 403, None),
+    ):
+        before = len(log.events)
+        converse(app, path, text)
+        assert len(log.events) == before + 1
+        record = log.last
+        assert (record["method"], record["route"], record["status"]) == ("WEBSOCKET", path, status)
+        assert record.get("close_code") == code
+        assert "ended" not in record
     assert (log.last["refused_by"], log.last["rule"]) == ("APIKeyAuth", "not-authenticated")
-    assert len(log.events) == 4
+    converse(app, "/guarded", extensions={"websocket.http.response": {}})
+    assert log.last["status"] == 401
+
+
+@pytest.mark.parametrize("extensions", [{}, {"websocket.http.response": {}}])
+def test_a_socket_is_refused_too_where_it_cannot_be_recorded(
+    socket_app: tuple[FastAPI, Notebook], extensions: dict[str, Any]
+) -> None:
+    """It is not accepted."""
+    app, log = socket_app
+    log.is_open = False
+    sent = converse(app, "/echo", extensions=extensions)
+    assert [message["type"] for message in sent if message["type"] == "websocket.accept"] == []
+    assert sent[0].get("status", 403) in {403, 503}
+    assert (log.last["rule"], log.last["route"]) == ("unavailable", "/echo")
 
 
 def test_who_may_not_be_recorded_is_refused_before_anything_is_read() -> None:
@@ -482,15 +563,6 @@ def test_who_may_not_be_recorded_is_refused_before_anything_is_read() -> None:
     assert service.log.last["budget_left"] == {"rows": 3}
 
 
-def test_a_socket_is_refused_too_where_it_cannot_be_recorded(socket_app: tuple[FastAPI, Notebook]) -> None:
-    """It is not accepted."""
-    app, log = socket_app
-    log.is_open = False
-    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/echo"):
-        pass
-    assert log.last["rule"] == "unavailable"
-
-
 def test_an_answer_leaves_when_its_record_is_durable() -> None:
     """Not a byte before; its time is that up to the first byte."""
     log = Notebook("request")
@@ -503,7 +575,7 @@ def test_an_answer_leaves_when_its_record_is_durable() -> None:
         waiting.set()
         await durable.wait()
 
-    log.written = written  # type: ignore[method-assign]
+    log.written = written  # type: ignore[method-assign]  # one that waits
 
     async def send(message: Message) -> None:
         sent.append(message["type"])
@@ -560,8 +632,7 @@ def test_durable_streams_and_sockets_tell_how_they_ended_in_an_event() -> None:
     call(app, "/broken", method="GET", chunks=[b""])
     assert [record["event"] for record in log.records] == ["request", "request.ended"]
     assert log.last["facts"]["ended"] == "broken"
-    with TestClient(app).websocket_connect("/socket") as session, pytest.raises(WebSocketDisconnect):
-        session.receive_text()
+    converse(app, "/socket")
     assert (log.last["facts"]["ended"], log.last["facts"]["close_code"]) == ("closed", 4001)
 
 
@@ -764,6 +835,65 @@ def test_a_function_that_does_not_know_the_model_refuses_nobody(caplog: pytest.L
     assert caplog.text.count("install_audit_log(model=...) failed") == 1
 
 
+def test_a_served_model_is_named_by_the_version_that_is_served(tmp_path: Path) -> None:
+    """As it is when the request ends; before the app has started there is none."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    iris = ServedModel(ModelStore(tmp_path / "models", key=key.public_key()), "iris")
+    service = Service(model=iris)
+    service.ask()
+    assert service.log.last["model"] is None
+    iris.version = SimpleNamespace(name="iris", version=3, digest="sha256:00")  # type: ignore[assignment]  # the part that counts
+    service.ask()
+    assert service.log.last["model"] == {"name": "iris", "version": 3, "digest": "sha256:00"}
+
+
+def test_what_fastapi_finds_invalid_is_a_refusal_of_no_guard() -> None:
+    """By the rule that the caller is told."""
+    log = Notebook()
+    app = hardened(log)
+
+    @app.get("/{number}")
+    def numbered(number: int) -> None: ...
+
+    assert call(app, "/x", method="GET", chunks=[b""]).status == 422
+    assert (log.last["refused_by"], log.last["rule"], log.last["reason"]) == (None, "invalid-input", None)
+
+
+def test_the_first_guard_that_reads_the_body_says_what_the_input_was() -> None:
+    """One that reads it too, by other rules, changes nothing; what has no digest by value has one by its bytes."""
+    log = Notebook()
+    app = hardened(log, input_key=INPUT_KEY)
+    one, two = (Features(columns=2, low=0, high=high, max_rows=5) for high in (5, 9))
+    untold = Untold(columns=2, low=0, high=9, max_rows=5)
+
+    @app.post("/both")
+    def both(x: Annotated[np.ndarray, Depends(one)], y: Annotated[np.ndarray, Depends(two)]) -> None: ...
+
+    @app.post("/one")
+    def single(x: Annotated[np.ndarray, Depends(one)]) -> None: ...
+
+    @app.post("/untold")
+    def not_told(x: Annotated[np.ndarray, Depends(untold)]) -> None: ...
+
+    for path in ("/both", "/one", "/untold"):
+        assert call(app, path, headers=[JSON], chunks=[BODY]).status == 200
+        assert log.last["rows"] == 2
+    first, second, third = (record["input"] for record in log.records)
+    assert first == second != third
+
+
+class Untold(Features):
+    """Keeps something of which there is no digest by value."""
+
+    async def __call__(self, request: Request) -> Any:
+        memory = RequestMemory.of(request.scope)
+        readers, memory.readers = memory.readers, ()
+        rows = await super().__call__(request)
+        for look in readers:
+            look(self, [object()] * len(rows))
+        return rows
+
+
 def test_settings_that_cannot_work_are_refused() -> None:
     """When the log is installed, and not when somebody looks for a record."""
     log = Notebook()
@@ -828,7 +958,7 @@ def test_a_log_that_cannot_be_written_at_the_end_stops_no_shutdown(caplog: pytes
     """It is said."""
     log = Notebook()
     log.is_writable = False
-    with TestClient(hardened(log)):
+    with serving(hardened(log)):
         assert log.waits == 0
     assert log.waits == 1
     assert log.attached == 2
