@@ -45,7 +45,7 @@ async def measure(*, short: bool) -> Table:
             answers = [await one() for one in posts.values()]
             if answers[0] != answers[1] or answers[0][0] != 200:
                 raise AssertionError(f"the answers differ: {answers}")
-            timing = await take_turns(posts, rounds=2 if short else 61, calls=10 if short else 200)
+            timing = await take_turns(posts, rounds=2 if short else 301, calls=10 if short else 20)
             lines.append(Extra(work, timing, _TARGET))
             if not log.close(60):
                 raise AssertionError("not all was written")
