@@ -1,6 +1,7 @@
 """One record of each request, whatever becomes of it."""
 
 import asyncio
+import gc
 import json
 import logging
 import threading
@@ -106,7 +107,7 @@ class Service:
 
         @self.app.post("/predict/{model}", dependencies=guards)
         @truncate_output(labels=["setosa", "virginica"])
-        def predict(x: Annotated[np.ndarray, Depends(self.rows)]) -> Any:
+        async def predict(x: Annotated[np.ndarray, Depends(self.rows)]) -> Any:
             scores = np.array([[0.95, 0.05]] * len(x))
             x[:] = 0  # it may use the array as it likes
             return {"probabilities": scores}
@@ -892,6 +893,31 @@ class Untold(Features):
         for look in readers:
             look(self, [object()] * len(rows))
         return rows
+
+
+@pytest.mark.parametrize("body", [BODY, b'{"features": [[1, 20]]}'])
+def test_a_recorded_request_is_freed_at_once(body: bytes) -> None:
+    """Accepted or refused: its record may wait, and holds neither its body nor its exceptions."""
+    service = Service()
+    service.ask(body)
+
+    async def session() -> int:
+        gc.collect()
+        before = kept()
+        gc.disable()
+        try:
+            for _ in range(3):
+                headers = [JSON, (b"x-api-key", service.secret.encode())]
+                await acall(service.app, "/predict/iris", headers=headers, chunks=[body])
+            return kept() - before
+        finally:
+            gc.enable()
+
+    def kept() -> int:
+        return sum(isinstance(thing, RequestMemory) for thing in gc.get_objects())
+
+    assert asyncio.run(session()) == 0
+    assert len(service.log.events) == 4
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

@@ -103,6 +103,32 @@ def test_requests_that_run_at_once_keep_their_ids(written: io.StringIO) -> None:
     assert logged == {answer.headers["x-request-id"] for answer in answers}
 
 
+def test_what_outlives_a_request_keeps_its_id(written: io.StringIO) -> None:
+    """A background task that the endpoint has begun."""
+    from tests.asgi import acall
+
+    redact_logs()
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        logging.getLogger("app").info("later")
+
+    async def main() -> Any:
+        tasks = []
+
+        async def endpoint() -> None:
+            tasks.append(asyncio.create_task(later()))
+
+        answer = await acall(app_that(endpoint), "/", method="GET", chunks=[b""])
+        over.set()
+        await asyncio.gather(*tasks)
+        return answer
+
+    answer = asyncio.run(main())
+    assert written.getvalue() == f"{answer.headers['x-request-id']}||app|later\n"
+
+
 def test_an_id_that_the_app_has_set_outside_of_a_request_stays() -> None:
     """Inside, nobody's is believed but mlguard's."""
     record = logging.makeLogRecord({"msg": "x", "request_id": "job-1"})

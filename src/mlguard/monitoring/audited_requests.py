@@ -30,7 +30,7 @@ from mlguard.errors import (
 )
 from mlguard.hardening import _is_hardened, _security_headers
 from mlguard.monitoring._request_records import InputDigest, RequestRecord
-from mlguard.monitoring.log_context import current_request, otel_trace_id
+from mlguard.monitoring.log_context import Served, current_request, otel_trace_id
 from mlguard.problems import answer_refusal
 from mlguard.traffic.addresses import Address, ClientAddress, peer_address
 
@@ -211,7 +211,8 @@ class _Audited:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(self, scope, receive, send, memory)
-        before = current_request.set(memory)
+        served = Served(memory)
+        before = current_request.set(served)
         try:
             if self.log.accepts():
                 await self._app(scope, exchange.receive, exchange.send)
@@ -223,6 +224,7 @@ class _Audited:
             raise
         finally:
             current_request.reset(before)
+            served.end()
             exchange.finish()
 
     def _memory(self, scope: Scope) -> RequestMemory | None:
@@ -465,6 +467,9 @@ class _Exchange:
             self._put()
         elif record.ended is not None or self._scope["type"] == "websocket":
             self._put_end()
+        # They lead back here: a request is freed at once, and not by the collector.
+        self._memory.watchers.clear()
+        self._memory.readers = ()
 
     def _put(self) -> None:
         record, audited = self._record, self._audited

@@ -12,8 +12,28 @@ from mlguard._guard import RequestMemory
 from mlguard.errors import ConfigurationError
 from mlguard.privacy.redactor import Redactor
 
+
+class Served:
+    """A request that is served. Timers keep the context in which they were set, so what is in it must be small."""
+
+    __slots__ = ("_memory", "_request_id")
+
+    def __init__(self, memory: RequestMemory) -> None:
+        self._memory: RequestMemory | None = memory
+        self._request_id = ""
+
+    @property
+    def request_id(self) -> str:
+        """Its id, also for background tasks that outlive it."""
+        return self._request_id if self._memory is None else self._memory.request_id
+
+    def end(self) -> None:
+        """The request is over: let go of it."""
+        self._request_id, self._memory = self.request_id, None
+
+
 #: The request that is served here.
-current_request: ContextVar[RequestMemory | None] = ContextVar("mlguard_request", default=None)
+current_request: ContextVar[Served | None] = ContextVar("mlguard_request", default=None)
 
 #: Processors of structlog take a logger, the name of the method, and the event.
 Processor = Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]
@@ -177,6 +197,6 @@ def _add_ids(logger: Any, name: str, event: MutableMapping[str, Any]) -> Mutable
 
 
 def _ids() -> tuple[str, str]:
-    memory = current_request.get()
+    served = current_request.get()
     trace = otel_trace_id()
-    return "" if memory is None else memory.request_id, f"{trace:032x}" if trace else ""
+    return "" if served is None else served.request_id, f"{trace:032x}" if trace else ""
