@@ -14,6 +14,7 @@ from bench import (
     answer,
     audit,
     audit_pages,
+    audited,
     auth,
     callers,
     drift,
@@ -78,6 +79,7 @@ _BENCHES = {
     "redaction": people.measure_redaction,
     "audit": audit.measure,
     "report": audit_pages.measure,
+    "audited": audited.measure,
 }
 
 

@@ -92,12 +92,14 @@ from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.audit_log import AuditLog
 from mlguard.monitoring.audit_report import audit_report
 from mlguard.monitoring.audit_verification import AuditVerification, ChainReport, verify_audit_log
+from mlguard.monitoring.audited_requests import install_audit_log
 from mlguard.monitoring.drift import DriftMonitor
 from mlguard.monitoring.drift_reference import DriftReference
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.feedback import Feedback, FeedbackGuard
 from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
 from mlguard.monitoring.lockdown import Lockdown
+from mlguard.monitoring.log_context import RequestIds, redact_logs, structlog_processors
 from mlguard.monitoring.measurements import Measured, Measurement
 from mlguard.monitoring.metrics import install_metrics
 from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
@@ -268,6 +270,7 @@ __all__ = [
     "Redactor",
     "RedisStore",
     "ReleasedFeedback",
+    "RequestIds",
     "Reservation",
     "ReversibleTokens",
     "Revocations",
@@ -318,6 +321,7 @@ __all__ = [
     "find_pii",
     "harden",
     "inspect_model",
+    "install_audit_log",
     "install_metrics",
     "load_model",
     "mask_pii",
@@ -326,6 +330,7 @@ __all__ = [
     "read_encrypted_model",
     "read_fernet_model",
     "record_event",
+    "redact_logs",
     "repeat_cache",
     "request_id",
     "require_api_key",
@@ -334,6 +339,7 @@ __all__ = [
     "sign_model",
     "sign_request",
     "store_from_url",
+    "structlog_processors",
     "token_router",
     "truncate_output",
     "verify_audit_log",

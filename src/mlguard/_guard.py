@@ -161,8 +161,8 @@ class RequestMemory:
 
     __slots__ = (
         "admits", "admitted", "answered", "at_end", "body", "budget_left", "decisions", "headers", "inference_call",
-        "judged_headers", "label_only", "plan", "refusal", "refused_with", "request_id", "routed_scope", "task",
-        "timings", "watchers",
+        "judged_headers", "label_only", "plan", "readers", "recorders", "refusal", "refused_with", "request_id",
+        "routed_scope", "task", "timings", "watchers",
     )  # fmt: skip
 
     _KEY = "mlguard"
@@ -190,6 +190,10 @@ class RequestMemory:
         #: Nanoseconds that each guard has taken to decide, where somebody has put a dict here; without the wait for the
         #: body.
         self.timings: dict[Guard, int] | None = None
+        #: Called with each guard that has read the body and with what it lets through, before the endpoint gets it.
+        self.readers: tuple[Callable[[Guard, Any], None], ...] = ()
+        #: What records this request already.
+        self.recorders: tuple[object, ...] = ()
         #: The refusal that was made an answer of, by ``mlguard.problems``.
         self.refused_with: Exception | None = None
         #: Called once when the request is over, however it ends, if ``harden`` is installed. They must not wait.
@@ -273,6 +277,8 @@ class RequestMemory:
             raise
         else:
             self.decisions[guard] = value
+            for look in self.readers:
+                look(guard, value)
             return value
         finally:
             if self.timings is not None:

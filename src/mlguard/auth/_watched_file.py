@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from mlguard._lookout import Lookout
 from mlguard.errors import ConfigurationError
+from mlguard.monitoring.events import record_event
 from mlguard.problems import logger
 
 T = TypeVar("T")
@@ -178,6 +179,7 @@ class WatchedFile(Generic[T]):
         self._health = FileHealth(self._health.ok, datetime.now(UTC), self._health.error)
         if self._judged:
             logger.info("%s: read again from %s", self._what, self.path)
+            record_event("key.reloaded", what=self._what, file=self.path.name)
         return None
 
     def _open(self) -> tuple[_Signature, bytes]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from mlguard.errors import ConfigurationError
+from mlguard.monitoring.events import record_event
 from mlguard.store import Store, default_store, store_key
 
 #: Seconds by which a JWTAuth may let clocks differ: "no more than a few minutes", RFC 7519, section 4.1.4. So much
@@ -52,6 +53,7 @@ class Revocations:
         ttl = expires_at + MAX_LEEWAY - self._clock()
         if ttl > 0:
             await self.store.put(_token_key(jti, issuer), b"", ttl)
+            record_event("token.revoked", token=jti, issuer=issuer)
 
     async def revoke_all(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
         """Revoke all tokens of one subject that were issued up to now: when the store has taken it.
@@ -74,6 +76,7 @@ class Revocations:
         # before it had arrived.
         if self._clock() > began:
             await self._revoke_until_now(key, lifetime)
+        record_event("token.revoked", subject=subject, issuer=issuer)
 
     async def _revoke_until_now(self, key: bytes, lifetime: float) -> float:
         while True:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from mlguard._guard import request_id
 from mlguard.auth import _oauth
 from mlguard.auth._login_brakes import LoginBrakes
 from mlguard.auth._oauth import InvalidGrantError, InvalidRequestError, InvalidScopeError, OAuthError
@@ -17,6 +18,7 @@ from mlguard.auth.issuer import TokenIssuer, Tokens
 from mlguard.auth.passwords import Passwords
 from mlguard.auth.users import User, UserDirectory
 from mlguard.errors import ConfigurationError, InsufficientScopeError, NotAuthenticatedError
+from mlguard.monitoring.events import record_event
 from mlguard.traffic.rate import RateLimit
 
 logger = logging.getLogger("mlguard")
@@ -147,6 +149,7 @@ class _Endpoints:
         await self._brakes.ensure_room(request)
         began, user, upgraded_hash = await self._recognise(request, name, password)
         await self._brakes.remember(request)
+        record_event("login.accepted", user=user.id, request_id=request_id(request))
         if upgraded_hash is not None:
             await self._upgrade(user, upgraded_hash)
         scopes = frozenset(user.scopes)
@@ -167,6 +170,11 @@ class _Endpoints:
             if user is not None and not user.disabled and check.valid:
                 return began, user, check.upgraded_hash
             await self._brakes.charge(request)
+            # What was typed as a name is in no record: sometimes it is a password.
+            why = "unknown" if user is None else "disabled" if check.valid else "password"
+            record_event(
+                "login.refused", user=None if user is None else user.id, why=why, request_id=request_id(request)
+            )
             raise InvalidGrantError(_why(user, valid=check.valid))
 
     async def _upgrade(self, user: User, new_hash: str) -> None:

@@ -16,6 +16,7 @@ from mlguard._files import locked, replace_file
 from mlguard.auth.key_files import entries_of, file_format, read_entry, read_keys
 from mlguard.auth.key_records import APIKey
 from mlguard.errors import ConfigurationError
+from mlguard.monitoring.events import record_event
 
 Entry = MutableMapping[str, Any]
 
@@ -35,6 +36,7 @@ class KeyFile:
         self.path = Path(path).resolve()
         self._entries: Any = []
         self._document: Any = None
+        self._before: dict[str, APIKey] = {}
 
     @contextlib.contextmanager
     def editing(self, *, create: bool = False) -> Iterator["KeyFile"]:
@@ -49,10 +51,11 @@ class KeyFile:
         """
         with locked(self.path.parent):
             self._open(self._read(create=create))
+            self._before = self._by_key_id()
             yield self
 
     def save(self) -> None:
-        """Write the file.
+        """Write the file, and record for audits what has changed in it.
 
         Raises:
             ConfigurationError: No service could use the file as it would be. It is as it was.
@@ -61,6 +64,11 @@ class KeyFile:
         changed = self._spell()
         read_keys(changed, self._suffix)
         replace_file(self.path, changed, new_mode=0o600)
+        before, self._before = self._before, self._by_key_id()
+        for key_id, key in self._before.items():
+            event = _change(before.get(key_id), key)
+            if event is not None:
+                record_event(event, key=key_id, principal=key.id, file=self.path.name)
 
     def _read(self, *, create: bool) -> bytes:
         try:
@@ -90,6 +98,9 @@ class KeyFile:
             lines = b",\n".join([orjson.dumps(entry) for entry in self._entries])
             return b'{"keys": [\n' + lines + b"\n]}\n"
         return tomlkit.dumps(self._document).encode()
+
+    def _by_key_id(self) -> dict[str, APIKey]:
+        return {key.key_id: key for key, _ in self.keys()}
 
     def keys(self) -> list[tuple[APIKey, Entry]]:
         """Each key, and its entry, which may be changed."""
@@ -127,3 +138,12 @@ class KeyFile:
 
     def _value(self, value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) and self._document is None else value
+
+
+def _change(before: APIKey | None, now: APIKey) -> str | None:
+    """The event that an audit wants to know of, if a key is another one than before."""
+    if before is None:
+        return "key.added"
+    if now.disabled and not before.disabled:
+        return "key.revoked"
+    return "key.rotated" if now.expires_at != before.expires_at else None  # another one takes its place

@@ -75,7 +75,8 @@ class ClientAddress:
                 "ClientAddress(trusted_proxies=...): networks of all addresses trust the callers themselves; name "
                 "those of your proxies"
             )
-        self._header = header.encode()
+        #: The name of the header that is read.
+        self.header_name = header.encode()
         self._elements = _forwarded if header == "forwarded" else _listed
 
     def __call__(self, conn: HTTPConnection) -> str:
@@ -95,7 +96,7 @@ class ClientAddress:
         address = peer_address(conn)
         if not (self._trusts_unix if conn.client is None else self._trusts(address)):
             return address, True
-        lines = [value for name, value in conn.scope["headers"] if name == self._header]
+        lines = [value for name, value in conn.scope["headers"] if name == self.header_name]
         hops = (element for line in reversed(lines) for element in self._elements(line.decode("latin-1")))
         for count, hop in enumerate(hops):
             named = _parse_hop(hop)
@@ -110,7 +111,7 @@ class ClientAddress:
         return address is not None and any(address in network for network in self._trusted)
 
     def __repr__(self) -> str:
-        return f"client address by {self._header.decode()}"
+        return f"client address by {self.header_name.decode()}"
 
 
 def networks(listed: Sequence[str], *, where: str) -> tuple[Network, ...]:

@@ -175,7 +175,8 @@ class QueryBudget(CountingGuard):
         caller = self._by.caller(conn, who)
         charge, *_ = await self._charge(caller, self._cost.units(conn, costing))
         memory = RequestMemory.of(conn.scope)
-        memory.budget_left[self.name] = max(0, self._ledger.quota.limit - charge.spending.used)
+        left = max(0, self._ledger.quota.limit - charge.spending.used)
+        memory.budget_left = {**memory.budget_left, self.name: left}  # another one: a record may hold this one
         headers = memory.headers
         field = self._field(charge).encode()
         headers.append((b"ratelimit-policy", self._policy(charge).encode()))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from mlguard.errors import ConfigurationError, UnavailableError
+from mlguard.monitoring.events import record_event
 from mlguard.store import Spending, Store, store_key
 from mlguard.traffic.outages import Counts, give_back
 from mlguard.traffic.periods import Calendar, Period, Quota
@@ -103,6 +104,7 @@ class Ledger:
         """Let a caller spend so many units more in this period."""
         status = await self._spend(store, identity, -units, now)
         logger.warning("budget %s: %d units granted%s", self.name, units, _describe("to", identity))
+        record_event("limit.changed", budget=self.name, change="granted", units=units, caller=_named(identity))
         return status
 
     async def reset(self, store: Store, identity: tuple[str, ...], now: float) -> BudgetStatus:
@@ -110,6 +112,7 @@ class Ledger:
         used = (await self.status(store, identity, now)).used
         status = await self._spend(store, identity, -used, now)
         logger.warning("budget %s: begun anew%s, with %d units spent", self.name, _describe("for", identity), used)
+        record_event("limit.changed", budget=self.name, change="reset", units=used, caller=_named(identity))
         return status
 
     async def forget(self, store: Store, identity: tuple[str, ...], now: float) -> int:
@@ -145,6 +148,13 @@ def _describe(preposition: str, identity: tuple[str, ...]) -> str:
     if identity == EVERYBODY:
         return f" {preposition} all callers together"
     return f" {preposition} {identity[1]} principal {identity[3]!r}" if identity[0] == "principal" else ""
+
+
+def _named(identity: tuple[str, ...]) -> str | None:
+    """The same for an audit."""
+    if identity == EVERYBODY:
+        return "everybody"
+    return f"{identity[1]}:{identity[3]}" if identity[0] == "principal" else None
 
 
 class Registration:

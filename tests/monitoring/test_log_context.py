@@ -1,0 +1,297 @@
+"""Log records say of which request they are, and hold nothing that should not be there."""
+
+import asyncio
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx2 as httpx
+import pytest
+from fastapi import FastAPI, WebSocket
+
+from mlguard import (
+    ConfigurationError,
+    Redactor,
+    RequestIds,
+    harden,
+    install_audit_log,
+    redact_logs,
+    structlog_processors,
+)
+from tests.asgi import call
+from tests.monitoring.test_audited_requests import Notebook
+from tests.servers import serving
+
+SECRET = "AKIAIOSFODNN7EXAMPLE"
+FORMAT = "%(request_id)s|%(trace_id)s|%(name)s|%(message)s"
+
+
+def _nothing(record: logging.LogRecord) -> bool:  # as logging calls it
+    return False
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """A handler at the root, and what it has written; afterwards all handlers are as they were."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    everyone = [root, *(one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
+    handlers = [handler for one in everyone for handler in one.handlers]
+    filters = [(one, [*one.filters]) for one in (*handlers, logging.lastResort) if one is not None]
+    yield stream
+    for one, before in filters:
+        one.filters[:] = before
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def app_that(does: Any) -> FastAPI:
+    """An app whose endpoint does something."""
+    app = FastAPI()
+    harden(app)
+    install_audit_log(app, Notebook())
+    app.get("/")(does)
+    return app
+
+
+def test_every_logger_says_which_request_it_is_about(written: io.StringIO) -> None:
+    """In the endpoint, in a thread that serves it, and in mlguard; outside of a request there is none."""
+    redact_logs()
+    library = logging.getLogger("some.library")
+
+    def endpoint() -> None:  # in a worker thread
+        library.warning("deep inside")
+
+    answer = call(app_that(endpoint), "/", method="GET", chunks=[b""])
+    library.warning("outside")
+    thread = threading.Thread(target=library.warning, args=("elsewhere",))
+    thread.start()
+    thread.join()
+    lines = written.getvalue().splitlines()
+    assert lines == [
+        f"{answer.headers['x-request-id']}||some.library|deep inside",
+        "||some.library|outside",
+        "||some.library|elsewhere",
+    ]
+
+
+def test_requests_that_run_at_once_keep_their_ids(written: io.StringIO) -> None:
+    """Each task has its own."""
+    from tests.asgi import acall
+
+    redact_logs()
+
+    async def endpoint() -> None:
+        await asyncio.sleep(0)
+        logging.getLogger("app").info("mine")
+
+    app = app_that(endpoint)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(acall(app, "/", method="GET", chunks=[b""]) for _ in range(20)))
+
+    answers = asyncio.run(main())
+    logged = {line.partition("|")[0] for line in written.getvalue().splitlines()}
+    assert logged == {answer.headers["x-request-id"] for answer in answers}
+
+
+def test_what_outlives_a_request_keeps_its_id(written: io.StringIO) -> None:
+    """A background task that the endpoint has begun."""
+    from tests.asgi import acall
+
+    redact_logs()
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        logging.getLogger("app").info("later")
+
+    async def main() -> Any:
+        tasks = []
+
+        async def endpoint() -> None:
+            tasks.append(asyncio.create_task(later()))
+
+        answer = await acall(app_that(endpoint), "/", method="GET", chunks=[b""])
+        over.set()
+        await asyncio.gather(*tasks)
+        return answer
+
+    answer = asyncio.run(main())
+    assert written.getvalue() == f"{answer.headers['x-request-id']}||app|later\n"
+
+
+def test_an_id_that_the_app_has_set_outside_of_a_request_stays() -> None:
+    """Inside, nobody's is believed but mlguard's."""
+    record = logging.makeLogRecord({"msg": "x", "request_id": "job-1"})
+    assert RequestIds().filter(record)
+    assert (vars(record)["request_id"], vars(record)["trace_id"]) == ("job-1", "")
+
+
+def test_secrets_in_messages_extras_exceptions_and_tracebacks_are_redacted(written: io.StringIO) -> None:
+    """Of all loggers, also those that have never heard of mlguard."""
+    redact_logs()
+    redact_logs()  # does no harm
+    log = logging.getLogger("some.library")
+    try:
+        raise RuntimeError(f"could not log in as {SECRET}")
+    except RuntimeError:
+        log.exception("failed with %s", SECRET, extra={"note": SECRET}, stack_info=True)
+    assert SECRET not in written.getvalue()
+    assert "RuntimeError" in written.getvalue()
+    (handler,) = [one for one in logging.getLogger().handlers if getattr(one, "stream", None) is written]
+    assert len(handler.filters) == 1
+
+
+def test_uvicorns_own_logs_have_no_query_strings(written: io.StringIO) -> None:
+    """On a real socket: whatever is in them, also of WebSockets, and the format is as it was."""
+    access = io.StringIO()
+    handler = logging.StreamHandler(access)
+    from uvicorn.logging import AccessFormatter
+
+    handler.setFormatter(AccessFormatter('%(client_addr)s "%(request_line)s" %(status_code)s', use_colors=False))
+    uvicorn_access, uvicorn_error = logging.getLogger("uvicorn.access"), logging.getLogger("uvicorn.error")
+    uvicorn_access.addHandler(handler)
+    logging.getLogger("httpx2").addFilter(_nothing)  # it is who asks
+    try:
+        redact_logs()
+        app = app_that(lambda: None)
+
+        @app.websocket("/socket")
+        async def socket(socket: WebSocket) -> None:
+            await socket.close()
+
+        with serving(app, log_level="info") as url:
+            httpx.get(f"{url}/?q=correct-horse-battery&x=%0aevil")
+            httpx.get(f"{url}/nowhere")
+            httpx.get(
+                f"{url}/socket?q=correct-horse-battery",
+                headers={
+                    "upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13",
+                    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+                },
+            )  # fmt: skip
+        text = access.getvalue() + written.getvalue()
+        assert '"GET /?[query] HTTP/1.1" 200' in access.getvalue()
+        assert '"GET /nowhere HTTP/1.1" 404' in access.getvalue()
+        assert "correct-horse-battery" not in text
+        assert "evil" not in text
+        assert uvicorn_error.name in written.getvalue()
+    finally:
+        uvicorn_access.removeHandler(handler)
+        logging.getLogger("httpx2").removeFilter(_nothing)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "arguments", "shown"),
+    [
+        ("uvicorn.access", "%s", ("/a?b=c",), "/a?[query]"),
+        ("uvicorn.access", "%s %d", ("/a", 7), "/a 7"),
+        ("gunicorn.access", "%(r)s", ({"r": "GET /a?b=c HTTP/1.1"},), "GET /a?[query] HTTP/1.1"),
+        ("hypercorn.access", "%s", ("/a?b=c",), "/a?[query]"),
+        ("hypercorn.access", "%d", ("/a?b=c",), None),
+        ("app", "%s", ("/a?b=c",), "/a?b=c"),
+    ],
+)
+def test_query_strings_are_cut_from_access_logs_alone(
+    written: io.StringIO, name: str, message: str, arguments: Any, shown: str | None
+) -> None:
+    """Of every server; and a record whose arguments do not fit stops nobody."""
+    redact_logs()
+    logging.getLogger(name).info(message, *arguments)
+    assert shown is None or written.getvalue() == f"||{name}|{shown}\n"
+
+
+def test_query_strings_stay_where_they_are_wanted(written: io.StringIO) -> None:
+    """Redacted as everything else."""
+    redact_logs(Redactor(), queries=True)
+    logging.getLogger("uvicorn.access").info("%s", f"/a?page=2&password={SECRET}")
+    assert "page=2" in written.getvalue()
+    assert SECRET not in written.getvalue()
+
+
+def test_the_handler_of_last_resort_is_covered(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes where nothing was set up; and there may be none."""
+    redact_logs()
+    assert logging.lastResort is not None
+    record = logging.makeLogRecord({"msg": SECRET})
+    logging.lastResort.filter(record)
+    assert SECRET not in record.getMessage()
+    monkeypatch.setattr(logging, "lastResort", None)
+    redact_logs()
+    assert written.getvalue() == ""
+
+
+def test_structlog_writes_ids_and_no_secrets() -> None:
+    """The real one, with its own renderer: events, what is bound, exceptions in every form that it takes."""
+    structlog = pytest.importorskip("structlog")
+    stream = io.StringIO()
+    log = structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[*structlog_processors(), structlog.processors.JSONRenderer()],
+    ).bind(user_note=f"has {SECRET}")
+
+    def endpoint() -> None:
+        try:
+            raise RuntimeError(f"could not log in as {SECRET}")
+        except RuntimeError as error:
+            log.error("failed", exc_info=True)
+            log.error("failed", exc_info=error)
+            log.error("failed", exc_info=(RuntimeError, error, None))
+        log.error("failed", exc_info=True)
+
+    answer = call(app_that(endpoint), "/", method="GET", chunks=[b""])
+    log.info(f"injected\n{SECRET}", password="correct-horse-battery")
+    *inside, outside = map(json.loads, stream.getvalue().splitlines())
+    assert SECRET not in stream.getvalue()
+    assert "correct-horse-battery" not in stream.getvalue()
+    assert {event["request_id"] for event in inside} == {answer.headers["x-request-id"]}
+    assert ["RuntimeError" in event["exception"] for event in inside] == [True, True, True, False]
+    assert "request_id" not in outside
+
+
+def test_structlog_writes_nothing_of_what_cannot_be_redacted() -> None:
+    """Whoever logs gets no exception."""
+
+    class Hostile(Redactor):
+        def data(self, data: Any) -> Any:
+            raise RuntimeError
+
+    redact, _ = structlog_processors(Hostile())
+    assert SECRET not in str(redact(None, "info", {"event": SECRET}))
+
+
+def test_a_trace_of_opentelemetry_is_on_log_records(written: io.StringIO) -> None:
+    """Of the span that is active where it is logged."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.trace import TracerProvider
+
+    redact_logs()
+    with TracerProvider().get_tracer("test").start_as_current_span("work") as span:
+        logging.getLogger("app").info("traced")
+    assert written.getvalue() == f"|{span.get_span_context().trace_id:032x}|app|traced\n"
+
+
+def test_without_opentelemetry_there_are_no_traces(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is not imported for it."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
+    redact_logs()
+    logging.getLogger("app").info("untraced")
+    assert written.getvalue() == "||app|untraced\n"
+
+
+def test_what_is_no_redactor_is_refused() -> None:
+    """When it is set up."""
+    for use in (redact_logs, structlog_processors):
+        with pytest.raises(ConfigurationError):
+            use(cast("Any", "secrets"))
