@@ -39,6 +39,13 @@ CASES = [
     "the 61st request of a minute",
     "a crash inside the model",
 ]
+INCIDENT = [
+    "an attack on the model is noticed, and somebody is told",
+    "the attacker is locked out on the command line",
+    "the audit log has it all, and holds",
+    "a report of the log, as one page",
+    "one record of the log changed by hand",
+]
 STARTS = [
     "a start with another key for the model",
     "a start with one byte of the model changed",
@@ -54,8 +61,8 @@ def test_demo_ends_well() -> None:
     """Every case goes as it should, within 100 columns, and no secret is printed."""
     with program("-m", "examples.demo") as demo:
         assert demo.process.wait(60) == 0, demo.output
-        assert verdicts(demo.output) == [(title, "as it should be") for title in CASES + STARTS]
-        assert f"All {len(CASES + STARTS)} cases went as they should" in demo.output
+        assert verdicts(demo.output) == [(title, "as it should be") for title in CASES + INCIDENT + STARTS]
+        assert f"All {len(CASES + INCIDENT + STARTS)} cases went as they should" in demo.output
         assert max(map(len, demo.output.splitlines())) <= 100
         assert "mlg_" not in demo.output
         wait_until(lambda: not demo.has_children)  # what it had started may take a moment to be gone
@@ -114,9 +121,9 @@ def test_demo_fails_on_a_service_without_guards(capsys: pytest.CaptureFixture[st
     """Each case is found wrong on an unguarded service, and the exit code says so."""
     assert main([], app="tests.test_demo:unguarded") == 1
     output = capsys.readouterr().out
-    assert verdicts(output) == [(title, "WRONG") for title in CASES + STARTS]
+    assert verdicts(output) == [(title, "WRONG") for title in CASES + INCIDENT + STARTS]
     wrong = wrong_cases(output)
-    assert list(wrong) == CASES + STARTS
+    assert list(wrong) == CASES + INCIDENT + STARTS
     assert {wrong[title] for title in STARTS} == {"the service has started all the same"}
     assert wrong["no key"] == "expected status 401, got 200"
     assert wrong["the 61st request of a minute"] == "of 61 requests 61 were accepted, not 60"

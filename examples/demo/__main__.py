@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from examples.demo import report
 from examples.demo.credentials import generated
+from examples.demo.incident import play_incident
 from examples.demo.process import StartError, running
 from examples.demo.starts import try_starts
 from examples.demo.verdict import play
@@ -28,9 +30,10 @@ def main(arguments: Sequence[str] | None = None, *, app: str = SERVICE) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description="A guarded model service.")
     parser.add_argument("--serve", action="store_true", help="keep the service running, and print curl lines for it")
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; default: any that is free")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="leave the page about the session there")
     options = parser.parse_args(arguments)
     try:
-        return serve(app, options.port) if options.serve else demonstrate(app, options.port)
+        return serve(app, options.port) if options.serve else demonstrate(app, options.port, options.report)
     except StartError as error:
         print(error, file=sys.stderr)
         return 1
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, *, app: str = SERVICE) -> int:
         return 130
 
 
-def demonstrate(app: str, port: int) -> int:
+def demonstrate(app: str, port: int, page: Path | None = None) -> int:
     """Play the session against the service, and print it."""
     outcomes = []
     print("Making keys, training, signing and encrypting the model, and starting the service ...\n", flush=True)
@@ -46,7 +49,8 @@ def demonstrate(app: str, port: int) -> int:
         environment = {**keys.environment, "MLGUARD_ENV": "production"}
         with running(app, environment, port=port) as service:
             start = time.monotonic()
-            session = chain(play(service, keys), try_starts(app, environment, keys))
+            incident = play_incident(service, keys, report=page)
+            session = chain(play(service, keys), incident, try_starts(app, environment, keys))
             for number, outcome in enumerate(session, start=1):
                 report.print_outcome(number, outcome)
                 outcomes.append(outcome)

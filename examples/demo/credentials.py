@@ -1,10 +1,7 @@
 """Keys, a password and a model made for one run. The service gets digests and a hash, the callers get the secrets."""
 
 import asyncio
-import os
 import secrets
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +11,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from examples.demo.release import release
+from examples.demo.command_line import output_of
+from examples.demo.redis import running_redis
+from examples.demo.release import measure_usual, release
 from mlguard import APIKey, ModelStore, Passwords
+
+#: What the service reads from a directory, beside the hash of a password.
+_SECRETS = ("partner", "token", "model-key", "input-key", "monitor-key", "MLGUARD_AUDIT_KEY")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Credentials:
         carol: May predict, and has not called yet.
         erin: May predict, until her key is revoked.
         frank: May predict, twice a minute: his key carries a limit of its own.
+        mallory: May predict, and wants the model.
         dora: The password of somebody who logs in.
         partner: Shared with the service, to sign requests.
         stranger: A key that the service never heard of.
@@ -41,6 +44,7 @@ class Credentials:
     carol: str = field(repr=False)
     erin: str = field(repr=False)
     frank: str = field(repr=False)
+    mallory: str = field(repr=False)
     dora: str = field(repr=False)
     partner: str = field(repr=False)
     stranger: str = field(repr=False)
@@ -51,36 +55,53 @@ class Credentials:
     @property
     def secrets(self) -> tuple[str, ...]:
         """All that must never be read in an answer or a log."""
-        keys = (self.alice, self.bob, self.carol, self.erin, self.frank, self.stranger)
+        keys = (self.alice, self.bob, self.carol, self.erin, self.frank, self.mallory, self.stranger)
         kept = (path.read_text().strip() for path in (self.folder / "secrets").iterdir())
         return (*keys, self.dora, self.partner, *kept, *self.tokens)
 
+    @property
+    def audit(self) -> Path:
+        """The folder of the audit log."""
+        return self.folder / "audit"
+
     def revoke(self, caller: str) -> None:
         """Take back somebody's keys, on the command line, while the service runs."""
-        _mlguard("keys", "revoke", caller, **self.environment)
+        output_of("keys", "revoke", caller, environment=self.environment)
 
 
 @contextmanager
 def generated() -> Iterator[Credentials]:
     """Fresh ones. Their folder is there until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="mlguard-demo-keys-") as name:
+    with tempfile.TemporaryDirectory(prefix="mlguard-demo-keys-") as name, running_redis(Path(name)) as redis:
         folder = Path(name)
         file = {"MLGUARD_API_KEYS_FILE": str(folder / "keys.json")}
-        password, partner, token, model = (secrets.token_urlsafe(32) for _ in range(4))
-        kept = {"partner": partner, "token": token, "model-key": model, "dora": asyncio.run(Passwords().hash(password))}
-        (folder / "secrets").mkdir(mode=0o700)
-        for secret, value in kept.items():
+        password = secrets.token_urlsafe(32)
+        kept = {secret: secrets.token_urlsafe(32) for secret in _SECRETS}
+        for place in ("secrets", "audit"):
+            (folder / place).mkdir(mode=0o700)
+        for secret, value in {**kept, "dora": asyncio.run(Passwords().hash(password))}.items():
             (folder / "secrets" / secret).write_text(f"{value}\n")
+
+        def key(name: str, *options: str) -> str:
+            return output_of("keys", "new", name, *options, environment=file)
+
         yield Credentials(
-            alice=_mlguard("keys", "new", "alice", "--scope", "predict", **file),
-            bob=_mlguard("keys", "new", "bob", **file),
-            carol=_mlguard("keys", "new", "carol", "--scope", "predict", **file),
-            erin=_mlguard("keys", "new", "erin", "--scope", "predict", **file),
-            frank=_mlguard("keys", "new", "frank", "--scope", "predict", "--limit", "2/minute", **file),
+            alice=key("alice", "--scope", "predict"),
+            bob=key("bob"),
+            carol=key("carol", "--scope", "predict"),
+            erin=key("erin", "--scope", "predict"),
+            frank=key("frank", "--scope", "predict", "--limit", "2/minute"),
+            mallory=key("mallory", "--scope", "predict"),
             dora=password,
-            partner=partner,
+            partner=kept["partner"],
             stranger=APIKey.generate("stranger", scopes={"predict"})[1],
-            environment={**file, "MLGUARD_SECRETS": f"dir://{folder / 'secrets'}", **_released(folder, model)},
+            environment={
+                **file,
+                "MLGUARD_SECRETS": f"dir://{folder / 'secrets'}",
+                "MLGUARD_STORE_URL": redis,
+                "MLGUARD_AUDIT_LOG": str(folder / "audit"),
+                **_released(folder, kept["model-key"]),
+            },
             folder=folder,
         )
 
@@ -91,21 +112,6 @@ def _released(folder: Path, secret: str) -> dict[str, str]:
     signer.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     store = ModelStore(folder / "models", key=signer, signing_key=key, encryption_key=secret)
     release(store)
-    return {"MODEL_STORE": str(store.root), "MODEL_SIGNER": str(signer)}
-
-
-def _mlguard(*arguments: str, **environment: str) -> str:
-    """What the command line prints."""
-    command = [sys.executable, "-m", "mlguard", *arguments]
-    with subprocess.Popen(  # noqa: S603  # our own command
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            printed, notices = process.communicate()
-        except BaseException:  # an interrupt must not leave it behind
-            process.kill()
-            process.wait()
-            raise
-    if process.returncode:
-        raise RuntimeError(f"mlguard {arguments[0]} {arguments[1]}: {notices}")
-    return printed.strip()
+    usual = folder / "usual-queries.json"
+    measure_usual(usual, key)
+    return {"MODEL_STORE": str(store.root), "MODEL_SIGNER": str(signer), "USUAL_QUERIES": str(usual)}

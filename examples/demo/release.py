@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 
 import joblib
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from examples.demo.model import NAME, train
-from mlguard import ModelStore, ModelVersion
+from examples.demo.model import NAME, train, usual_images
+from mlguard import ModelStore, ModelVersion, QueryMonitor, sign_model
 
 
 def release(store: ModelStore) -> ModelVersion:
@@ -28,6 +29,18 @@ def release(store: ModelStore) -> ModelVersion:
     return store.promote(NAME, saved.version)
 
 
+def measure_usual(file: Path, key: Path | EllipticCurvePrivateKey) -> None:
+    """Write down what usual queries are like, signed as the model is: whoever could change it could hide.
+
+    Args:
+        file: Where to.
+        key: Signs it.
+    """
+    images = usual_images()
+    QueryMonitor.calibrate(images, scores=train().predict_proba(images), same_units=True).save(file)
+    sign_model(file, key)
+
+
 def main() -> None:
     """Release from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,6 +51,7 @@ def main() -> None:
     released = release(
         ModelStore(options.store, key=options.verify_key, signing_key=options.signing_key, encryption_key=secret)
     )
+    measure_usual(options.store.with_name("usual-queries.json"), options.signing_key)
     print(f"{released.name} {released.version}, digest {released.digest}")
 
 

@@ -19,7 +19,8 @@ def print_outcome(number: int, outcome: Outcome) -> None:
     """One case."""
     verdict = "WRONG" if outcome.wrong else "as it should be"
     print(f"{number:2}  {outcome.title:{_WIDTH - 5 - len(verdict)}} {verdict}")
-    _print_part("caller", "no answer" if outcome.answer is None else _seen(outcome.answer))
+    if outcome.asked:
+        _print_part("caller", "no answer" if outcome.answer is None else _seen(outcome.answer))
     _print_part("log", _shortened(outcome.log) or "nothing")
     if outcome.wrong:
         _print_part("wrong", outcome.wrong)
@@ -80,7 +81,7 @@ def _shortened(log: str) -> str:
     """A traceback without its middle."""
     lines = log.splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
-    if not frames:
+    if not frames or "Traceback" not in log:
         return log
     message = next(line for line in lines[frames[-1] :] if not line.startswith("  "))
     return "\n".join([*lines[: frames[0]], f"... {len(frames)} lines ...", message])

@@ -35,12 +35,14 @@ class Outcome:
         answer: What the caller saw, if anything.
         log: What the operator's log holds about it.
         wrong: What went otherwise than it should; empty if nothing did.
+        asked: Whether somebody called.
     """
 
     title: str
     answer: httpx.Response | None = None
     log: str = ""
     wrong: str = ""
+    asked: bool = True
 
 
 def play(service: Service, keys: Credentials) -> Iterator[Outcome]:

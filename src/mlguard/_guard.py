@@ -160,9 +160,9 @@ class RequestMemory:
     """
 
     __slots__ = (
-        "admits", "admitted", "answered", "at_end", "body", "budget_left", "decisions", "headers", "inference_call",
-        "judged_headers", "label_only", "plan", "readers", "recorders", "refusal", "refused_with", "request_id",
-        "routed_scope", "task", "timings", "watchers",
+        "admits", "admitted", "answered", "at_end", "blocked", "body", "budget_left", "decisions", "headers",
+        "inference_call", "judged_headers", "label_only", "plan", "readers", "recorders", "refusal", "refused_with",
+        "request_id", "routed_scope", "task", "timings", "watchers",
     )  # fmt: skip
 
     _KEY = "mlguard"
@@ -192,6 +192,8 @@ class RequestMemory:
         self.timings: dict[Guard, int] | None = None
         #: Called with each guard that has read the body and with what it lets through, before the endpoint gets it.
         self.readers: tuple[Callable[[Guard, Any], None], ...] = ()
+        #: Who was proved to be calling, and is locked out.
+        self.blocked: Principal | None = None
         #: What records this request already.
         self.recorders: tuple[object, ...] = ()
         #: The refusal that was made an answer of, by ``mlguard.problems``.
@@ -264,7 +266,11 @@ class RequestMemory:
     def _admitted(self, decision: Any) -> Any:
         """The decision, unless it says that somebody is calling who is blocked."""
         if self.admits is not None and isinstance(decision, Principal):
-            self.admits(decision)
+            try:
+                self.admits(decision)
+            except Exception:
+                self.blocked = decision
+                raise
         return decision
 
     async def note_reading(self, guard: Guard, reading: Awaitable[T]) -> T:

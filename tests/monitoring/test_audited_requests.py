@@ -31,6 +31,7 @@ from mlguard import (
     ClientAddress,
     ConfigurationError,
     Features,
+    Lockdown,
     MemoryStore,
     ModelStore,
     QueryBudget,
@@ -996,3 +997,24 @@ def test_a_log_that_cannot_be_written_at_the_end_stops_no_shutdown(caplog: pytes
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
+
+
+def test_who_is_locked_out_is_in_the_record() -> None:
+    """With the name that was proved, and the rule; nothing was charged."""
+    service = Service()
+    lockdown = Lockdown(store=MemoryStore())
+    lockdown.install(service.app)
+
+    async def ask_blocked() -> int:
+        await lockdown.block_principal("alice", by="tests")
+        try:
+            headers = [JSON, (b"x-api-key", service.secret.encode())]
+            return (await acall(service.app, "/predict/iris", headers=headers, chunks=[BODY])).status
+        finally:
+            lockdown.stop()
+
+    assert asyncio.run(ask_blocked()) == 403
+    record = service.log.last
+    assert record["principal"] == {"method": "api-key", "issuer": "", "id": "alice"}
+    assert (record["status"], record["refused_by"], record["rule"]) == (403, "APIKeyAuth", "blocked")
+    assert record["budget_left"] == {}

@@ -427,6 +427,8 @@ class _Exchange:
             if isinstance(decision, Principal):
                 record.principal = decision
                 break
+        else:
+            record.principal = memory.blocked
         record.budget_left = memory.budget_left
         if status is None or status >= 400:
             self._note_refusal(status)

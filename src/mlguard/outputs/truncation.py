@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, Unpack, overload
 
@@ -17,7 +18,7 @@ from mlguard.outputs._paths import EVERY, Walk, spell, steps_of
 from mlguard.outputs.digits import Digits
 from mlguard.outputs.open_inference_answers import OpenInferenceAnswer
 from mlguard.outputs.policy import BinsAs, OutputPolicy, policy_of
-from mlguard.outputs.rounding import FloatArray
+from mlguard.outputs.rounding import FEW, FloatArray
 from mlguard.outputs.scores import Labels, Scores, label_names
 
 P = ParamSpec("P")
@@ -276,7 +277,10 @@ class Truncation:
     def _show(self, watchers: Sequence[Watcher], value: Any) -> None:
         """Show the scores to those who watch. What goes wrong with one of them does not keep back the answer."""
         scores = self.scores.raw(value)
-        if scores is None or not np.isfinite(scores).all():  # which does not leave
+        if scores is None:
+            return
+        finite = all(map(math.isfinite, scores.ravel().tolist())) if scores.size <= FEW else np.isfinite(scores).all()
+        if not finite:  # which does not leave
             return
         scores = scores.view()
         scores.flags.writeable = False
