@@ -22,6 +22,8 @@ Labels = Sequence[str] | Sequence[int] | NDArray[Any]
 #: Entries of a table of all that a ranking may hold.
 _LARGEST_TABLE = 1 << 16
 
+_NUMBERS = frozenset({float, int})
+
 #: How far beyond 0 and 1 a score may be that has to be a probability: softmax in float32 is off by less.
 _TOLERANCE = 1e-6
 
@@ -330,6 +332,8 @@ def _is_row(value: Any) -> bool:
 
 def _are_numbers(items: Iterable[Any]) -> bool:
     types: set[type] = set(map(type, items))
+    if types <= _NUMBERS:  # nearly always; to ask an abstract class takes longer than all else here
+        return True
     return bool not in types and all(issubclass(kind, Real | Decimal) for kind in types)
 
 
