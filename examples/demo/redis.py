@@ -47,7 +47,7 @@ def _program() -> str:
     return str(Path(package.origin).parent / "bin" / "redis-server")
 
 
-def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + _SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
