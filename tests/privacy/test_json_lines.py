@@ -63,3 +63,18 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
             list(read_lines(path))
     with pytest.raises(FileNotFoundError):
         list(read_lines(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_takes_the_place_of_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Between the look at a file and its opening somebody puts a pipe there, or a link to another file."""
+    (tmp_path / "file").write_text("{}\n")
+    looked = os.lstat(tmp_path / "file")
+    path = tmp_path / "log.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "file")
+    monkeypatch.setattr(Path, "lstat", lambda _: looked)
+    with pytest.raises(UNREADABLE):
+        list(read_lines(path))
