@@ -1,5 +1,6 @@
 """``mlguard report``, on real files, and with the verification of a real log where there is one."""
 
+import json
 import shutil
 import stat
 from collections.abc import Callable
@@ -104,6 +105,19 @@ def test_a_log_that_was_verified(run: Run, chained: Path, tmp_path: Path, monkey
     assert (code, "set MLGUARD_AUDIT_LOG" in said) == (3, True)
     monkeypatch.setenv("MLGUARD_AUDIT_LOG", str(chained))
     assert run("--output", page) == (0, "", "")
+
+
+def test_a_record_that_was_appended(run: Run, chained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without an end of line is torn to the verification, which then holds: the page does not show it."""
+    (file,) = chained.iterdir()
+    forged = request(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000000Z", route="/forged")
+    with file.open("a") as log:
+        log.write(json.dumps(forged))
+    page = tmp_path / "report.html"
+    monkeypatch.setenv("MLGUARD_AUDIT_KEY", KEY)
+    assert run(chained, "--output", page) == (0, "", "")
+    assert findings(page.read_text("utf-8"))[0] == "The chain holds: 5 records as they were written"
+    assert "/forged" not in page.read_text("utf-8")
 
 
 def test_a_log_that_was_forged(run: Run, chained: Path, tmp_path: Path) -> None:
