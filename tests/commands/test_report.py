@@ -1,6 +1,7 @@
 """``mlguard report``, on real files, and with the verification of a real log where there is one."""
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -58,6 +59,23 @@ def test_a_page_in_a_file(run: Run, folder: Path, tmp_path: Path) -> None:
     assert "3 lines" in heading(page.read_text("utf-8"), "reading")
     assert run(folder, "--output", page, "--title", "November <1>") == (0, "", "")
     assert "<h1>November &lt;1&gt;</h1>" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_no_file_is_not_replaced(run: Run, folder: Path, tmp_path: Path, kind: str) -> None:
+    """A device of the name, such as /dev/null, stays what it is, and the command says what to give."""
+    place = tmp_path / "report.html"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(place)
+    before = place.lstat()
+    code, _, said = run(folder, "--output", place)
+    assert code == 3
+    assert "is a folder, a link or a device: name a file, or leave it out" in said
+    assert os.path.samestat(place.lstat(), before)
 
 
 def test_a_page_on_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

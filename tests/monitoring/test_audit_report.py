@@ -285,6 +285,18 @@ def test_names_that_look_alike_are_told_apart(tmp_path: Path) -> None:
         assert len({spoken(one) for one in named}) == len(named) == len(names)
 
 
+def test_callers_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Where a key and a token have the same id, it is said which of them made most, also in the plots."""
+    key = {"method": "api-key", "issuer": "", "id": "alice"}
+    token = {"method": "jwt", "issuer": "https://id.example", "id": "alice"}
+    bob = {"method": "api-key", "issuer": "", "id": "bob"}
+    page = _page(tmp_path, request(principal=token, rows=9), request(principal=key), request(principal=bob))
+    assert heading(page, "callers") == "alice (jwt of https://id.example) made 82 % of all rows"
+    names = [spoken(one) for one in tree(page).findall(".//section[@id='callers']/figure[1]/ul/li")]
+    assert names == ["alice (jwt of https://id.example)", "alice (api-key)", "bob"]
+    assert "alice (jwt of https://id.example): 9" in spoken(tree(page).find(".//section[@id='callers']/figure[1]"))
+
+
 def test_more_files_than_are_named(tmp_path: Path) -> None:
     """Of many files that cannot be read, some are named and the rest are counted."""
     for number in range(23):
