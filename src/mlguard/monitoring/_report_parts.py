@@ -120,8 +120,9 @@ def numbers_behind(times: Times, series: Sequence[Series], spell: Callable[[floa
 
 def head(content: str, note: str | None = None) -> Html:
     """The first cell of a row."""
-    small = element("span", " ", note, class_="soft") if note else None
-    return element("th", content, small, scope="row")
+    if note is None:
+        return element("th", content, scope="row")
+    return element("th", content, " ", element("span", note, class_="soft"), scope="row")
 
 
 def cell(content: str, kind: str | None = None) -> Html:
