@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlguard.privacy._json_lines import MAX_LINE, UNREADABLE, NotAFileError, read_lines
+from mlguard.privacy._json_lines import MAX_LINE, UNREADABLE, NotAFileError, PackedTooWellError, read_lines
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,19 @@ def test_packed_files_are_unpacked(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(UNREADABLE):
             list(read_lines(path))
+
+
+def test_a_small_file_does_not_keep_its_reader_busy(tmp_path: Path) -> None:
+    """What unpacks to a thousand times its size is read as far as a log could go, and then named."""
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress((b"x" * 9_999 + b"\n") * 2_500))
+    lines = read_lines(path)
+    for _ in range(16_777_216 // 10_000):
+        next(lines)
+    with pytest.raises(PackedTooWellError):
+        list(lines)
+    path.with_suffix("").write_bytes((b"x" * 9_999 + b"\n") * 2_500)
+    assert sum(1 for _ in read_lines(path.with_suffix(""))) == 2_500
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
