@@ -1,5 +1,7 @@
 """``mlguard report``, on real files, and with the verification of a real log where there is one."""
 
+import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -59,6 +61,23 @@ def test_a_page_in_a_file(run: Run, folder: Path, tmp_path: Path) -> None:
     assert "<h1>November &lt;1&gt;</h1>" in page.read_text("utf-8")
 
 
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_no_file_is_not_replaced(run: Run, folder: Path, tmp_path: Path, kind: str) -> None:
+    """A device of the name, such as /dev/null, stays what it is, and the command says what to give."""
+    place = tmp_path / "report.html"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(place)
+    before = place.lstat()
+    code, _, said = run(folder, "--output", place)
+    assert code == 3
+    assert "is a folder, a link or a device: name a file, or leave it out" in said
+    assert os.path.samestat(place.lstat(), before)
+
+
 def test_a_page_on_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """Without a file it goes to standard output, in UTF-8."""
     code = main(["report", str(folder)])
@@ -104,6 +123,19 @@ def test_a_log_that_was_verified(run: Run, chained: Path, tmp_path: Path, monkey
     assert (code, "set MLGUARD_AUDIT_LOG" in said) == (3, True)
     monkeypatch.setenv("MLGUARD_AUDIT_LOG", str(chained))
     assert run("--output", page) == (0, "", "")
+
+
+def test_a_record_that_was_appended(run: Run, chained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without an end of line is torn to the verification, which then holds: the page does not show it."""
+    (file,) = chained.iterdir()
+    forged = request(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000000Z", route="/forged")
+    with file.open("a") as log:
+        log.write(json.dumps(forged))
+    page = tmp_path / "report.html"
+    monkeypatch.setenv("MLGUARD_AUDIT_KEY", KEY)
+    assert run(chained, "--output", page) == (0, "", "")
+    assert findings(page.read_text("utf-8"))[0] == "The chain holds: 5 records as they were written"
+    assert "/forged" not in page.read_text("utf-8")
 
 
 def test_a_log_that_was_forged(run: Run, chained: Path, tmp_path: Path) -> None:

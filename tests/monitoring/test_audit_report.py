@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -271,6 +272,31 @@ def test_records_far_away_are_told(tmp_path: Path) -> None:
     assert not [one for one in tree(page).findall(".//figure") if "2011" in spoken(one)]
 
 
+def test_names_that_look_alike_are_told_apart(tmp_path: Path) -> None:
+    """Who adds a letter without a picture, or a space, to the name of another stands on the page as somebody else."""
+    names = ("alice", "alice\u3164", "alice\ufe0f", "alice ", "\\u{3164}", "\u3164")
+    suspects = [event("query.suspected", principal=one) for one in names]
+    asked = [request(principal={"method": "api-key", "issuer": "", "id": one}) for one in names]
+    page = _page(tmp_path, *suspects, *asked)
+    rows = [spoken(row) for row in tree(page).findall(".//svg/text[@class='row']")]
+    assert {"alice", "alice\\u{3164}", "alice\\u{fe0f}", "alice\\u{20}", "\\u{5c}u{3164}", "\\u{3164}"} <= set(rows)
+    for anchor in ("callers", "suspects"):
+        named = tree(page).findall(f".//section[@id='{anchor}']//tbody//th//bdi")
+        assert len({spoken(one) for one in named}) == len(named) == len(names)
+
+
+def test_callers_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Where a key and a token have the same id, it is said which of them made most, also in the plots."""
+    key = {"method": "api-key", "issuer": "", "id": "alice"}
+    token = {"method": "jwt", "issuer": "https://id.example", "id": "alice"}
+    bob = {"method": "api-key", "issuer": "", "id": "bob"}
+    page = _page(tmp_path, request(principal=token, rows=9), request(principal=key), request(principal=bob))
+    assert heading(page, "callers") == "alice (jwt of https://id.example) made 82 % of all rows"
+    names = [spoken(one) for one in tree(page).findall(".//section[@id='callers']/figure[1]/ul/li")]
+    assert names == ["alice (jwt of https://id.example)", "alice (api-key)", "bob"]
+    assert "alice (jwt of https://id.example): 9" in spoken(tree(page).find(".//section[@id='callers']/figure[1]"))
+
+
 def test_more_files_than_are_named(tmp_path: Path) -> None:
     """Of many files that cannot be read, some are named and the rest are counted."""
     for number in range(23):
@@ -330,6 +356,32 @@ def test_a_file_that_is_slipped_in_is_not_shown(tmp_path: Path) -> None:
     page = audit_report(tmp_path, now=NOW, verification=Verification())
     assert "forged" not in page
     assert "2 files of no chain that was verified: left out." in section(page, "reading")
+
+
+def test_a_line_after_the_verified_ones_is_not_shown(tmp_path: Path) -> None:
+    """A whole record without an end of line is a torn one to a verification: it is not shown as one that holds."""
+    forged = json.dumps(request(principal={"method": "api-key", "issuer": "", "id": "forged"}))
+    path = log_of(tmp_path / "audit-0123456789abcdef-000001.jsonl", [request()] * 5)
+    with path.open("a") as file:
+        file.write(forged)
+    page = audit_report(tmp_path, now=NOW, verification=Verification())
+    assert "forged" not in page
+    told = section(page, "reading")
+    assert "1 line after the last record that was verified, written since or torn: left out." in told
+    assert "5 records" in told
+    found = Verification(is_intact=False, chains=[Chain(problems=["line 3"])])
+    assert "forged" in audit_report(tmp_path, now=NOW, verification=found)
+
+
+def test_a_chain_of_which_nothing_holds_is_not_shown(tmp_path: Path) -> None:
+    """What somebody has made up under another key is told as a problem, and its callers are not."""
+    forged = request(principal={"method": "api-key", "issuer": "", "id": "forged"})
+    log_of(tmp_path / "audit-0123456789abcdef-000001.jsonl", [request()])
+    log_of(tmp_path / "audit-00000000000000aa-000001.jsonl", [forged])
+    made_up = Chain("00000000000000aa", records=0, problems=["chained with another key"])
+    page = audit_report(tmp_path, now=NOW, verification=Verification(is_intact=False, chains=[Chain(), made_up]))
+    assert "forged" not in page
+    assert "chained with another key" in page
 
 
 # Whether it is safe --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -37,7 +38,7 @@ from mlguard import (
 from mlguard._guard import Guard, RequestMemory
 from mlguard._order import once
 from mlguard.monitoring._own_metrics import DURATION, LEFT, Metric
-from mlguard.monitoring._series import MAX_SERIES, label
+from mlguard.monitoring._series import MAX_SERIES, Series, label
 from tests.asgi import Answer, acall, call, make_scope
 from tests.clock import Clock
 from tests.monitoring.notebook import Notebook
@@ -281,7 +282,7 @@ def test_guards_of_the_app_itself_are_counted(error: Exception, rule: str) -> No
 
 
 def test_paths_and_callers_make_no_series() -> None:
-    """10 000 paths and 10 000 callers later there are as many series as before."""
+    """More paths and callers than there could be series make none."""
     notebook = Notebook()
     app = FastAPI()
     limit = RateLimit("1000000/minute", by=lambda conn: conn.headers.get("x-name", ""), store=MemoryStore())
@@ -293,13 +294,13 @@ def test_paths_and_callers_make_no_series() -> None:
     install_metrics(app, to=notebook, timed_per_second=1e6)
 
     async def attack() -> None:
-        for number in range(10_000):
+        for number in range(2 * MAX_SERIES + 400):
             headers = [(b"x-name", b"caller-%d" % number)]
             where = "things" if number % 2 else "nowhere"
             await acall(app, f"/{where}/{number}-%0a%7b%22", method="GET", headers=headers)
 
     asyncio.run(attack())
-    assert notebook.counts == {("RateLimit", "admitted", "", "/things/{name}"): 5_000}
+    assert notebook.counts == {("RateLimit", "admitted", "", "/things/{name}"): MAX_SERIES + 200}
     assert len(notebook.numbers) == 2
 
 
@@ -474,6 +475,67 @@ def test_an_exporter_that_fails_fails_no_request(caplog: pytest.LogCaptureFixtur
     assert call(app, "/missing", method="GET", headers=CREDENTIALS).status == 404
     assert "a request was not measured" in caplog.text
     assert "metrics cannot be shown" in caplog.text
+    call(app, "/missing", method="GET", headers=CREDENTIALS)
+    assert caplog.text.count("a request was not measured") == 1
+
+
+def test_what_goes_on_failing_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that is full with every request does not fill the log too."""
+    from mlguard.monitoring.metrics import _Complaints
+
+    def fail() -> None:
+        raise RuntimeError("the disk is full")
+
+    clock = Clock(0.0)
+    complaints = _Complaints("it fails", clock)
+    for clock.now in (0.0, 1.0, 59.9, 60.0, 61.0):
+        complaints.unless_works(fail)
+    assert [record.getMessage() for record in caplog.records] == ["it fails"] * 2
+
+
+def test_long_values_are_not_kept() -> None:
+    """What a caller has put into a rule is cut before it is remembered; what is the same then is one series."""
+    opened: list[tuple[str, ...]] = []
+
+    def opener(values: tuple[str, ...]) -> Callable[[], None]:
+        opened.append(values)
+        return lambda: None
+
+    series = Series[Callable[[], None]](opener, 1)
+    tracemalloc.start()
+    for number in range(20):
+        series.of(("x" * 200_000 + str(number),))()
+        series.of((f"{number}" + "x" * 200_000,))()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(opened) == 21
+    assert kept < 200_000
+
+
+def test_times_are_taken_only_of_the_sample() -> None:
+    """Guards of a request that is not in the sample do not look at the clock."""
+    taken: list[Any] = []
+
+    class Looks:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            taken.append(RequestMemory.of(scope).timings)
+            await self.app(scope, receive, send)
+
+    app = FastAPI()
+    harden(app)
+
+    @app.get("/x", dependencies=[Depends(RateLimit("9/minute", store=MemoryStore()))])
+    async def endpoint() -> None:
+        """Nothing."""
+
+    app.add_middleware(Looks)
+    install_metrics(app, to=Notebook(), timed_per_second=0.001)
+    for _ in range(3):
+        call(app, "/x", method="GET")
+    assert [timings is None for timings in taken] == [False, True, True]
 
 
 def test_timings_of_somebody_else_stay() -> None:

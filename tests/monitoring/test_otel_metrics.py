@@ -21,6 +21,7 @@ from mlguard import (
     install_metrics,
 )
 from mlguard.monitoring._own_metrics import DURATION
+from mlguard.monitoring._spans import span_marker
 from tests.asgi import acall, call
 from tests.monitoring.notebook import Notebook
 from tests.monitoring.test_watched import Source
@@ -148,7 +149,9 @@ def test_fastapi_metrics_are_not_emitted_again(provider: MeterProvider, reader: 
 def test_what_is_watched_arrives(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
     """Counters and gauges of watched objects are collected under their own names, as they are now."""
     source = Source(
-        Measurement("mlguard_audit_queue", 12), Measurement("mlguard_audit_dropped", 3, {"why": "full"}, "counter")
+        Measurement("mlguard_audit_queue", 12),
+        Measurement("mlguard_audit_age", 7),
+        Measurement("mlguard_audit_dropped", 3, {"why": "full"}, "counter"),
     )
     app = service(provider, watch=[source], every=0.001)
 
@@ -157,7 +160,9 @@ def test_what_is_watched_arrives(provider: MeterProvider, reader: InMemoryMetric
         found = collected(reader)
         assert found["mlguard_audit_queue"][1][()].value == 12
         assert found["mlguard_audit_dropped"][1][(("why", "full"),)].value == 3
-        assert kinds(reader) == {"mlguard_audit_queue": Gauge, "mlguard_audit_dropped": Sum}
+        assert kinds(reader) == {
+            "mlguard_audit_queue": Gauge, "mlguard_audit_age": Gauge, "mlguard_audit_dropped": Sum
+        }  # fmt: skip
         looked = asyncio.Event()
 
         class Last(Source):
@@ -171,7 +176,8 @@ def test_what_is_watched_arrives(provider: MeterProvider, reader: InMemoryMetric
         await asyncio.sleep(0)
         found = collected(reader)
         assert found["mlguard_audit_queue"][1][()].value == 0
-        assert "mlguard_audit_dropped" not in found
+        assert "mlguard_audit_age" not in found
+        assert found["mlguard_audit_dropped"][1][(("why", "full"),)].value == 3
 
     asyncio.run(play())
 
@@ -297,6 +303,15 @@ def test_a_refusal_is_an_event_of_the_span(
     for _ in range(3):
         call(app, "/models/iris", method="GET", headers=CREDENTIALS)
     assert events(spans[1]) == [("mlguard.refused", {"mlguard.guard": "RateLimit", "mlguard.rule": "rate-limited"})]
+
+
+def test_a_rule_in_a_span_is_short_and_printable(spans: tuple[TracerProvider, InMemorySpanExporter]) -> None:
+    """A guard of the app's own may put into its rule what a caller has sent."""
+    with spans[0].get_tracer("test").start_as_current_span("request"):
+        span_marker()(("Leaky", "\n\u202e" + "x" * 1_000_000))
+    ((_, attributes),) = events(spans[1])
+    assert attributes["mlguard.rule"].startswith("\\n\\u202exxx")
+    assert len(attributes["mlguard.rule"]) == 100
 
 
 def test_what_no_guard_has_refused_has_no_event(

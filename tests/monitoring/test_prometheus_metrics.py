@@ -19,6 +19,7 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     ConfigurationError,
+    DenyAddresses,
     Measurement,
     MemoryStore,
     PrometheusMetrics,
@@ -102,11 +103,23 @@ def test_strangers_read_nothing(headers: dict[str, str], status: int) -> None:
     assert b"mlguard_" not in answer.body
 
 
-@pytest.mark.parametrize("wrong", [[], (), [None], [APIKeyAuth(APIKeys([KEY]))], ["metrics"]])
+@pytest.mark.parametrize("wrong", [[], (), [None], [APIKeyAuth(APIKeys([KEY]))], ["metrics"], [Depends()]])
 def test_who_may_read_must_be_said(wrong: Any) -> None:
     """A router for nobody in particular cannot be made."""
     with pytest.raises(ConfigurationError, match="says who may read"):
         PrometheusMetrics().router(dependencies=wrong)
+
+
+def test_a_limit_alone_lets_nobody_read() -> None:
+    """Guards of which none tells who is asking are an error at once; a limit of callers who are known is none."""
+    operator = APIKeyAuth(APIKeys([KEY]))
+    limit = RateLimit("60/minute", store=MemoryStore(), name="scrapes")
+    for strangers in ([Depends(limit)], [Depends(DenyAddresses(["192.0.2.0/24"]))]):
+        with pytest.raises(ConfigurationError, match="none of these guards tells who is asking"):
+            PrometheusMetrics().router(dependencies=strangers)
+    by_operator = RateLimit("60/minute", by=operator, store=MemoryStore(), name="of-operators")
+    for enough in ([Depends(by_operator)], [Depends(limit), Depends(operator)], [Depends(limit), Depends(lambda: 1)]):
+        assert PrometheusMetrics().router(dependencies=enough).routes
 
 
 @pytest.mark.parametrize("wrong", ["metrics", "", "/{path}", None])

@@ -3,6 +3,7 @@
 import unicodedata
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,27 @@ def test_what_is_not_to_be_seen_is_written_out() -> None:
     assert shown("a\x1b[31m\n\u202eb\ud800") == "a\\u{1b}[31m\\u{a}\\u{202e}b\\u{d800}"
     assert shown("é\u0301\u0301\u0301\u0301") == "é\u0301\u0301\\u{301}\\u{301}"
     assert shown("plain") == "plain"
+
+
+@pytest.mark.parametrize("same", ["\u3164", "\ufe0f", "\u115f", "\u034f", "\u2800", "\U000e0100", "\u17b4", "\uffa0"])
+def test_letters_without_a_picture_are_written_out(same: str) -> None:
+    """Nobody is called as another is, but for a letter that is not to be seen."""
+    assert shown(f"al{same}ice") == f"al\\u{{{ord(same):x}}}ice"
+
+
+def test_spaces_that_a_browser_leaves_out_are_written_out() -> None:
+    """At the ends, and beside another one; between words they are spaces."""
+    assert shown("alice ") == "alice\\u{20}"
+    assert shown(" alice") == "\\u{20}alice"
+    assert shown("a   b") == "a \\u{20}\\u{20}b"
+    assert shown("a b") == "a b"
+    assert shown(" ") == "\\u{20}"
+
+
+def test_what_was_not_written_out_does_not_look_so() -> None:
+    """A name with a backslash is another one than a name with what it spells."""
+    assert shown("\\u{202e}") == "\\u{5c}u{202e}"
+    assert shown("DOMAIN\\user") == "DOMAIN\\user"
 
 
 def test_a_long_text_is_cut() -> None:

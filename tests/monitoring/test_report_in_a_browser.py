@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import Request as Asked
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from mlguard import audit_report
 from tests.browser import CHROMIUM, Page, browsing
-from tests.monitoring.audit_pages import NOW, log_of
+from tests.monitoring.audit_pages import NOW, log_of, request
 from tests.monitoring.audit_week import week, write
 from tests.monitoring.test_audit_report import everywhere
 from tests.servers import serving
@@ -43,9 +43,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     write(folder / "week", week(density=0.1))
     log_of(folder / "hostile.jsonl", everywhere(_HOSTILE))
     log_of(folder / "empty.jsonl", [])
+    issuer = "https://login.example.com/realms/production/"
+    token = {"method": "jwt", "issuer": issuer, "id": "service-account-of-payments"}
+    log_of(folder / "tokens.jsonl", [request(principal=token), request()])
 
-    async def report(request: Request) -> Response:
-        return HTMLResponse(audit_report(folder / request.path_params["log"], now=NOW))
+    async def report(asked: Asked) -> Response:
+        return HTMLResponse(audit_report(folder / asked.path_params["log"], now=NOW))
 
     app = Starlette(routes=[Route("/{log}", report)])
     with serving(app) as url, browsing({}) as browser:
@@ -82,6 +85,14 @@ def test_plots_are_drawn(page: _Reports) -> None:
     assert shown.evaluate("getComputedStyle(document.body).maxWidth") == "960px"
     assert shown.text("h1") == "What happened"
     assert (shown.errors, shown.strays) == ([], [])
+
+
+def test_long_issuers_leave_room_for_numbers(page: _Reports) -> None:
+    """The table of principals fits into a window of a desk, whoever vouches for them."""
+    shown = page.open("tokens.jsonl")
+    wide = "[...document.querySelectorAll('#callers > .scroll')].map(e => [e.scrollWidth, e.clientWidth])"
+    ((content, window),) = shown.evaluate(wide)
+    assert content == window > 500
 
 
 @pytest.mark.parametrize("log", ["week", "hostile.jsonl", "empty.jsonl"])

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlguard import ConfigurationError
+from mlguard import ConfigurationError, audit_report
 from mlguard.monitoring._report_reading import (
     Reading,
     amount,
@@ -60,6 +61,13 @@ def test_a_time_that_cannot_be_is_counted(tmp_path: Path, time: object) -> None:
     reading, told = _read(log_of(tmp_path / "a.jsonl", [{**request(), "time": time}]))
     assert told == []
     assert (reading.broken, reading.untimed) == (0, 1)
+
+
+def test_a_clock_of_the_year_9999_makes_a_page(tmp_path: Path) -> None:
+    """Where the clock of who reads is wrong too, a record of that year is counted, and is in no picture."""
+    far = datetime(9999, 12, 31, 23, tzinfo=UTC)
+    log = log_of(tmp_path / "a.jsonl", [request(), request(time="9999-12-31T22:00:00Z")])
+    assert "1 record without a time" in audit_report(log, now=far)
 
 
 def test_only_the_time_that_is_asked_for(tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ def test_events_are_told() -> None:
     assert (group_of("never.heard.of"), group_of("nodot"), group_of("login.refused")) == ("others", "others", "logins")
 
 
+def test_a_fact_is_one_fact() -> None:
+    """A value that holds what looks like another fact stands in quotes."""
+    totals = _counted((_START, event("key.revoked", key='x", by=operator', n=1, why="a, b")))
+    assert totals.told("keys and tokens")[0][2] == 'key="x"", by=operator", n=1, why="a, b"'
+
+
 def test_suspects_are_named_by_their_facts() -> None:
     """By principal, or by what else says who; what is sealed by its key."""
     totals = _counted(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlguard.privacy._json_lines import MAX_LINE, UNREADABLE, NotAFileError, read_lines
+from mlguard.privacy._json_lines import MAX_LINE, UNREADABLE, NotAFileError, PackedTooWellError, read_lines
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,19 @@ def test_packed_files_are_unpacked(tmp_path: Path) -> None:
             list(read_lines(path))
 
 
+def test_a_small_file_does_not_keep_its_reader_busy(tmp_path: Path) -> None:
+    """What unpacks to a thousand times its size is read as far as a log could go, and then named."""
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress((b"x" * 9_999 + b"\n") * 2_500))
+    lines = read_lines(path)
+    for _ in range(16_777_216 // 10_000):
+        next(lines)
+    with pytest.raises(PackedTooWellError):
+        list(lines)
+    path.with_suffix("").write_bytes((b"x" * 9_999 + b"\n") * 2_500)
+    assert sum(1 for _ in read_lines(path.with_suffix(""))) == 2_500
+
+
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     """A pipe would keep us waiting for ever, a link may lead anywhere."""
     pipe, link = tmp_path / "pipe", tmp_path / "link"
@@ -63,3 +76,18 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
             list(read_lines(path))
     with pytest.raises(FileNotFoundError):
         list(read_lines(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_takes_the_place_of_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Between the look at a file and its opening somebody puts a pipe there, or a link to another file."""
+    (tmp_path / "file").write_text("{}\n")
+    looked = os.lstat(tmp_path / "file")
+    path = tmp_path / "log.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "file")
+    monkeypatch.setattr(Path, "lstat", lambda _: looked)
+    with pytest.raises(UNREADABLE):
+        list(read_lines(path))

@@ -6,7 +6,9 @@ is made for its owner only, as the log is.
 """
 
 import argparse
+import os
 import re
+import stat
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +48,8 @@ def _run(options: argparse.Namespace) -> int:
     options.logs = options.logs or [load_settings().audit_log]
     if not all(options.logs):
         raise ConfigurationError("name the audit log, or set MLGUARD_AUDIT_LOG to its folder")
+    if options.output is not None:
+        _check_place(Path(options.output))
     verification = _verified(options)
     page = audit_report(
         options.logs, verification=verification, since=options.since, until=options.until, title=options.title
@@ -58,6 +62,23 @@ def _run(options: argparse.Namespace) -> int:
         sys.stderr.write("mlguard: the audit log is NOT INTACT; see the page, and mlguard audit-log verify\n")
         return NO
     return YES
+
+
+def _check_place(path: Path) -> None:
+    """Whether a file can be put there: it would take the place of whatever there is, of a device too.
+
+    Raises:
+        ConfigurationError: There is something else than a file.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(
+            f"--output {os.fspath(path)!r} is a folder, a link or a device: name a file, or leave it out for standard "
+            "output"
+        )
 
 
 def _verified(options: argparse.Namespace) -> Verified | None:

@@ -113,11 +113,15 @@ class Judged:
         route = _template(memory.routed_scope or scope)
         for guard, rule in decisions_of(memory):
             self._decisions.of((guard, _REFUSED if rule else _ADMITTED, rule, route))()
-        if self._is_timed():
-            for timed, nanoseconds in list((memory.timings or {}).items()):
+        if memory.timings is not None and self._is_timed():
+            for timed, nanoseconds in list(memory.timings.items()):
                 self._durations.of((type(timed).__name__,))(nanoseconds / 1e9)
             for limit, share in shares_left(memory):
                 self._left.of((type(limit).__name__, getattr(limit, "name", "")))(share)
+
+    def wants_times(self) -> bool:
+        """Whether a request that begins now should be timed. Taking the time costs something too."""
+        return self._clock() >= self._next
 
     def _is_timed(self) -> bool:
         now = self._clock()

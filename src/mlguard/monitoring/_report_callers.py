@@ -1,6 +1,8 @@
 """Who asks how much, and what is refused."""
 
 import itertools
+from collections import Counter
+from functools import partial
 
 from mlguard.monitoring._report_html import Html, element, joined, name_of
 from mlguard.monitoring._report_numbers import DASH, of_all, percent, round_ticks, short, things, whole
@@ -65,7 +67,7 @@ def _concentration(totals: Totals) -> tuple[str, bool]:
         return words("All ", what, " were made by one principal: ", caller_html(first)), False
     if entry.weight >= _MAJORITY * sketch.total:
         share = of_all(entry.weight, sketch.total)
-        return words(caller_html(first), f" made {share} of all {what}"), first is not None
+        return words(caller_html(first, _namesakes(totals)), f" made {share} of all {what}"), first is not None
     made, few = 0, 0
     for few, (_, one) in enumerate(ranked, 1):
         made += one.weight
@@ -85,7 +87,8 @@ def _over_time(totals: Totals, what: str) -> Html:
     sketch = totals.by_rows if what == "rows" else totals.by_requests
     times = times_of(totals)
     sums = [getattr(totals.slots[n], what) if n in totals.slots else 0 for n in times.numbers]
-    series = top_series(sketch, times.numbers, sums, caller_name, _in_the_plots(totals))
+    spell = partial(caller_name, namesakes=_namesakes(totals))
+    series = top_series(sketch, times.numbers, sums, spell, _in_the_plots(totals))
     most, when = peak(totals, sums)
     caption = "Rows that were answered, by principal" if what == "rows" else "Requests, refused ones too, by principal"
     label = f"{caption}, over time. The most, {whole(most)}, were on {when} UTC."
@@ -95,6 +98,13 @@ def _over_time(totals: Totals, what: str) -> Html:
         legend(series),
         numbers_behind(times, series, spell_whole, caption),
     )
+
+
+def _namesakes(totals: Totals) -> frozenset[str]:
+    """Ids that several callers have: the key "alice" and a token of "alice" are not the same."""
+    known = {caller for sketch in (totals.by_rows, totals.by_requests) for caller in sketch.entries}
+    times = Counter(caller[2] for caller in known if caller is not None)
+    return frozenset(identity for identity, callers in times.items() if callers > 1)
 
 
 def _in_the_plots(totals: Totals) -> list[Caller]:

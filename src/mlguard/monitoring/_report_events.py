@@ -56,7 +56,7 @@ def suspects(totals: Totals) -> Section:
         return Section("suspects", topic, "Nobody was suspected", body)
     times = times_of(totals)
     series = [
-        Series(shown(who) or _UNNAMED, [entry.series.get(n, 0) for n in times.numbers], 3)
+        Series(who or _UNNAMED, [entry.series.get(n, 0) for n in times.numbers], 3, is_ours=not who)
         for who, entry in ranked[:_IN_A_PLOT]
     ]
     rows = [
@@ -203,6 +203,9 @@ def reading(found: Reading, totals: Totals) -> Section:
         facts.append(f"{things(found.outside, 'record')} before or after the time that was asked for.")
     if found.unproved:
         facts.append(f"{things(found.unproved, 'file')} of no chain that was verified: left out.")
+    if found.unproved_lines:
+        later = things(found.unproved_lines, "line")
+        facts.append(f"{later} after the last record that was verified, written since or torn: left out.")
     if totals.far:
         facts.append(f"{things(totals.far, 'record')} so far from all others in time that no picture shows them.")
     items = [element("li", fact) for fact in facts]

@@ -1,6 +1,6 @@
 """What the sections of a report are made of."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -120,8 +120,9 @@ def numbers_behind(times: Times, series: Sequence[Series], spell: Callable[[floa
 
 def head(content: str, note: str | None = None) -> Html:
     """The first cell of a row."""
-    small = element("span", " ", note, class_="soft") if note else None
-    return element("th", content, small, scope="row")
+    if note is None:
+        return element("th", content, scope="row")
+    return element("th", content, " ", element("span", note, class_="soft"), scope="row")
 
 
 def cell(content: str, kind: str | None = None) -> Html:
@@ -159,16 +160,25 @@ def words(*parts: str) -> Html:
     return joined(parts)
 
 
-def caller_name(caller: Caller) -> tuple[str, Html | None]:
-    """A caller, in a text and in HTML. None: it has no name, and is called by ours."""
+def caller_name(caller: Caller, namesakes: Container[str] = ()) -> tuple[str, Html | None]:
+    """A caller, in a text and in HTML. None: it has no name, and is called by ours.
+
+    Args:
+        caller: Who.
+        namesakes: Ids that several callers have: with these it is said who vouches for them.
+    """
     if caller is None:
         return NOBODY, None
-    return caller[2], name_of(caller[2])
+    method, issuer, identity = caller
+    if identity not in namesakes:
+        return identity, name_of(identity)
+    told = f"{identity} ({method} of {issuer})" if issuer else f"{identity} ({method})"
+    return told, joined([name_of(identity), " (", proof(caller), ")"])
 
 
-def caller_html(caller: Caller) -> Html:
+def caller_html(caller: Caller, namesakes: Container[str] = ()) -> Html:
     """A caller in a sentence."""
-    told, html = caller_name(caller)
+    told, html = caller_name(caller, namesakes)
     return html if html is not None else joined([told])
 
 

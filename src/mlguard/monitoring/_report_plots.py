@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlguard.monitoring._report_html import Html, element, isolated, joined
+from mlguard.monitoring._report_html import Html, element, isolated, joined, shown
 from mlguard.monitoring._report_numbers import stretch, time_ticks
 
 COLOURS = 7  # of series; the one after is for the rest
@@ -152,7 +152,7 @@ def dots(times: Times, rows: Sequence[Series], label: str) -> Html:
                 radius = min(4 + value**0.4, 10)
                 share = f"{100 * (index + 0.5) / len(times.numbers):.2f}%"
                 parts.append(element("circle", told, cx=share, cy=middle, r=radius, class_=f"dot c{row.colour}"))
-        parts.append(element("text", row.name, x="0", y=middle - 7, class_="row"))
+        parts.append(element("text", row.name if row.is_ours else shown(row.name), x="0", y=middle - 7, class_="row"))
     parts += _time_labels(times, height + _FOOT)
     inner = _canvas(joined(parts), height + _FOOT + 6)
     return element("div", inner, class_="chart wide", role="img", aria_label=label)

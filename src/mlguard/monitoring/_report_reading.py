@@ -4,10 +4,11 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mlguard.errors import ConfigurationError
@@ -21,6 +22,7 @@ _LONGEST = 200  # characters of a name by which things are counted
 _KEPT = 40  # of one that is longer, with a digest of all of it
 _LONGEST_TIME = 40
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC).timestamp()  # whatever the clock of who reads says
 _A_DAY = 86_400.0
 _LARGEST = 2**53
 
@@ -36,6 +38,7 @@ class Reading:
         untimed: Records without a time, or with one that cannot be: before 2000, or in the future.
         outside: Records before or after what was asked for.
         unproved: Files that belong to no chain that was verified, and so were not read.
+        unproved_lines: Lines after those of a chain that was verified: written since, or torn.
         unreadable: Names of files that could not be read to their end, the first ones.
         more_unreadable: How many more there are.
     """
@@ -46,24 +49,46 @@ class Reading:
     untimed: int = 0
     outside: int = 0
     unproved: int = 0
+    unproved_lines: int = 0
     unreadable: list[str] = field(default_factory=list)
     more_unreadable: int = 0
 
     def records(
-        self, files: Iterable[Path], *, since: float, until: float, now: float
+        self,
+        files: Iterable[Path],
+        *,
+        since: float,
+        until: float,
+        now: float,
+        proved: Mapping[str, float] = MappingProxyType({}),
     ) -> Iterator[tuple[float, str, Record]]:
-        """The records of files: time in seconds since 1970, event, record."""
+        """The records of files: time in seconds since 1970, event, record.
+
+        Args:
+            files: Those of one chain in their order.
+            since: Not before.
+            until: Before when.
+            now: The present.
+            proved: How many lines of a chain were verified. Those after them are left out.
+        """
+        left = dict(proved)
         for path in files:
             self.files += 1
+            chain = chain_of(path) or ""
             try:
                 for _, record in read_lines(path):
                     self.lines += 1
+                    if chain in left:
+                        left[chain] -= 1
+                        if left[chain] < 0:
+                            self.unproved_lines += 1
+                            continue
                     event = record.get("event") if record is not None else None
                     if record is None or not isinstance(event, str) or record.get("v", _VERSION) != _VERSION:
                         self.broken += 1
                         continue
                     at = moment(record.get("time"))
-                    if at is None or not _EARLIEST <= at <= now + _A_DAY:
+                    if at is None or not _EARLIEST <= at <= min(now + _A_DAY, _LATEST):
                         self.untimed += 1
                     elif not since <= at < until:
                         self.outside += 1

@@ -48,6 +48,7 @@ _PER_DOUBLING = 4  # bins of latency: they are right to 9 %
 _BINS = (-40, 80)  # of 1 microsecond to 18 minutes
 _TENTH = {f"0.{tenth}": tenth for tenth in range(TENTHS)}
 _SEALED = re.compile(r"(s1\.[A-Za-z0-9_-]{1,64})\.[A-Za-z0-9_-]+")
+_SEVERAL = re.compile('[,="]')
 _WHO = ("principal", "caller", "client", "who", "subject", "key", "address")
 _FAR = 10  # times as long as all the rest is long: so far away is what a wrong clock has said
 _FEW = 0.01  # of all records
@@ -321,8 +322,14 @@ def _facts(facts: dict[str, Any]) -> str:
     for fact, value in itertools.islice(facts.items(), _MOST_FACTS):
         if value is None or isinstance(value, dict | list):
             continue
-        told.append(f"{shown(fact, _LONGEST_FACT)}={shown(_spelled(value), _LONGEST_FACT)}")
+        told.append(f"{_quoted(fact)}={_quoted(_spelled(value))}")
     return ", ".join(told)
+
+
+def _quoted(text: str) -> str:
+    """A part of a line of facts: in quotes where it could be taken for more than one."""
+    told = shown(text, _LONGEST_FACT)
+    return '"' + told.replace('"', '""') + '"' if _SEVERAL.search(told) else told
 
 
 def _spelled(value: str | float) -> str:

@@ -39,9 +39,11 @@ class Series(Generic[Add]):
         return self._new(values) if add is None else add
 
     def _new(self, values: tuple[str, ...]) -> Add:
+        # Only what is safe is kept: a guard of the app's own may have the megabyte of a caller in its rule.
+        values = tuple(label(value) for value in values)
         with self._lock:
             if values not in self._known and len(self._known) >= MAX_SERIES:
-                values = self._rest  # and these values are not kept either
-            add = self._known.get(values) or self._open(tuple(label(value) for value in values))
+                values = self._rest
+            add = self._known.get(values) or self._open(values)
             self._known[values] = add
             return add

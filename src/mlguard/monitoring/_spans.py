@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from mlguard.monitoring._series import label
+
 Refusal = tuple[str, str]
 
 
@@ -18,6 +20,6 @@ def span_marker() -> Callable[[Refusal | None], None]:
         span = trace.get_current_span()
         if span.is_recording():
             guard, rule = refusal
-            span.add_event("mlguard.refused", {"mlguard.guard": guard, "mlguard.rule": rule})
+            span.add_event("mlguard.refused", {"mlguard.guard": label(guard), "mlguard.rule": label(rule)})
 
     return mark

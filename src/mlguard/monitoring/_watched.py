@@ -26,6 +26,7 @@ _TAKEN_LABELS = frozenset({"le", "quantile", "pid"})  # by Prometheus
 _FAILED = "mlguard_measurements_failed"
 
 Labels = tuple[tuple[str, str], ...]
+_Place = tuple[str, Labels]
 
 
 class _Name(NamedTuple):
@@ -46,6 +47,7 @@ class Watched:
     def __init__(self, sources: Iterable[Measured] = ()) -> None:
         self._sources = [*{id(source): source for source in sources}.values()]
         self._names: dict[str, _Name] = {}
+        self._counted: dict[int, dict[_Place, float]] = {}  # what each object has counted, when it last said so
         self._failed: Counter[str] = Counter()
         self._lock = threading.Lock()  # an app's tests, or a server of several event loops, may use threads
 
@@ -56,16 +58,15 @@ class Watched:
     def read(self) -> list[Measurement]:
         """All numbers as they are now.
 
-        Of several with one name and the same labels, counters are added up, and of gauges the largest is taken.
+        Of several with one name and the same labels, counters are added up, and of gauges the largest is taken. A
+        counter that is not said now stays as it was.
         """
         with self._lock:
-            found: dict[tuple[str, Labels], float] = {}
+            found: dict[_Place, float] = {}
             for source in self._sources:
-                try:
-                    for measurement in itertools.islice(source.measurements(), _MAX_EACH):
-                        self._take(source, measurement, found)
-                except Exception as error:
-                    self._note_failure(source, error)
+                for place, value in self._of(source).items():
+                    before = found.get(place)
+                    found[place] = value if before is None else self._together(place, before, value)
             read = [
                 Measurement(name, found[name, labels], dict(labels), self._names[name].kind) for name, labels in found
             ]
@@ -73,7 +74,23 @@ class Watched:
                 read.append(Measurement(_FAILED, times, {"source": label(failing)}, kind="counter"))
             return read
 
-    def _take(self, source: Measured, measurement: Measurement, found: dict[tuple[str, Labels], float]) -> None:
+    def _of(self, source: Measured) -> dict[_Place, float]:
+        """The numbers of one object."""
+        found: dict[_Place, float] = {}
+        try:
+            for measurement in itertools.islice(source.measurements(), _MAX_EACH):
+                self._take(source, measurement, found)
+        except Exception as error:
+            self._note_failure(source, error)
+        # A sum from which one that fails now were missing would look as if all had begun anew, and be counted twice.
+        counted = self._counted.setdefault(id(source), {})
+        counted.update({place: value for place, value in found.items() if self._names[place[0]].kind == "counter"})
+        return found | {place: value for place, value in counted.items() if place not in found}
+
+    def _together(self, place: _Place, one: float, other: float) -> float:
+        return one + other if self._names[place[0]].kind == "counter" else max(one, other)
+
+    def _take(self, source: Measured, measurement: Measurement, found: dict[_Place, float]) -> None:
         """Add a measurement to what was found, if it is one."""
         try:
             place, value = self._checked(measurement)
@@ -81,11 +98,9 @@ class Watched:
             self._note_failure(source, error)
             return
         if math.isfinite(value):  # else there is no such number now
-            is_counter = measurement.kind == "counter"
-            before = found.get(place, 0.0 if is_counter else -math.inf)
-            found[place] = before + value if is_counter else max(before, value)
+            found[place] = self._together(place, found[place], value) if place in found else value
 
-    def _checked(self, measurement: Measurement) -> tuple[tuple[str, Labels], float]:
+    def _checked(self, measurement: Measurement) -> tuple[_Place, float]:
         """A measurement's name, labels and number.
 
         Raises:

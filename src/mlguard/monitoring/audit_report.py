@@ -32,8 +32,9 @@ def audit_report(
     Args:
         paths: Files of JSON lines as ``AuditLog`` writes them, also packed by gzip, and folders of such files
             (``*.jsonl``, ``*.jsonl.gz``).
-        verification: What ``verify_audit_log`` has found of the same log. Files of no chain that it knows are not read
-            then. None: the page says that the log was not verified.
+        verification: What ``verify_audit_log`` has found of the same log. Files of no chain that it knows, or of which
+            it could verify nothing, are not read then, and of a chain that holds no more records than it has verified.
+            None: the page says that the log was not verified.
         since: Records before are left out. One without a zone is of UTC.
         until: Records from then on are left out.
         title: Stands at the top.
@@ -56,17 +57,31 @@ def audit_report(
     if not files:
         raise ConfigurationError("audit_report(paths): name at least one audit log")
     reading, totals = Reading(), Totals()
+    proved = _proved(verification) if verification is not None else {}
     if verification is not None:
-        proved = {chain.chain for chain in verification.chains}
         named = len(files)
         files = [file for file in files if chain_of(file) in proved]
         reading.unproved = named - len(files)
     first = _utc(since).timestamp() if since is not None else -math.inf
     end = _utc(until).timestamp() if until is not None else math.inf
-    for at, event, record in reading.records(files, since=first, until=end, now=made.timestamp()):
+    for at, event, record in reading.records(files, since=first, until=end, now=made.timestamp(), proved=proved):
         totals.take(at, event, record)
     totals.settle()
     return page(title, made, reading, totals, verification)
+
+
+def _proved(verification: Verified) -> dict[str, float]:
+    """How many lines of each chain can be shown: none of one of which nothing holds.
+
+    A chain that holds has no others before its end; what comes after that, a line without an end among it, was not
+    verified. Of one with problems all is shown, and the page says that first.
+    """
+    proved: dict[str, float] = {}
+    for chain in verification.chains:
+        if chain.records:
+            more = math.inf if chain.problems else chain.records
+            proved[chain.chain] = proved.get(chain.chain, 0) + more
+    return proved
 
 
 def _utc(time: datetime) -> datetime:

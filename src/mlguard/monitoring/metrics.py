@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ from mlguard.monitoring.otel_metrics import OpenTelemetryMetrics
 logger = logging.getLogger("mlguard")
 
 _KEY = "mlguard.metrics"
+_A_MINUTE = 60.0
 
 
 def install_metrics(
@@ -125,6 +128,7 @@ class _Beat:
         self._work = work
         self._every = every
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._complaints = _Complaints("metrics cannot be shown")
 
     def start(self) -> None:
         """Begin, or go on where the event loop is another one than before."""
@@ -137,10 +141,31 @@ class _Beat:
         if loop is not self._loop:
             return
         loop.call_later(self._every, self._go_on, loop)
+        self._complaints.unless_works(self._work)
+
+
+class _Complaints:
+    """Logs that something fails, at most once a minute: it may fail with every request.
+
+    Args:
+        what: It says then.
+        clock: Seconds, never going backwards.
+    """
+
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._clock = clock
+        self._next = -math.inf
+
+    def unless_works(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do something that must not fail anything else."""
         try:
-            self._work()
+            work(*arguments)
         except Exception:
-            logger.exception("metrics cannot be shown")
+            now = self._clock()
+            if now >= self._next:
+                self._next = now + _A_MINUTE
+                logger.exception("%s", self._what)
 
 
 class _Metered:
@@ -153,6 +178,7 @@ class _Metered:
         self._judged = judged
         self._beat = beat
         self._mark_span = span_marker()
+        self._safely = _Complaints("a request was not measured").unless_works
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._beat.start()
@@ -163,7 +189,7 @@ class _Metered:
 
     async def _measure(self, scope: Scope, receive: Receive, send: Send) -> None:
         memory = scope[_KEY] = RequestMemory.of(scope)
-        if memory.timings is None:  # else somebody else has asked for them too
+        if memory.timings is None and self._judged.wants_times():  # else somebody else has asked for them too
             memory.timings = {}
         recorded = False
 
@@ -174,28 +200,20 @@ class _Metered:
                 return
             recorded = True
             if _may_be_refusal(message):  # now: the span ends with the answer
-                _safely(self._mark_refusal, memory)
+                self._safely(self._mark_refusal, memory)
             try:
                 await send(message)
             finally:
-                _safely(self._judged.record, scope, memory)
+                self._safely(self._judged.record, scope, memory)
 
         try:
             await self._app(scope, receive, send_and_record)
         finally:
             if not recorded:
-                _safely(self._judged.record, scope, memory)
+                self._safely(self._judged.record, scope, memory)
 
     def _mark_refusal(self, memory: RequestMemory) -> None:
         self._mark_span(refusal_of(memory))
-
-
-def _safely(work: Callable[..., None], *arguments: Any) -> None:
-    """No request fails because it could not be measured."""
-    try:
-        work(*arguments)
-    except Exception:
-        logger.exception("a request was not measured")
 
 
 def _may_be_refusal(message: Message) -> bool:

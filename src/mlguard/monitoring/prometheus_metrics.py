@@ -7,10 +7,13 @@ from typing import Any
 from fastapi import APIRouter, params
 from starlette.responses import Response
 
+from mlguard._fastapi import routes_of
+from mlguard._guard import Control, Guard
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._own_metrics import OWN, Metric
 from mlguard.monitoring._prometheus_workers import WorkerMetrics, registry_of_all
 from mlguard.monitoring.measurements import Measurement
+from mlguard.traffic.address_lists import AllowAddresses
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _OF_WORKERS = "PROMETHEUS_MULTIPROC_DIR"
@@ -93,10 +96,13 @@ class PrometheusMetrics:
             path: Where.
 
         Raises:
-            ConfigurationError: There is no dependency, or something else in its place, or no path.
+            ConfigurationError: There is no dependency, or something else in its place, or only guards of which none
+                tells who is asking, such as a limit; or no path.
         """
         dependencies = list(dependencies)
-        if not dependencies or not all(isinstance(dependency, params.Depends) for dependency in dependencies):
+        if not dependencies or not all(
+            isinstance(dependency, params.Depends) and callable(dependency.dependency) for dependency in dependencies
+        ):
             raise ConfigurationError(
                 "PrometheusMetrics.router(dependencies=[...]) says who may read metrics: "
                 'give it a guard, such as Security(operator, scopes=["metrics"])'
@@ -109,6 +115,16 @@ class PrometheusMetrics:
         def metrics() -> Response:  # not async, so that it runs in a thread
             return Response(self.page(), media_type=_CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
+        # What a function of the app's own does cannot be seen. A limit alone lets strangers in, only not often.
+        if all(isinstance(dependency.dependency, Guard) for dependency in dependencies) and not any(
+            guard.control is Control.AUTHENTICATION or isinstance(guard, AllowAddresses)
+            for route in routes_of(router)
+            for guard in route.guards
+        ):
+            raise ConfigurationError(
+                "PrometheusMetrics.router(dependencies=[...]): none of these guards tells who is asking; add one that "
+                "does, such as APIKeyAuth or AllowAddresses"
+            )
         return router
 
     def page(self) -> bytes:
