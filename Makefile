@@ -11,7 +11,11 @@ SECONDS_OF_FUZZ ?= 600
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # What has nothing to do with FastAPI is tested once.
-APART := $(addprefix --ignore=tests/,privacy secrets test_attacks.py test_fuzz.py)
+ALONE := audit_ alert_ webhook drift_reference feedback_ fingerprints histograms label_ quarantine_ query_evidence \
+  query_reference report_
+APART := $(addprefix --ignore=,$(addprefix tests/,privacy secrets commands test_attacks.py test_fuzz.py) \
+  $(filter-out tests/artifacts/test_served_model.py,$(wildcard tests/artifacts/test_*.py)) \
+  $(wildcard $(addsuffix *.py,$(addprefix tests/monitoring/test_,$(ALONE)))))
 # Nothing of the caller's environment may change what is tested.
 unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE MLGUARD_STORE_URL
 
