@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -187,6 +187,21 @@ def test_a_store_that_hangs_holds_nobody_for_long(store: Flaky, monkeypatch: pyt
     assert do(asyncio.wait_for(acall(app, "/nowhere", method="GET"), 20)).status == 404
 
 
+def test_upkeep_that_hangs_holds_nobody_for_long(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests may wait for the reader, which must not wait for ever to tell what has changed."""
+    monkeypatch.setattr("mlguard.monitoring._lockdown_watch._PATIENCE", 0.05)
+    clock = Clock(1000.0)
+    lockdown = Lockdown(store=store, clock=clock)
+    app = make_app(lockdown)
+    do(states.set_block(store, Block("route", "/predict"), ttl=None))
+
+    async def hang(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    store.swap = hang  # type: ignore[method-assign]
+    assert do(asyncio.wait_for(acall(app, method="GET"), 20)).status == 503
+
+
 def test_one_read_serves_many_requests(store: Flaky) -> None:
     """A crowd that meets an old record has it read once; nobody is judged by the old one."""
     clock = Clock(1000.0)
@@ -347,6 +362,42 @@ def test_what_cannot_be_read_shuts_everything(store: Flaky, record: bytes, caplo
     do(states.reset(store, by="eve", reason=""))
     assert texts(do(lockdown.blocks())) == ["route /other"]  # what was known is there again
     assert status(app) == 200
+
+
+def test_pins_outlive_a_record_that_cannot_be_read(store: Flaky) -> None:
+    """Or the bad version would be loaded, and answer the first requests once the record can be read again."""
+    lockdown = Lockdown(store=store)
+    do(lockdown.pin_model("iris", 3))
+    overwrite(store, b"nonsense")
+    do(lockdown.blocks())
+    assert lockdown.pinned("iris") == 3
+    do(states.reset(store, by="eve", reason=""))
+    do(lockdown.blocks())
+    assert lockdown.pinned("iris") == 3
+    do(lockdown.lift(*do(lockdown.blocks())))
+    assert lockdown.pinned("iris") is None
+
+
+def test_a_record_is_in_force_before_it_is_told(store: Flaky) -> None:
+    """A handler of somebody's that raises opens nothing."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError
+
+    lockdown = Lockdown(store=store)
+    do(lockdown.blocks())
+    overwrite(store, b"nonsense")
+    handler = Broken()
+    logger = logging.getLogger("mlguard")
+    logger.addHandler(handler)
+    try:
+        with suppress(ZeroDivisionError):
+            do(lockdown.blocks())
+    finally:
+        logger.removeHandler(handler)
+    do(lockdown.blocks())
+    assert lockdown._watch.rules.everything
 
 
 MEMBERS = st.sampled_from(["blocks", "kind", "target", "revision", "changes"]) | st.text()
