@@ -198,7 +198,7 @@ def test_upkeep_that_hangs_holds_nobody_for_long(store: Flaky, monkeypatch: pyte
     async def hang(*_: Any) -> Any:
         await asyncio.Event().wait()
 
-    store.swap = hang  # type: ignore[method-assign]
+    store.swap = hang  # type: ignore[method-assign,assignment]
     assert do(asyncio.wait_for(acall(app, method="GET"), 20)).status == 503
 
 

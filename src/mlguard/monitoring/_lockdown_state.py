@@ -5,6 +5,7 @@ that knows more than the store tells an older copy of the same record (a replica
 was begun anew after the store had lost everything.
 """
 
+import hashlib
 import ipaddress
 import secrets
 import time
@@ -41,10 +42,21 @@ _LARGEST = 8 << 20  # bytes of a record
 _CHANGES = 200  # that are remembered for the audit log
 _TRIES = 1_000  # against others who change it at the same time
 
-_Text = Annotated[str, Field(max_length=256)]
+_LONGEST_NAME = 256  # characters
+_Text = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Count = Annotated[int, Field(ge=0, lt=2**62)]
 _Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]  # which a calendar has
 _STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+def kept_name(name: str) -> str:
+    """The name of a principal or an issuer as the record has it: a digest in the place of a long one.
+
+    Whoever signs tokens decides how long their subjects are, and a long name must be no way around a block.
+    """
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,8 @@ class Block:
 
     Attributes:
         kind: ``"principal"``, ``"address"``, ``"route"``, ``"everything"``, ``"label-only"`` or ``"pin"``.
-        target: The id of the principal, the network, the path or the name of the model; ``""`` where there is but one.
+        target: The id of the principal (of a long one, a digest), the network, the path or the name of the model;
+            ``""`` where there is but one.
         method: How the principal proves who it is. None: however.
         issuer: Who vouches for the principal. None: whoever.
         version: Of the model that is pinned.
@@ -80,7 +93,10 @@ class Block:
     @property
     def key(self) -> tuple[str, str, str | None, str | None]:
         """What it is about: to set it again replaces it."""
-        return (self.kind, self.target, self.method, self.issuer)
+        if self.kind != "principal":
+            return (self.kind, self.target, self.method, self.issuer)
+        issuer = None if self.issuer is None else kept_name(self.issuer)
+        return (self.kind, kept_name(self.target), self.method, issuer)
 
     def __str__(self) -> str:
         """In words, as logs and lists have it."""
@@ -234,9 +250,13 @@ async def set_block(store: Store, block: Block, *, ttl: float | None) -> tuple[B
     if ttl is not None and not 0 < ttl <= _LONGEST:
         raise ConfigurationError("what ends by itself does so after more than 0 seconds and at most ten years")
     now, since = await store_clock(store), time.time()
+    _, target, method, issuer = block.key
     block = checked(
         replace(
             block,
+            target=target,
+            method=method,
+            issuer=issuer,
             since=since,
             until=None if ttl is None else since + ttl,
             ends=None if ttl is None else now + ttl,
