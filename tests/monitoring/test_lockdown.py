@@ -391,6 +391,33 @@ def test_handing_a_request_on_is_no_way_around(lockdown: Lockdown) -> None:
     assert call(app, "/batch", headers=BOB).body != b'{"status":200}'
 
 
+@pytest.mark.parametrize("blocking", [0, 1])
+def test_a_mounted_app_with_a_lockdown_of_its_own_is_under_both(blocking: int) -> None:
+    """Whichever of them a principal is blocked in."""
+    lockdowns = [Lockdown(store=MemoryStore()) for _ in range(2)]
+    outer, inner = FastAPI(), FastAPI()
+    for app, lockdown in zip((outer, inner), lockdowns, strict=True):
+        harden(app)
+        lockdown.install(app)
+    caller = APIKeyAuth(APIKeys([RECORD, OTHER]))
+    inner.get("/mine", dependencies=[Security(caller)])(lambda: None)
+
+    @inner.websocket("/mine/ws")
+    async def ws(websocket: WebSocket, principal: Annotated[Principal, Security(caller)]) -> None:
+        await websocket.accept()
+        await websocket.send_text(principal.id)
+
+    outer.mount("/v1", inner)
+    do(lockdowns[blocking].block_principal("alice"))
+    assert (get(outer, "/v1/mine", headers=KEY).status, get(outer, "/v1/mine", headers=BOB).status) == (403, 200)
+    with serving(outer) as url:
+        address = f"{url.replace('http', 'ws', 1)}/v1/mine/ws"
+        with pytest.raises(InvalidStatus), connect(address, additional_headers={"X-API-Key": SECRET}):
+            pass
+        with connect(address, additional_headers={"X-API-Key": OTHER_SECRET}) as socket:
+            assert socket.recv() == "bob"
+
+
 def test_a_caller_of_the_apps_own_is_told(lockdown: Lockdown) -> None:
     """A dependency that knows who is calling in its own way asks by itself."""
     do(lockdown.block_principal("alice", method="ldap"))
