@@ -562,7 +562,7 @@ def test_each_change_is_told_once(store: Flaky, caplog: pytest.LogCaptureFixture
     do(Lockdown(store=store).blocks())
     (one, two), (lifted,) = events(caplog, "lockdown.set"), events(caplog, "lockdown.lifted")
     assert {**one, "until": None} == {
-        "what": "principal jwt of https://id: alice", "by": "eve", "why": "scraping", "until": None,
+        "what": "principal", "principal": "jwt of https://id: alice", "by": "eve", "why": "scraping", "until": None,
     }  # fmt: skip
     assert one["until"] is not None
     assert (two["what"], two["until"]) == ("pin iris@3", None)

@@ -237,7 +237,7 @@ class Watch:
                 if change.revision > told:
                     record_event(
                         f"lockdown.{change.event}",
-                        what=change.what,
+                        **_named(change.what),
                         by=change.by,
                         why=change.reason,
                         until=spell_time(change.until),
@@ -269,6 +269,12 @@ class _Health:
         else:
             reason = error.reason if isinstance(error, MLGuardError) else type(error).__name__
             logger.error("lockdown: %s (%s)", self._problem, reason)
+
+
+def _named(what: str) -> dict[str, str]:
+    """What was changed, as facts. Who and which network are facts of their own: not everybody is to be told of them."""
+    kind, _, target = what.partition(" ")
+    return {"what": kind, kind: target} if kind in {"principal", "address"} else {"what": what}
 
 
 def _tell_unreadable() -> None:
