@@ -231,6 +231,11 @@ class Lockdown:
         """End what :meth:`start` has begun in this event loop."""
         self._watch.stop()
 
+    @property
+    def knows(self) -> bool:
+        """Whether this process has read what is locked down, and could."""
+        return self._watch.read_at > -math.inf and self._watch.is_readable
+
     def pinned(self, model: str) -> int | None:
         """The version of a model that is pinned, as far as this process knows."""
         return self._watch.rules.pins.get(model)
