@@ -26,6 +26,7 @@ from mlguard import (
     harden,
 )
 from mlguard.monitoring import _lockdown_state as states
+from mlguard.monitoring._lockdown_histories import united
 from mlguard.monitoring._lockdown_state import Block, State, UnreadableError, read_state, write_state
 from mlguard.monitoring._lockdown_watch import _TOLD
 from mlguard.store import default_store
@@ -277,6 +278,37 @@ def test_an_older_copy_does_not_come_back(store: Flaky) -> None:
     assert texts(do(Lockdown(store=store).blocks())) == ["route /b"]
 
 
+@pytest.mark.parametrize("since", [1, 3])
+def test_what_was_set_on_an_older_copy_stays_too(store: Flaky, since: int, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator who was quicker than those who know more, and has made as many changes, has lifted nothing."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+    lockdown, others = Lockdown(store=store), Lockdown(store=store)
+    do(lockdown.block_route("/a"))
+    (backup,) = do(store.get(states._STATE))
+    do(lockdown.block_principal("mallory"))
+    do(others.blocks())
+    overwrite(store, backup or b"")
+    for number in range(since):
+        do(states.set_block(store, Block("route", f"/b{number}"), ttl=None))
+    known = do(lockdown.blocks())
+    added = [f"route /b{number}" for number in range(since)]
+    assert texts(known) == ["principal any method: mallory", "route /a", *added]
+    assert do(others.blocks()) == do(lockdown.blocks()) == do(Lockdown(store=store).blocks()) == known
+    assert [facts["what"] for facts in events(caplog, "lockdown.set")] == ["route /a", "principal", *added]
+    do(others.lift(*known))
+    assert do(lockdown.blocks()) == do(others.blocks()) == ()
+
+
+def test_more_changes_than_are_remembered_are_taken_as_they_are(store: Flaky) -> None:
+    """A worker that has slept through hundreds of them brings nothing back that was lifted."""
+    lockdown = Lockdown(store=store)
+    do(lockdown.block_principal("mallory"))
+    do(states.lift_blocks(store, lambda _: True, by="eve", reason=""))
+    for _ in range(states._CHANGES):
+        do(states.set_block(store, Block("everything"), ttl=None))
+    assert texts(do(lockdown.blocks())) == ["everything"]
+
+
 def test_what_was_set_on_an_emptied_store_stays_too(store: Flaky) -> None:
     """An operator who was quicker than those who know has lost nothing, and nor have they."""
     lockdown, others = Lockdown(store=store), Lockdown(store=store)
@@ -316,7 +348,7 @@ def test_more_than_there_is_room_for_is_not_put_back() -> None:
     most = states.MOST["route"]
     mine = State(origin="a", revision=9, blocks=tuple(Block("route", f"/a{n}") for n in range(most)))
     theirs = State(origin="b", revision=1, blocks=(Block("route", "/b"), Block("everything")))
-    both = states.united(mine, theirs)
+    both = united(mine, theirs)
     assert (len(both.blocks), both.revision, both.origin) == (most + 1, 2, "b")
     assert {"/b", f"/a{most - 1}"} < {block.target for block in both.blocks}
     assert "/a0" not in {block.target for block in both.blocks}
@@ -502,6 +534,7 @@ def test_what_has_ended_takes_no_room() -> None:
 OPERATOR = """
 import asyncio, sys
 from mlguard import RedisStore
+from mlguard.monitoring._lockdown_histories import united
 from mlguard.monitoring._lockdown_state import Block, set_block, lift_blocks
 store = RedisStore(sys.argv[1], timeout=30)
 name = sys.argv[2]

@@ -159,7 +159,7 @@ def read_state(record: bytes | None) -> State:
     except (ValidationError, ValueError):  # whose text would quote it
         pass
     else:
-        if all(_number(state.blocks, kind) <= most for kind, most in MOST.items()):
+        if all(number_of(state.blocks, kind) <= most for kind, most in MOST.items()):
             return state
     raise UnreadableError("the lockdown in the store cannot be read")
 
@@ -207,7 +207,8 @@ def _check(block: Block) -> None:
         raise ValueError("who it was, and why, are one line of text each")
 
 
-def _number(blocks: Iterable[Block], kind: Kind) -> int:
+def number_of(blocks: Iterable[Block], kind: Kind) -> int:
+    """How many of a kind there are."""
     return sum(block.kind == kind for block in blocks)
 
 
@@ -265,7 +266,7 @@ async def set_block(store: Store, block: Block, *, ttl: float | None) -> tuple[B
 
     def add(state: State) -> State:
         others = [one for one in state.blocks if one.key != block.key and not has_ended(one, now)]
-        if _number(others, block.kind) >= MOST[block.kind]:
+        if number_of(others, block.kind) >= MOST[block.kind]:
             raise StoreFullError(
                 f"{MOST[block.kind]} of the kind {block.kind} are blocked already: lift some, or block more at once, "
                 "such as a network, a route or everything",
@@ -347,21 +348,6 @@ def without_ended(state: State, now: float) -> State:
     if not ended:
         return state
     return _changed(state, [block for block in state.blocks if not has_ended(block, now)], [*map(_expiry, ended)])
-
-
-def united(mine: State, theirs: State) -> State:
-    """What a worker knows of a record that was lost, and the one that was begun since."""
-    theirs_by_key = {block.key: block for block in theirs.blocks}
-    lost = [block for block in mine.blocks if block.key not in theirs_by_key]
-    room = {kind: most - _number(theirs.blocks, kind) for kind, most in MOST.items()}
-    kept: list[Block] = []
-    for block in reversed(lost):  # what was set last stays, if there is no room
-        if room[block.kind] > 0:
-            room[block.kind] -= 1
-            kept.insert(0, block)
-    if not kept:
-        return theirs
-    return replace(theirs, revision=theirs.revision + 1, blocks=(*kept, *theirs.blocks))
 
 
 def has_ended(block: Block, now: float) -> bool:

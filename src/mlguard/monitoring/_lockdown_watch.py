@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mlguard.errors import MLGuardError
+from mlguard.monitoring._lockdown_histories import newest
 from mlguard.monitoring._lockdown_rules import Rules
 from mlguard.monitoring._lockdown_state import (
     State,
@@ -17,7 +18,6 @@ from mlguard.monitoring._lockdown_state import (
     store_clock,
     stored,
     swap,
-    united,
     without_ended,
 )
 from mlguard.monitoring.events import record_event
@@ -160,12 +160,7 @@ class Watch:
                 _tell_unreadable()
             return
         known = self._state
-        if known.origin and state.origin != known.origin:
-            kept = known if not state.origin else united(known, state)
-        elif state.revision < known.revision:
-            kept = known
-        else:
-            kept = state
+        kept = newest(known, state)
         if kept.origin != known.origin:
             self._told = 0
         self._state, self.is_readable = kept, True
