@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -563,6 +564,38 @@ def test_a_blocked_principals_websocket_is_closed(lockdown: Lockdown, server: st
     wait_until(lambda: {m.name: m.value for m in lockdown.measurements()}["mlguard_lockdown_websockets_closed"] == 1)
     with pytest.raises(InvalidStatus):
         connect(f"{server}/mine/ws", additional_headers={"x-api-key": SECRET}).close()
+
+
+def test_a_block_that_another_event_loop_reads_of_meanwhile(
+    lockdown: Lockdown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment that a WebSocket is judged and the one from which on it would be told."""
+    app = make_app(lockdown)
+    judge = lockdown.judge
+
+    def slowly(*judged: Any) -> None:
+        judge(*judged)
+        other = Thread(target=do, args=(lockdown.block_everything(),))
+        other.start()
+        other.join()
+
+    async def main() -> None:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if not sent:
+                return {"type": "websocket.connect"}
+            return await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {**make_scope("GET", "/ws"), "type": "websocket", "subprotocols": []}
+        await asyncio.wait_for(app(scope, receive, send), 20)
+        assert sent[-1]["type"] == "websocket.close"
+
+    monkeypatch.setattr(lockdown, "judge", slowly)
+    do(main())
 
 
 def test_a_time_out_of_the_apps_own_is_its_own(lockdown: Lockdown) -> None:

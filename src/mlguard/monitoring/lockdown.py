@@ -199,6 +199,7 @@ class Lockdown:
     def opened(self, socket: OpenSocket) -> None:
         """A WebSocket was admitted."""
         self._sockets.add(socket)
+        socket.look_soon()  # another event loop may have read of a block since it was judged
 
     def closed(self, socket: OpenSocket, *, by_lockdown: bool) -> None:
         """A WebSocket has ended."""
