@@ -365,6 +365,7 @@ TAMPERED = [
     b'{"blocks":[{"kind":"route","target":"predict"}]}', b'{"blocks":[{"kind":"address","target":"0/0"}]}',
     b'{"blocks":[{"kind":"address","target":"10.0.0.1/8"}]}', b'{"blocks":[{"kind":"everything","ends":NaN}]}',
     b'{"blocks":[{"kind":"everything","ends":1e999}]}', b'{"blocks":[{"kind":"everything","until":1e12}]}',
+    b'{"blocks":[{"kind":"everything","since":-1e11}]}',
     b'{"blocks":[{"kind":"everything"},{"kind":"everything"}]}',
     b'{"blocks":[{"kind":"principal","target":1}]}', b'{"blocks":[{"kind":"address","target":"10.0.0.1"}]}',
     b'{"blocks":[{"kind":"pin","target":"iris"}]}',
@@ -708,6 +709,8 @@ def test_a_store_that_takes_no_changes_is_told_once(store: Flaky, caplog: pytest
     store.swap = swap  # type: ignore[method-assign]
     do(lockdown.blocks())
     assert len(events(caplog, "lockdown.set")) == 1
+    assert caplog.text.count("takes changes again") == 1
+    assert "answers again" not in caplog.text
 
 
 def test_who_is_slower_leaves_it_to_the_other(store: Flaky) -> None:

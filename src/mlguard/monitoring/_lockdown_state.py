@@ -45,7 +45,7 @@ _TRIES = 1_000  # against others who change it at the same time
 _LONGEST_NAME = 256  # characters
 _Text = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Count = Annotated[int, Field(ge=0, lt=2**62)]
-_Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]  # which a calendar has
+_Seconds = Annotated[float, Field(ge=-6e10, le=1e11)]  # of the years 68 to 5138, which a calendar has
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 

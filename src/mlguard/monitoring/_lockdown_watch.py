@@ -75,8 +75,12 @@ class Watch:
         self._ahead_at = -math.inf
         self._changes_at = math.inf
         self._told = 0  # the last revision that was told, of what is known now
-        self._health = _Health("the store does not answer; what was read last stays in force")
-        self._upkeep = _Health("the store takes no changes; what has changed is told when it does")
+        self._health = _Health(
+            "the store does not answer; what was read last stays in force", "the store answers again"
+        )
+        self._upkeep = _Health(
+            "the store takes no changes; what has changed is told when it does", "the store takes changes again"
+        )
         self._readers: dict[asyncio.AbstractEventLoop, _Reader] = {}
 
     @property
@@ -248,11 +252,13 @@ class _Health:
 
     Args:
         problem: What is to be said where it does not.
+        end: What is to be said where it does again.
     """
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, end: str) -> None:
         self.is_failing = False
         self._problem = problem
+        self._end = end
 
     def note(self, error: Exception | None) -> None:
         """How it went."""
@@ -260,7 +266,7 @@ class _Health:
         if was_failing == self.is_failing:
             return
         if error is None:
-            logger.warning("lockdown: the store answers again")
+            logger.warning("lockdown: %s", self._end)
         else:
             reason = error.reason if isinstance(error, MLGuardError) else type(error).__name__
             logger.error("lockdown: %s (%s)", self._problem, reason)
