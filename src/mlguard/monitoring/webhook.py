@@ -59,8 +59,8 @@ class Webhook:
         url: Where to: https, or http on this machine. It is written to no log.
         secret: ``whsec_`` and 24 to 64 random bytes in base64, ``[new, old]``, or a ``Rotating`` with such values.
             None: ``MLGUARD_WEBHOOK_SECRET``, from the environment or from where secrets come from.
-        timeout: Seconds for one attempt, up to 60. The look-up of the host's name is bounded by the system alone, and each
-            address that it finds and that does not answer takes so long.
+        timeout: Seconds for one attempt, up to 60. The look-up of the host's name is bounded by the system alone, and
+            each address that it finds and that does not answer takes so long.
         ca: A file with the certificates that may sign the server's. None: the usual ones.
         service: Names this service in each alert.
         wall_clock: Seconds since 1970; for tests.
