@@ -608,6 +608,22 @@ def test_each_change_is_told_once(store: Flaky, caplog: pytest.LogCaptureFixture
     assert len(events(caplog, "lockdown.set")) == 2
 
 
+def test_nothing_is_written_that_would_not_be_read(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names whose characters take six bytes each are no way to shut everything."""
+    monkeypatch.setattr(states, "_LARGEST", 8_000)
+    lockdown = Lockdown(store=store)
+
+    async def flood() -> None:
+        for number in range(100):
+            await lockdown.block_principal("\x01" * 200 + str(number))
+
+    with pytest.raises(StoreFullError) as full:
+        do(flood())
+    assert "lift some" in full.value.reason
+    assert status(make_app(lockdown)) == 200
+    assert status(make_app(Lockdown(store=store))) == 200
+
+
 def test_a_record_at_the_end_of_all_numbers_is_begun_anew(store: Flaky) -> None:
     """Who wrote that has shut everything, and lifted nothing."""
     lockdown = Lockdown(store=store)

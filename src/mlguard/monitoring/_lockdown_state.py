@@ -227,8 +227,14 @@ async def stored(store: Store) -> bytes | None:
 
 
 async def swap(store: Store, old: bytes | None, new: State) -> bytes | None:
-    """Keep a record in the place of another. Returns its bytes, or None if another one is there by now."""
+    """Keep a record in the place of another. Returns its bytes, or None if another one is there by now.
+
+    Raises:
+        StoreFullError: It is larger than what is read, which would shut everything (503).
+    """
     record = write_state(new)
+    if len(record) > _LARGEST:
+        raise StoreFullError("so much is locked down that no more can be kept: lift some", retry_after=60)
     return record if await store.swap(_STATE, old, record, _KEPT) else None
 
 
