@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 import multiprocessing
 import os
 import secrets
@@ -630,6 +631,7 @@ def test_a_redis_that_was_killed_refuses_until_it_is_back(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """503 with Retry-After and nothing of the inside, one line in the log a change, and all is well again by itself."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
     app = guarded(open_store(own_redis))
 
     async def work() -> None:
@@ -649,6 +651,8 @@ def test_a_redis_that_was_killed_refuses_until_it_is_back(
         "the store is down",
         "the store is back",
     ]
+    recorded = [record.__dict__["event"] for record in caplog.records if record.name == "mlguard.audit"]
+    assert recorded == ["store.down", "store.back"]
     assert str(own_redis.port) not in caplog.text
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from mlguard._redis_pool import RedisPool
 from mlguard._redis_url import Place
 from mlguard.errors import OverloadedError, StoreFullError, UnavailableError
+from mlguard.monitoring.events import record_event
 
 _Command = Sequence[bytes | float | str]
 
@@ -245,6 +246,7 @@ class RedisConnection:
         if self.is_down:
             self.is_down = False
             logger.warning("the store is back: %s answers again", self._name)
+            record_event("store.back", store=self._name)
 
     def _note_failure(self, failure: "_Failure", started: float) -> None:
         self._failed += 1
@@ -254,6 +256,7 @@ class RedisConnection:
         if not self.is_down:
             self.is_down = True
             logger.error("the store is down: %s %s", self._name, failure.reason)
+            record_event("store.down", store=self._name, reason=failure.reason)
 
     async def _pool(self, loop: asyncio.AbstractEventLoop) -> RedisPool:
         """The connections of an event loop, which belong to the loop that opened them."""

@@ -23,6 +23,7 @@ from mlguard import (
     ModelSignatureError,
     ModelStore,
     ServedModel,
+    UnavailableError,
     harden,
 )
 from mlguard.artifacts.allowed_globals import SKLEARN_LINEAR
@@ -171,6 +172,74 @@ def test_a_pin_holds_from_the_start(store: ModelStore) -> None:
     assert asyncio.run(start(following(store, lockdown))) == 2.0
 
 
+@pytest.mark.parametrize("trouble", ["down", "unreadable"])
+def test_a_pin_that_is_seen_only_after_the_start_holds_from_then_on(
+    store: ModelStore, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that could not find out what is pinned does not answer with what was taken out of service."""
+    shared = MemoryStore()
+    asyncio.run(Lockdown(store=shared).pin_model("iris", 2))
+    get = shared.get
+
+    async def troubled(*keys: bytes) -> tuple[bytes | None, ...]:
+        if trouble == "down":
+            raise ZeroDivisionError
+        return tuple(b"nonsense" for _ in keys)
+
+    shared.get = troubled  # type: ignore[method-assign]
+    lockdown = Lockdown(store=shared)
+    iris = following(store, lockdown)
+
+    async def main() -> None:
+        async with iris.lifespan(None):
+            assert (await iris()).C == 1.0  # nobody knows better; where it is installed, Lockdown refuses meanwhile
+            with monkeypatch.context() as patched:
+                patched.setattr(iris, "_try", lambda _: None)  # it takes its time
+                shared.get = get  # type: ignore[method-assign]
+                await lockdown.blocks()
+                with pytest.raises(UnavailableError):
+                    await iris()
+            await served(iris, 2)
+            assert (await iris()).C == 2.0
+            await lockdown.pin_model("iris", 1)
+            assert (await iris()).C == 2.0  # from now on it is one that was meant
+
+    asyncio.run(main())
+
+
+def test_pins_are_followed_whatever_a_handler_of_logs_does(store: ModelStore) -> None:
+    """One that raises ends nothing, and no version is called refused that is served."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.__dict__["event"])
+            if told[-1] in {"model.served", "model.kept"}:
+                raise ZeroDivisionError
+
+    lockdown = Lockdown(store=MemoryStore())
+    iris = following(store, lockdown)
+    logger = logging.getLogger("mlguard.audit")
+    logger.setLevel(logging.INFO)
+    handler = Broken()
+    told: list[str] = []
+
+    async def main() -> None:
+        async with iris.lifespan(None):
+            logger.addHandler(handler)
+            await lockdown.pin_model("iris", 7)  # which there is not
+            await asyncio.to_thread(wait_until, lambda: "model.kept" in told)
+            for version in (2, 1):
+                await lockdown.pin_model("iris", version)
+                await served(iris, version)
+                assert iris._refused is None
+
+    try:
+        asyncio.run(main())
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
 def test_a_pin_is_followed_and_its_end(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
     """While the app runs: to the version that is pinned, and back to what is promoted by then."""
     caplog.set_level(logging.INFO, "mlguard.audit")
@@ -274,6 +343,8 @@ def test_a_pinned_version_that_is_refused_stops_the_start(store: ModelStore) -> 
 
 class _Nothing:
     """Pins nothing, and counts how often it is asked."""
+
+    knows = True
 
     def __init__(self) -> None:
         self.asked = 0

@@ -8,16 +8,19 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from mlguard import Lockdown, MemoryStore
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring import alerts as alerts_file
 from mlguard.monitoring._alert_windows import Alert
-from mlguard.monitoring.alerts import Alerts, Undelivered
+from mlguard.monitoring._lockdown_state import Block, set_block
+from mlguard.monitoring.alerts import ALERTING, Alerts, Undelivered
 from mlguard.monitoring.events import logger as audit
 from mlguard.monitoring.events import record_event
 from tests.asgi import acall
@@ -223,6 +226,53 @@ def test_principals_are_left_out_where_they_should_be(sink: Sink, attached: Any)
     attached(sink, principals=False)
     record_event("lockdown.set", principal="alice", by="carol", key="k-1", scope="principal")
     assert dict(sink.next().facts) == {"scope": "principal"}
+
+
+@pytest.mark.parametrize(
+    ("block", "named", "unnamed"),
+    [
+        (
+            Block("principal", "alice@corp.example", "api-key"),
+            {"what": "principal", "principal": "api-key: alice@corp.example", "by": "eve", "why": "", "until": None},
+            {"what": "principal", "why": "", "until": None},
+        ),
+        (
+            Block("address", "203.0.113.7/32"),
+            {"what": "address", "by": "eve", "why": "", "until": None},
+            {"what": "address", "why": "", "until": None},
+        ),
+        (
+            Block("route", "/predict"),
+            {"what": "route /predict", "by": "eve", "why": "", "until": None},
+            {"what": "route /predict", "why": "", "until": None},
+        ),
+    ],
+)
+def test_a_lockdown_names_nobody_who_is_not_to_be_named(
+    sink: Sink, attached: Any, block: Block, named: Any, unnamed: Any
+) -> None:
+    """It says who is blocked in full, or not at all; and no address."""
+    lockdown = Lockdown(store=MemoryStore())
+    asyncio.run(set_block(lockdown.store, replace(block, by="eve"), ttl=None))
+    other = Sink()
+    attached(sink)
+    attached(other, principals=False)
+    asyncio.run(lockdown.blocks())
+    assert (dict(sink.next().facts), dict(other.next().facts)) == (named, unnamed)
+
+
+def test_what_is_told_by_default_is_recorded_somewhere() -> None:
+    """A name that nothing records would promise an alert that never comes; and the page has them all."""
+    package = Path(alerts_file.__file__).parents[1]
+    texts = [path.read_text() for path in package.rglob("*.py") if path.name != "alerts.py"]
+    recorded = "".join(text for text in texts if "import record_event" in text)
+    elsewhere = {"lockdown.set", "lockdown.lifted"}  # tests/monitoring/test_lockdown_store.py
+    elsewhere |= {"query.suspected"}  # of whoever watches queries
+    assert {name for name in ALERTING if f'"{name}"' not in recorded} <= elsewhere
+    page = package.parents[1] / "docs" / "how-to" / "alerts.md"
+    rows = [line.split("|")[1:3] for line in page.read_text().splitlines() if line.startswith("| `")]
+    told = {name.strip(" `"): level.strip(" `") for names, level in rows for name in names.split(",")}
+    assert told == dict(ALERTING)
 
 
 def test_what_cannot_be_redacted_does_not_leave(sink: Sink, attached: Any, caplog: pytest.LogCaptureFixture) -> None:

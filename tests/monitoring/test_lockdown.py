@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Security, WebSocket
@@ -31,9 +33,10 @@ from mlguard import (
     harden,
 )
 from mlguard._guard import RequestMemory
+from mlguard.errors import BlockedError
 from mlguard.monitoring._lockdown_middleware import OpenSocket
 from mlguard.monitoring._lockdown_paths import covers, pattern_of
-from mlguard.monitoring._lockdown_state import MOST
+from mlguard.monitoring._lockdown_state import MOST, Block
 from tests.asgi import Answer, call, make_scope
 from tests.servers import serving, wait_until
 
@@ -258,6 +261,18 @@ def test_a_long_path_takes_no_longer(lockdown: Lockdown) -> None:
     assert call(app, "/a" * 30_000, method="GET").status == 404
 
 
+def test_a_long_path_of_strange_spelling_is_not_looked_at(lockdown: Lockdown) -> None:
+    """While a route is blocked it is refused, as what it is costs every other request too much to find out."""
+    app = make_app(lockdown)
+    path = "/a%2e" * 2_000
+    do(lockdown.block_principal("bob"))
+    assert get(app, path).status == 404
+    do(lockdown.block_route("/predict"))
+    assert get(app, path).status == 503
+    assert get(app, "/a%2e").status == 404
+    assert not covers((), {"path": path})
+
+
 # Principals -----------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +338,36 @@ def test_a_principal_is_blocked_as_a_guard_has_said(lockdown: Lockdown) -> None:
     assert statuses(app, "/token", headers=token) + statuses(app, "/key", headers=KEY) == [403, 200]
 
 
+def test_a_long_name_is_no_way_around(lockdown: Lockdown) -> None:
+    """Whoever signs tokens decides how long subjects are. What the record has of it is short, and lifted as any is."""
+    long, issuer = "a" * 257, "https://id/" + "b" * 257
+    caller = Principal(long, method="jwt", issuer=issuer)
+    block = do(lockdown.block_principal(caller))
+    assert (block.target[:7], len(block.target), len(block.issuer or "")) == ("sha256:", 71, 71)
+    with pytest.raises(BlockedError):
+        lockdown.admit(caller)
+    for other in (
+        Principal(long[1:], method="jwt", issuer=issuer),
+        Principal(long, method="jwt", issuer=issuer + "b"),
+        Principal(long + "a", method="jwt", issuer=issuer),
+    ):
+        lockdown.admit(other)
+    assert do(lockdown.lift(block)) == 1
+    do(lockdown.block_principal(long, issuer=issuer))
+    assert do(lockdown.lift(Block("principal", long, None, issuer))) == 1
+    lockdown.admit(caller)
+
+
+@pytest.mark.parametrize("name", [7, UUID(int=7)])
+def test_an_id_of_the_apps_own_may_be_no_text(lockdown: Lockdown, name: Any) -> None:
+    """Such as the number of a row, which the command line cannot tell from its digits."""
+    do(lockdown.block_principal(str(name)))
+    with pytest.raises(BlockedError):
+        lockdown.admit(Principal(name))
+    do(lockdown.lift(*do(lockdown.blocks())))
+    assert do(lockdown.block_principal(Principal(name))).target == str(name)
+
+
 def test_handing_a_request_on_is_no_way_around(lockdown: Lockdown) -> None:
     """An endpoint that calls another one with other credentials calls it for a caller who is blocked all the same."""
     app = make_app(lockdown)
@@ -345,6 +390,33 @@ def test_handing_a_request_on_is_no_way_around(lockdown: Lockdown) -> None:
     do(lockdown.block_principal("alice"))
     assert call(app, "/batch", headers=BOB).status in {200, 403}
     assert call(app, "/batch", headers=BOB).body != b'{"status":200}'
+
+
+@pytest.mark.parametrize("blocking", [0, 1])
+def test_a_mounted_app_with_a_lockdown_of_its_own_is_under_both(blocking: int) -> None:
+    """Whichever of them a principal is blocked in."""
+    lockdowns = [Lockdown(store=MemoryStore()) for _ in range(2)]
+    outer, inner = FastAPI(), FastAPI()
+    for app, lockdown in zip((outer, inner), lockdowns, strict=True):
+        harden(app)
+        lockdown.install(app)
+    caller = APIKeyAuth(APIKeys([RECORD, OTHER]))
+    inner.get("/mine", dependencies=[Security(caller)])(lambda: None)
+
+    @inner.websocket("/mine/ws")
+    async def ws(websocket: WebSocket, principal: Annotated[Principal, Security(caller)]) -> None:
+        await websocket.accept()
+        await websocket.send_text(principal.id)
+
+    outer.mount("/v1", inner)
+    do(lockdowns[blocking].block_principal("alice"))
+    assert (get(outer, "/v1/mine", headers=KEY).status, get(outer, "/v1/mine", headers=BOB).status) == (403, 200)
+    with serving(outer) as url:
+        address = f"{url.replace('http', 'ws', 1)}/v1/mine/ws"
+        with pytest.raises(InvalidStatus), connect(address, additional_headers={"X-API-Key": SECRET}):
+            pass
+        with connect(address, additional_headers={"X-API-Key": OTHER_SECRET}) as socket:
+            assert socket.recv() == "bob"
 
 
 def test_a_caller_of_the_apps_own_is_told(lockdown: Lockdown) -> None:
@@ -494,6 +566,38 @@ def test_a_blocked_principals_websocket_is_closed(lockdown: Lockdown, server: st
         connect(f"{server}/mine/ws", additional_headers={"x-api-key": SECRET}).close()
 
 
+def test_a_block_that_another_event_loop_reads_of_meanwhile(
+    lockdown: Lockdown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment that a WebSocket is judged and the one from which on it would be told."""
+    app = make_app(lockdown)
+    judge = lockdown.judge
+
+    def slowly(*judged: Any) -> None:
+        judge(*judged)
+        other = Thread(target=do, args=(lockdown.block_everything(),))
+        other.start()
+        other.join()
+
+    async def main() -> None:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if not sent:
+                return {"type": "websocket.connect"}
+            return await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {**make_scope("GET", "/ws"), "type": "websocket", "subprotocols": []}
+        await asyncio.wait_for(app(scope, receive, send), 20)
+        assert sent[-1]["type"] == "websocket.close"
+
+    monkeypatch.setattr(lockdown, "judge", slowly)
+    do(main())
+
+
 def test_a_time_out_of_the_apps_own_is_its_own(lockdown: Lockdown) -> None:
     """It is no end by lockdown."""
     app = FastAPI()
@@ -573,7 +677,8 @@ def test_a_flood_of_blocks_is_bounded(lockdown: Lockdown) -> None:
     ("block", "said"),
     [
         (lambda lockdown: lockdown.block_principal(""), "an id"),
-        (lambda lockdown: lockdown.block_principal("a" * 257), "256 characters"),
+        (lambda lockdown: lockdown.block_principal(None), "are texts"),
+        (lambda lockdown: lockdown.block_principal("a", issuer=7), "are texts"),
         (lambda lockdown: lockdown.block_principal("\ud800"), "256 characters"),
         (lambda lockdown: lockdown.block_address("localhost"), "localhost"),
         (lambda lockdown: lockdown.block_address("203.0.113.7/24"), "host bits"),

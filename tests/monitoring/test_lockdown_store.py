@@ -1,13 +1,15 @@
 """What is locked down is in a store that may be slow, down, emptied, or written to by others."""
 
 import asyncio
+import functools
 import json
 import logging
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,13 +28,14 @@ from mlguard import (
     harden,
 )
 from mlguard.monitoring import _lockdown_state as states
+from mlguard.monitoring._lockdown_histories import united
 from mlguard.monitoring._lockdown_state import Block, State, UnreadableError, read_state, write_state
 from mlguard.monitoring._lockdown_watch import _TOLD
 from mlguard.store import default_store
 from tests.asgi import Answer, acall, call
 from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
-from tests.servers import program, wait_until
+from tests.servers import wait_until
 from tests.traffic.test_rate import start
 
 
@@ -187,6 +190,21 @@ def test_a_store_that_hangs_holds_nobody_for_long(store: Flaky, monkeypatch: pyt
     assert do(asyncio.wait_for(acall(app, "/nowhere", method="GET"), 20)).status == 404
 
 
+def test_upkeep_that_hangs_holds_nobody_for_long(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests may wait for the reader, which must not wait for ever to tell what has changed."""
+    monkeypatch.setattr("mlguard.monitoring._lockdown_watch._PATIENCE", 0.05)
+    clock = Clock(1000.0)
+    lockdown = Lockdown(store=store, clock=clock)
+    app = make_app(lockdown)
+    do(states.set_block(store, Block("route", "/predict"), ttl=None))
+
+    async def hang(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    store.swap = hang  # type: ignore[method-assign,assignment]
+    assert do(asyncio.wait_for(acall(app, method="GET"), 20)).status == 503
+
+
 def test_one_read_serves_many_requests(store: Flaky) -> None:
     """A crowd that meets an old record has it read once; nobody is judged by the old one."""
     clock = Clock(1000.0)
@@ -262,6 +280,37 @@ def test_an_older_copy_does_not_come_back(store: Flaky) -> None:
     assert texts(do(Lockdown(store=store).blocks())) == ["route /b"]
 
 
+@pytest.mark.parametrize("since", [1, 3])
+def test_what_was_set_on_an_older_copy_stays_too(store: Flaky, since: int, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator who was quicker than those who know more, and has made as many changes, has lifted nothing."""
+    caplog.set_level(logging.INFO, "mlguard.audit")
+    lockdown, others = Lockdown(store=store), Lockdown(store=store)
+    do(lockdown.block_route("/a"))
+    (backup,) = do(store.get(states._STATE))
+    do(lockdown.block_principal("mallory"))
+    do(others.blocks())
+    overwrite(store, backup or b"")
+    for number in range(since):
+        do(states.set_block(store, Block("route", f"/b{number}"), ttl=None))
+    known = do(lockdown.blocks())
+    added = [f"route /b{number}" for number in range(since)]
+    assert texts(known) == ["principal any method: mallory", "route /a", *added]
+    assert do(others.blocks()) == do(lockdown.blocks()) == do(Lockdown(store=store).blocks()) == known
+    assert [facts["what"] for facts in events(caplog, "lockdown.set")] == ["route /a", "principal", *added]
+    do(others.lift(*known))
+    assert do(lockdown.blocks()) == do(others.blocks()) == ()
+
+
+def test_more_changes_than_are_remembered_are_taken_as_they_are(store: Flaky) -> None:
+    """A worker that has slept through hundreds of them brings nothing back that was lifted."""
+    lockdown = Lockdown(store=store)
+    do(lockdown.block_principal("mallory"))
+    do(states.lift_blocks(store, lambda _: True, by="eve", reason=""))
+    for _ in range(states._CHANGES):
+        do(states.set_block(store, Block("everything"), ttl=None))
+    assert texts(do(lockdown.blocks())) == ["everything"]
+
+
 def test_what_was_set_on_an_emptied_store_stays_too(store: Flaky) -> None:
     """An operator who was quicker than those who know has lost nothing, and nor have they."""
     lockdown, others = Lockdown(store=store), Lockdown(store=store)
@@ -301,7 +350,7 @@ def test_more_than_there_is_room_for_is_not_put_back() -> None:
     most = states.MOST["route"]
     mine = State(origin="a", revision=9, blocks=tuple(Block("route", f"/a{n}") for n in range(most)))
     theirs = State(origin="b", revision=1, blocks=(Block("route", "/b"), Block("everything")))
-    both = states.united(mine, theirs)
+    both = united(mine, theirs)
     assert (len(both.blocks), both.revision, both.origin) == (most + 1, 2, "b")
     assert {"/b", f"/a{most - 1}"} < {block.target for block in both.blocks}
     assert "/a0" not in {block.target for block in both.blocks}
@@ -316,6 +365,7 @@ TAMPERED = [
     b'{"blocks":[{"kind":"route","target":"predict"}]}', b'{"blocks":[{"kind":"address","target":"0/0"}]}',
     b'{"blocks":[{"kind":"address","target":"10.0.0.1/8"}]}', b'{"blocks":[{"kind":"everything","ends":NaN}]}',
     b'{"blocks":[{"kind":"everything","ends":1e999}]}', b'{"blocks":[{"kind":"everything","until":1e12}]}',
+    b'{"blocks":[{"kind":"everything","since":-1e11}]}',
     b'{"blocks":[{"kind":"everything"},{"kind":"everything"}]}',
     b'{"blocks":[{"kind":"principal","target":1}]}', b'{"blocks":[{"kind":"address","target":"10.0.0.1"}]}',
     b'{"blocks":[{"kind":"pin","target":"iris"}]}',
@@ -349,9 +399,47 @@ def test_what_cannot_be_read_shuts_everything(store: Flaky, record: bytes, caplo
     assert status(app) == 200
 
 
+def test_pins_outlive_a_record_that_cannot_be_read(store: Flaky) -> None:
+    """Or the bad version would be loaded, and answer the first requests once the record can be read again."""
+    lockdown = Lockdown(store=store)
+    do(lockdown.pin_model("iris", 3))
+    overwrite(store, b"nonsense")
+    do(lockdown.blocks())
+    assert lockdown.pinned("iris") == 3
+    do(states.reset(store, by="eve", reason=""))
+    do(lockdown.blocks())
+    assert lockdown.pinned("iris") == 3
+    do(lockdown.lift(*do(lockdown.blocks())))
+    assert lockdown.pinned("iris") is None
+
+
+def test_a_record_is_in_force_before_it_is_told(store: Flaky) -> None:
+    """A handler of somebody's that raises opens nothing."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError
+
+    lockdown = Lockdown(store=store)
+    do(lockdown.blocks())
+    overwrite(store, b"nonsense")
+    handler = Broken()
+    logger = logging.getLogger("mlguard")
+    logger.addHandler(handler)
+    try:
+        with suppress(ZeroDivisionError):
+            do(lockdown.blocks())
+    finally:
+        logger.removeHandler(handler)
+    do(lockdown.blocks())
+    assert lockdown._watch.rules.everything
+
+
 MEMBERS = st.sampled_from(["blocks", "kind", "target", "revision", "changes"]) | st.text()
 JSON = st.recursive(
-    st.none() | st.text() | st.floats() | st.integers(), lambda below: st.lists(below) | st.dictionaries(MEMBERS, below)
+    st.none() | st.text() | st.floats() | st.integers(),
+    lambda below: st.lists(below) | st.dictionaries(MEMBERS, below),
+    max_leaves=10,
 )
 
 
@@ -448,33 +536,32 @@ def test_what_has_ended_takes_no_room() -> None:
 
 # Several at once ------------------------------------------------------------------------------------------------------
 
-OPERATOR = """
-import asyncio, sys
-from mlguard import RedisStore
-from mlguard.monitoring._lockdown_state import Block, set_block, lift_blocks
-store = RedisStore(sys.argv[1], timeout=30)
-name = sys.argv[2]
 
-async def main():
-    for number in range(20):
-        await set_block(store, Block("principal", f"{name}-{number}"), ttl=None)
-        await set_block(store, Block("principal", f"{name}-gone-{number}"), ttl=60)
-        lifted, _ = await lift_blocks(store, lambda block: block.target == f"{name}-gone-{number}", by="", reason="")
-        assert len(lifted) == 1
+def operate(url: str, name: str) -> None:
+    """Block forty and lift twenty of them, as commands do."""
 
-asyncio.run(main())
-print("done")
-"""
+    async def work() -> None:
+        store = RedisStore(url, timeout=30)
+        for number in range(20):
+            await states.set_block(store, Block("principal", f"{name}-{number}"), ttl=None)
+            gone = f"{name}-gone-{number}"
+            await states.set_block(store, Block("principal", gone), ttl=60)
+            lifted, _ = await states.lift_blocks(store, functools.partial(is_about, target=gone), by="", reason="")
+            assert len(lifted) == 1
+
+    do(work())
+
+
+def is_about(block: Block, target: str) -> bool:
+    return block.target == target
 
 
 def test_operators_at_the_same_time_lose_nothing(redis: RedisServer) -> None:
-    """Each compares before it writes."""
+    """Each compares before it writes. They share nothing but the store."""
     redis.command("FLUSHALL")
     names = ["a", "b", "c", "d"]
-    with ExitStack() as stack:
-        running = [stack.enter_context(program("-c", OPERATOR, redis.url, name)) for name in names]
-        for one in running:
-            one.wait_for("done")
+    with ThreadPoolExecutor(len(names)) as operators:
+        list(operators.map(functools.partial(operate, redis.url), names))
     blocks = do(Lockdown(store=RedisStore(redis.url, timeout=30)).blocks())
     assert {block.target for block in blocks} == {f"{name}-{number}" for name in names for number in range(20)}
 
@@ -511,7 +598,7 @@ def test_each_change_is_told_once(store: Flaky, caplog: pytest.LogCaptureFixture
     do(Lockdown(store=store).blocks())
     (one, two), (lifted,) = events(caplog, "lockdown.set"), events(caplog, "lockdown.lifted")
     assert {**one, "until": None} == {
-        "what": "principal jwt of https://id: alice", "by": "eve", "why": "scraping", "until": None,
+        "what": "principal", "principal": "jwt of https://id: alice", "by": "eve", "why": "scraping", "until": None,
     }  # fmt: skip
     assert one["until"] is not None
     assert (two["what"], two["until"]) == ("pin iris@3", None)
@@ -519,6 +606,22 @@ def test_each_change_is_told_once(store: Flaky, caplog: pytest.LogCaptureFixture
     do(store.put(_TOLD, b"nonsense", 1e9))  # is no reason to tell it again
     do(all_read())
     assert len(events(caplog, "lockdown.set")) == 2
+
+
+def test_nothing_is_written_that_would_not_be_read(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names whose characters take six bytes each are no way to shut everything."""
+    monkeypatch.setattr(states, "_LARGEST", 8_000)
+    lockdown = Lockdown(store=store)
+
+    async def flood() -> None:
+        for number in range(100):
+            await lockdown.block_principal("\x01" * 200 + str(number))
+
+    with pytest.raises(StoreFullError) as full:
+        do(flood())
+    assert "lift some" in full.value.reason
+    assert status(make_app(lockdown)) == 200
+    assert status(make_app(Lockdown(store=store))) == 200
 
 
 def test_a_record_at_the_end_of_all_numbers_is_begun_anew(store: Flaky) -> None:
@@ -622,6 +725,8 @@ def test_a_store_that_takes_no_changes_is_told_once(store: Flaky, caplog: pytest
     store.swap = swap  # type: ignore[method-assign]
     do(lockdown.blocks())
     assert len(events(caplog, "lockdown.set")) == 1
+    assert caplog.text.count("takes changes again") == 1
+    assert "answers again" not in caplog.text
 
 
 def test_who_is_slower_leaves_it_to_the_other(store: Flaky) -> None:

@@ -1,11 +1,11 @@
 """The model of a service: loaded from a store when the service starts, which it does not do without."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
 from mlguard.artifacts._symbols import Name
@@ -24,6 +24,10 @@ _RETRY = 30.0  # seconds after which a version that was refused is tried again
 
 class Pins(Protocol):
     """What says which version is pinned: a :class:`~mlguard.Lockdown`."""
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has found out."""
 
     async def start(self) -> None:
         """Find out, and go on doing so in this event loop."""
@@ -57,7 +61,8 @@ class ServedModel:
     says then. Another version is loaded in a thread, through the same gate, while the one before is served, and both
     take room meanwhile. A request goes on with the model that it began with. A version that is refused changes nothing:
     the one before is served on, ``model.kept`` is in the log for audits, and it is tried again in half a minute. So
-    a pin does not by itself stop a model that is served: where no other version is to be had, block the route.
+    a pin does not by itself stop a model that is served: where no other version is to be had, block the route. What was
+    loaded at the start while nobody could say what is pinned is not served once another version turns out to be.
 
     Args:
         store: Where it is.
@@ -94,6 +99,8 @@ class ServedModel:
         self._target: Version = version
         #: What was refused, and when it is tried again.
         self._refused: tuple[Version, float] | None = None
+        #: Whether what is served was chosen when nobody could say what is pinned.
+        self._is_guess = False
         self._running = 0  # apps: one may be mounted in another, and both name this in their lifespans
 
     @property
@@ -101,7 +108,7 @@ class ServedModel:
         """What is served, once the app has started."""
         return self._served.version if self._served is not None else None
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:  # noqa: ARG002  # FastAPI passes it
         """For ``FastAPI(lifespan=...)``, or ``async with iris.lifespan(app):`` in a lifespan of your own.
 
@@ -127,10 +134,13 @@ class ServedModel:
         """The model.
 
         Raises:
-            UnavailableError: The app was started without :meth:`lifespan` (503).
+            UnavailableError: The app was started without :meth:`lifespan`, or before anybody could say that another
+                version is pinned, which is not loaded yet (503).
         """
         if self._served is None:
             raise UnavailableError("the model was not loaded: pass FastAPI(lifespan=....lifespan)", retry_after=_SOON)
+        if self._is_guess and self._wanted_now() != self._target:
+            raise UnavailableError("another version of the model is pinned, and not loaded yet", retry_after=_SOON)
         return self._served.model
 
     def _wanted_now(self) -> Version:
@@ -139,13 +149,17 @@ class ServedModel:
 
     def _load_first(self, target: Version) -> None:
         with self._lock:
-            self._load(target)
+            self._serve(self._load(target), target)
 
-    def _load(self, target: Version) -> None:
-        """Load a version, and serve it from then on."""
+    def _load(self, target: Version) -> _Served:
         version = self._store.find(self._name, target)
-        model = self._store.load_version(version, **self._options)
-        self._served, self._target, self._refused = _Served(model, version), target, None
+        return _Served(self._store.load_version(version, **self._options), version)
+
+    def _serve(self, served: _Served, target: Version) -> None:
+        """Serve what was loaded from now on."""
+        self._is_guess = self._follow is not None and not self._follow.knows
+        self._served, self._target, self._refused = served, target, None
+        version = served.version
         record_event(
             "model.served", model=version.name, version=version.version, digest=version.digest, signer=version.signer
         )
@@ -155,7 +169,8 @@ class ServedModel:
             await asyncio.sleep(_LOOK)
             target = self._wanted_now()
             if target != self._target and not self._was_refused(target):
-                await asyncio.to_thread(self._try, target)
+                with contextlib.suppress(Exception):  # of somebody's log handler: pins are to be followed on
+                    await asyncio.to_thread(self._try, target)
 
     def _was_refused(self, target: Version) -> bool:
         return self._refused is not None and self._refused[0] == target and self._clock() < self._refused[1]
@@ -167,7 +182,7 @@ class ServedModel:
                 return  # another app of this process was quicker, or all have ended
             serving = self._served.version.version
             try:
-                self._load(target)
+                served = self._load(target)
             except Exception as error:
                 is_new = self._refused is None or self._refused[0] != target
                 self._refused = target, self._clock() + _RETRY
@@ -177,3 +192,5 @@ class ServedModel:
                     logger.error(
                         "version %s of %s is refused; %s is served on", target, self._name, serving, exc_info=error
                     )
+                return
+            self._serve(served, target)

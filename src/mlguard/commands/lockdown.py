@@ -149,10 +149,10 @@ def _revoke(options: argparse.Namespace) -> int:
 
 
 def _lift(options: argparse.Namespace) -> int:
-    wanted = (options.kind, options.target, getattr(options, "method", None), getattr(options, "issuer", None))
+    wanted = Block(options.kind, options.target, getattr(options, "method", None), getattr(options, "issuer", None)).key
 
     def matches(block: Block) -> bool:
-        same = (wanted[0], wanted[1]) == (block.kind, block.target)
+        same = wanted[:2] == block.key[:2]
         return options.kind == "all" or (
             same and all(w in {None, b} for w, b in zip(wanted[2:], block.key[2:], strict=True))
         )

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlguard.monitoring.lockdown import Lockdown
 
 logger = logging.getLogger("mlguard")
+
+Admits = Callable[[Principal], None]
 
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
@@ -54,7 +56,7 @@ class LockdownMiddleware:
         memory = RequestMemory.of(scope)
         memory.label_only |= rules.label_only
         if kind == "http":
-            memory.admits = self._lockdown.admit
+            memory.admits = _one_after_another(memory.admits, self._lockdown.admit)
             await self._app(scope, receive, send)
         else:
             await self._serve_socket(memory, scope, receive, send)
@@ -78,10 +80,11 @@ class LockdownMiddleware:
             self._lockdown.stop()
 
     async def _serve_socket(self, memory: RequestMemory, scope: Scope, receive: Receive, send: Send) -> None:
+        outer = memory.admits
         try:
             async with asyncio.timeout(None) as limit:
                 socket = OpenSocket(self._lockdown, HTTPConnection(scope), limit)
-                memory.admits = socket.admit
+                memory.admits = _one_after_another(outer, socket.admit)
                 self._lockdown.opened(socket)
                 await self._app(scope, receive, send)
         except TimeoutError:
@@ -91,7 +94,7 @@ class LockdownMiddleware:
             with contextlib.suppress(Exception):  # the peer may have gone, or the app has closed it
                 await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         finally:
-            memory.admits = None  # which refers back to the memory
+            memory.admits = outer  # that of the socket refers back to the memory
             self._lockdown.closed(socket, by_lockdown=limit.expired())
 
 
@@ -130,6 +133,18 @@ class OpenSocket:
         if not self._limit.expired() and self._lockdown.refuses_socket(self._conn, principals):
             with contextlib.suppress(RuntimeError):  # it ends already
                 self._limit.reschedule(self._loop.time())
+
+
+def _one_after_another(outer: Admits | None, inner: Admits) -> Admits:
+    """What both admit: a mounted app that has a lockdown of its own is under that of the app around it too."""
+    if outer is None:
+        return inner
+
+    def admit(principal: Principal) -> None:
+        outer(principal)
+        inner(principal)
+
+    return admit
 
 
 async def _refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from mlguard._guard import Principal
 from mlguard.errors import BlockedError, OutOfServiceError
 from mlguard.monitoring._lockdown_paths import Segments, covers, pattern_of
-from mlguard.monitoring._lockdown_state import Block, State, has_ended
+from mlguard.monitoring._lockdown_state import Block, State, has_ended, kept_name
 from mlguard.traffic.addresses import Address
 
 _LATER = 30  # seconds; not when it ends, which is nobody's business
@@ -84,6 +84,9 @@ class Rules:
         Raises:
             BlockedError: It is blocked (403).
         """
-        for method, issuer in self._principals.get(principal.id, ()):
-            if method in {None, principal.method} and issuer in {None, principal.issuer or ""}:
+        if not self._principals:
+            return
+        name = kept_name(str(principal.id))  # that of an app's own may be a number or a UUID
+        for method, issuer in self._principals.get(name, ()):
+            if method in {None, principal.method} and issuer in {None, kept_name(principal.issuer or "")}:
                 raise BlockedError(f"lockdown: {principal.method} principal {principal.id!r}")

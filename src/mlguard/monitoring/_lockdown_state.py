@@ -5,6 +5,7 @@ that knows more than the store tells an older copy of the same record (a replica
 was begun anew after the store had lost everything.
 """
 
+import hashlib
 import ipaddress
 import secrets
 import time
@@ -41,10 +42,21 @@ _LARGEST = 8 << 20  # bytes of a record
 _CHANGES = 200  # that are remembered for the audit log
 _TRIES = 1_000  # against others who change it at the same time
 
-_Text = Annotated[str, Field(max_length=256)]
+_LONGEST_NAME = 256  # characters
+_Text = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Count = Annotated[int, Field(ge=0, lt=2**62)]
-_Seconds = Annotated[float, Field(ge=-1e11, le=1e11)]  # which a calendar has
+_Seconds = Annotated[float, Field(ge=-6e10, le=1e11)]  # of the years 68 to 5138, which a calendar has
 _STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+def kept_name(name: str) -> str:
+    """The name of a principal or an issuer as the record has it: a digest in the place of a long one.
+
+    Whoever signs tokens decides how long their subjects are, and a long name must be no way around a block.
+    """
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,8 @@ class Block:
 
     Attributes:
         kind: ``"principal"``, ``"address"``, ``"route"``, ``"everything"``, ``"label-only"`` or ``"pin"``.
-        target: The id of the principal, the network, the path or the name of the model; ``""`` where there is but one.
+        target: The id of the principal (of a long one, a digest), the network, the path or the name of the model;
+            ``""`` where there is but one.
         method: How the principal proves who it is. None: however.
         issuer: Who vouches for the principal. None: whoever.
         version: Of the model that is pinned.
@@ -80,7 +93,10 @@ class Block:
     @property
     def key(self) -> tuple[str, str, str | None, str | None]:
         """What it is about: to set it again replaces it."""
-        return (self.kind, self.target, self.method, self.issuer)
+        if self.kind != "principal":
+            return (self.kind, self.target, self.method, self.issuer)
+        issuer = None if self.issuer is None else kept_name(self.issuer)
+        return (self.kind, kept_name(self.target), self.method, issuer)
 
     def __str__(self) -> str:
         """In words, as logs and lists have it."""
@@ -143,7 +159,7 @@ def read_state(record: bytes | None) -> State:
     except (ValidationError, ValueError):  # whose text would quote it
         pass
     else:
-        if all(_number(state.blocks, kind) <= most for kind, most in MOST.items()):
+        if all(number_of(state.blocks, kind) <= most for kind, most in MOST.items()):
             return state
     raise UnreadableError("the lockdown in the store cannot be read")
 
@@ -191,7 +207,8 @@ def _check(block: Block) -> None:
         raise ValueError("who it was, and why, are one line of text each")
 
 
-def _number(blocks: Iterable[Block], kind: Kind) -> int:
+def number_of(blocks: Iterable[Block], kind: Kind) -> int:
+    """How many of a kind there are."""
     return sum(block.kind == kind for block in blocks)
 
 
@@ -210,8 +227,14 @@ async def stored(store: Store) -> bytes | None:
 
 
 async def swap(store: Store, old: bytes | None, new: State) -> bytes | None:
-    """Keep a record in the place of another. Returns its bytes, or None if another one is there by now."""
+    """Keep a record in the place of another. Returns its bytes, or None if another one is there by now.
+
+    Raises:
+        StoreFullError: It is larger than what is read, which would shut everything (503).
+    """
     record = write_state(new)
+    if len(record) > _LARGEST:
+        raise StoreFullError("so much is locked down that no more can be kept: lift some", retry_after=60)
     return record if await store.swap(_STATE, old, record, _KEPT) else None
 
 
@@ -234,9 +257,13 @@ async def set_block(store: Store, block: Block, *, ttl: float | None) -> tuple[B
     if ttl is not None and not 0 < ttl <= _LONGEST:
         raise ConfigurationError("what ends by itself does so after more than 0 seconds and at most ten years")
     now, since = await store_clock(store), time.time()
+    _, target, method, issuer = block.key
     block = checked(
         replace(
             block,
+            target=target,
+            method=method,
+            issuer=issuer,
             since=since,
             until=None if ttl is None else since + ttl,
             ends=None if ttl is None else now + ttl,
@@ -245,7 +272,7 @@ async def set_block(store: Store, block: Block, *, ttl: float | None) -> tuple[B
 
     def add(state: State) -> State:
         others = [one for one in state.blocks if one.key != block.key and not has_ended(one, now)]
-        if _number(others, block.kind) >= MOST[block.kind]:
+        if number_of(others, block.kind) >= MOST[block.kind]:
             raise StoreFullError(
                 f"{MOST[block.kind]} of the kind {block.kind} are blocked already: lift some, or block more at once, "
                 "such as a network, a route or everything",
@@ -327,21 +354,6 @@ def without_ended(state: State, now: float) -> State:
     if not ended:
         return state
     return _changed(state, [block for block in state.blocks if not has_ended(block, now)], [*map(_expiry, ended)])
-
-
-def united(mine: State, theirs: State) -> State:
-    """What a worker knows of a record that was lost, and the one that was begun since."""
-    theirs_by_key = {block.key: block for block in theirs.blocks}
-    lost = [block for block in mine.blocks if block.key not in theirs_by_key]
-    room = {kind: most - _number(theirs.blocks, kind) for kind, most in MOST.items()}
-    kept: list[Block] = []
-    for block in reversed(lost):  # what was set last stays, if there is no room
-        if room[block.kind] > 0:
-            room[block.kind] -= 1
-            kept.insert(0, block)
-    if not kept:
-        return theirs
-    return replace(theirs, revision=theirs.revision + 1, blocks=(*kept, *theirs.blocks))
 
 
 def has_ended(block: Block, now: float) -> bool:

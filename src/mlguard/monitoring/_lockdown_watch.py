@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mlguard.errors import MLGuardError
+from mlguard.monitoring._lockdown_histories import newest
 from mlguard.monitoring._lockdown_rules import Rules
 from mlguard.monitoring._lockdown_state import (
     State,
@@ -17,7 +18,6 @@ from mlguard.monitoring._lockdown_state import (
     store_clock,
     stored,
     swap,
-    united,
     without_ended,
 )
 from mlguard.monitoring.events import record_event
@@ -29,7 +29,7 @@ _EVERY = 0.5  # seconds between two reads
 #: Seconds after which a request waits for the next read. Whatever was set a second ago holds for it, then, also where
 #: something has kept the event loop from running.
 STALE = 0.9
-_PATIENCE = 3.0  # seconds for one read, of whatever store: requests may be waiting for it
+_PATIENCE = 3.0  # seconds for one read or its upkeep, of whatever store: requests may be waiting
 _CLOCK_EVERY = 60.0  # seconds between two looks at the store's clock
 _TOLD = store_key("lockdown", "told")
 _TOLD_KEPT = 100 * 365 * 86_400.0  # seconds
@@ -75,8 +75,12 @@ class Watch:
         self._ahead_at = -math.inf
         self._changes_at = math.inf
         self._told = 0  # the last revision that was told, of what is known now
-        self._health = _Health("the store does not answer; what was read last stays in force")
-        self._upkeep = _Health("the store takes no changes; what has changed is told when it does")
+        self._health = _Health(
+            "the store does not answer; what was read last stays in force", "the store answers again"
+        )
+        self._upkeep = _Health(
+            "the store takes no changes; what has changed is told when it does", "the store takes changes again"
+        )
         self._readers: dict[asyncio.AbstractEventLoop, _Reader] = {}
 
     @property
@@ -150,34 +154,32 @@ class Watch:
     def _take_it(self, record: bytes | None) -> None:
         if self._is_stored and record == self._record:
             return
-        self._record = record
         try:
             state = read_state(record)
         except UnreadableError:
-            self._is_stored = True
-            self._note_unreadable()
+            was_readable, self.is_readable = self.is_readable, False
             self._apply(None)
+            self._record, self._is_stored = record, True
+            if was_readable:
+                _tell_unreadable()
             return
         known = self._state
-        if known.origin and state.origin != known.origin:
-            kept = known if not state.origin else united(known, state)
-        elif state.revision < known.revision:
-            kept = known
-        else:
-            kept = state
+        kept = newest(known, state)
         if kept.origin != known.origin:
             self._told = 0
-        self._state, self.is_readable, self._is_stored = kept, True, kept is state
+        self._state, self.is_readable = kept, True
         self._apply(kept)
+        self._record, self._is_stored = record, kept is state
 
     async def _look_after(self) -> None:
         """What has to be done once what the record says is in force. What cannot be done now is done after a read."""
         try:
-            if self.is_readable and not self._is_stored:
-                await self._put_back()
-            if self.is_readable and self._is_stored:
-                await self._end_what_has_ended()
-                await self._tell(self._state)
+            async with asyncio.timeout(_PATIENCE):
+                if self.is_readable and not self._is_stored:
+                    await self._put_back()
+                if self.is_readable and self._is_stored:
+                    await self._end_what_has_ended()
+                    await self._tell(self._state)
         except Exception as error:
             self._upkeep.note(error)
         else:
@@ -212,6 +214,8 @@ class Watch:
         with self._lock:
             now = None if self._ahead is None else self._clock() + self._ahead
             rules = Rules(state, now)
+            if state is None:  # or a version that is not to be trusted would be loaded again meanwhile
+                rules.pins = self._rules.pins
             if rules.blocks == self._rules.blocks and rules.everything == self._rules.everything:
                 rules = self._rules  # the same, and whoever has looked at it need not again
             self._changes_at = math.inf if self._ahead is None else rules.changes_at - self._ahead
@@ -232,7 +236,7 @@ class Watch:
                 if change.revision > told:
                     record_event(
                         f"lockdown.{change.event}",
-                        what=change.what,
+                        **_named(change.what),
                         by=change.by,
                         why=change.reason,
                         until=spell_time(change.until),
@@ -242,23 +246,19 @@ class Watch:
     async def _keep_told(self, known: bytes | None, origin: str, revision: int) -> bool:
         return await self._store.swap(_TOLD, known, f"{origin} {revision}".encode(), _TOLD_KEPT)
 
-    def _note_unreadable(self) -> None:
-        if self.is_readable:
-            self.is_readable = False
-            logger.error("lockdown: the record in the store cannot be read, so everything is refused")
-            record_event("lockdown.unreadable")
-
 
 class _Health:
     """Whether something works, told when that changes and not each time.
 
     Args:
         problem: What is to be said where it does not.
+        end: What is to be said where it does again.
     """
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, end: str) -> None:
         self.is_failing = False
         self._problem = problem
+        self._end = end
 
     def note(self, error: Exception | None) -> None:
         """How it went."""
@@ -266,10 +266,24 @@ class _Health:
         if was_failing == self.is_failing:
             return
         if error is None:
-            logger.warning("lockdown: the store answers again")
+            logger.warning("lockdown: %s", self._end)
         else:
             reason = error.reason if isinstance(error, MLGuardError) else type(error).__name__
             logger.error("lockdown: %s (%s)", self._problem, reason)
+
+
+def _named(what: str) -> dict[str, str]:
+    """What was changed, as facts. Who and which network are facts of their own: not everybody is to be told of them."""
+    kind, _, target = what.partition(" ")
+    return {"what": kind, kind: target} if kind in {"principal", "address"} else {"what": what}
+
+
+def _tell_unreadable() -> None:
+    logger.error(
+        "lockdown: the record in the store cannot be read, so everything is refused: mlguard lockdown reset begins it "
+        "anew"
+    )
+    record_event("lockdown.unreadable")
 
 
 def _read_told(record: bytes | None, origin: str) -> int:

@@ -27,14 +27,19 @@ from mlguard.problems import logger
 ALERTING: Mapping[str, Level] = {
     "audit.dropped": "critical",
     "audit.failed": "critical",
+    "audit.recovered": "info",
     "drift.found": "warning",
     "feedback.quarantined": "warning",
     "lockdown.lifted": "warning",
+    "lockdown.restored": "critical",
     "lockdown.set": "critical",
+    "lockdown.unreadable": "critical",
+    "model.kept": "warning",
     "model.refused": "critical",
     "query.suspected": "warning",
     "secret.stale": "warning",
     "secret.unavailable": "critical",
+    "store.back": "info",
     "store.down": "critical",
 }
 

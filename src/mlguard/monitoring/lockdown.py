@@ -199,6 +199,7 @@ class Lockdown:
     def opened(self, socket: OpenSocket) -> None:
         """A WebSocket was admitted."""
         self._sockets.add(socket)
+        socket.look_soon()  # another event loop may have read of a block since it was judged
 
     def closed(self, socket: OpenSocket, *, by_lockdown: bool) -> None:
         """A WebSocket has ended."""
@@ -231,6 +232,11 @@ class Lockdown:
         """End what :meth:`start` has begun in this event loop."""
         self._watch.stop()
 
+    @property
+    def knows(self) -> bool:
+        """Whether this process has read what is locked down, and could."""
+        return self._watch.read_at > -math.inf and self._watch.is_readable
+
     def pinned(self, model: str) -> int | None:
         """The version of a model that is pinned, as far as this process knows."""
         return self._watch.rules.pins.get(model)
@@ -253,7 +259,8 @@ class Lockdown:
         --revoke``).
 
         Args:
-            principal: Who, as a guard has said; or the id.
+            principal: Who, as a guard has said; or the id. Of one of more than 256 characters, and of such an issuer,
+                the record has a digest.
             method: Of an id: how it is proved, such as ``"api-key"``. None: however.
             issuer: Of an id: who vouches for it, as a token's ``iss``. None: whoever.
             ttl: Seconds after which the block ends by itself, by the store's clock. None: it does not.
@@ -269,7 +276,9 @@ class Lockdown:
             UnavailableError: The store cannot be asked (503). Nothing has changed, as far as is known.
         """
         if isinstance(principal, Principal):
-            method, issuer, principal = principal.method, principal.issuer or "", principal.id
+            method, issuer, principal = principal.method, principal.issuer or "", str(principal.id)
+        if not isinstance(principal, str) or not isinstance(issuer, str | None):
+            raise ConfigurationError("block_principal takes a principal, or an id and an issuer that are texts")
         return await self._set(Block("principal", principal, method, issuer, by=by, reason=reason), ttl)
 
     async def block_address(
