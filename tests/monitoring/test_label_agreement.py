@@ -134,6 +134,17 @@ def test_tensors_and_columns_that_never_vary() -> None:
     assert support.tolist() == [1.0] * 5
 
 
+@pytest.mark.parametrize("constant", [0.1, 0.0, 1e6])
+def test_a_column_that_never_varies_makes_nothing_far(constant: float) -> None:
+    """Also where the mean of its numbers is another one than they are, by the last digit."""
+    rules = Features(columns=3, low=-1e6, high=1e6, max_rows=9).rules
+    x = np.column_stack([X, np.full(600, constant)])
+    sent = x[:5] + np.array([0, 0, 1e-3])
+    support, far = neighbours(x, rules=rules).ask(sent, CODES[:5])
+    assert support.tolist() == [1.0] * 5
+    assert not far.any()
+
+
 @pytest.mark.parametrize(
     ("x", "y"),
     [
