@@ -81,8 +81,8 @@ class QuarantineWriter:
             self.dropped += dropped
         if first:
             logger.warning(
-                "the quarantine of feedback drops rows: it is full, or cannot be written. Look at what is in it (mlguard "
-                "feedback list)"
+                "the quarantine of feedback drops rows: it is full, or cannot be written. Look at what is in it "
+                "(mlguard feedback list)"
             )
 
 
