@@ -125,6 +125,7 @@ def test_an_operator_lets_it_in(service: Service) -> None:
     service.quarantine.reject([2])
     with service.quarantine.released() as released:
         assert (released.x.tolist(), released.y.tolist()) == ([LOW], ["high"])
+        assert released.who == (("api-key", "", "alice"),)
 
 
 def test_answers_tell_nothing(service: Service) -> None:

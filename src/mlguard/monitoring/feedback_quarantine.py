@@ -283,7 +283,7 @@ class FeedbackQuarantine:
         form = self._ask(_form)
         x = np.array([row.features for row in rows], form["dtype"]).reshape(len(rows), *form["shape"])
         y = np.array(form["labels"])[[form["labels"].index(row.label) for row in rows]]
-        yield ReleasedFeedback(x, y)
+        yield ReleasedFeedback(x, y, tuple((row.method, row.issuer, row.caller) for row in rows))
         done = [(row.id,) for row in rows]
         self._change(lambda one: one.executemany("DELETE FROM held WHERE id = ?", done))
 

@@ -63,10 +63,12 @@ class ReleasedFeedback:
     Attributes:
         x: The rows, shape ``(rows, columns)`` or ``(rows, *shape)``.
         y: Their labels, shape ``(rows,)``.
+        who: Method, issuer and id of who has sent each row. Keep it beside the row: a release may turn out to be wrong.
     """
 
     x: NDArray[Any]
     y: NDArray[Any]
+    who: tuple[tuple[str, str, str], ...] = ()
 
 
 def bounded(name: str) -> str:
