@@ -1,6 +1,7 @@
 """Rows in quarantine: kept in bounds, for their owner alone, until an operator or time has spoken."""
 
 import collections
+import itertools
 import json
 import logging
 import sqlite3
@@ -195,12 +196,14 @@ def test_the_file_does_not_outgrow_its_bound(tmp_path: Path) -> None:
 def test_an_operator_can_act_on_a_full_file(tmp_path: Path) -> None:
     """Whoever fills it keeps nobody from releasing what others have sent, though that makes the file larger."""
     quarantine = made(tmp_path / "feedback.db", max_bytes=65_536)
-    adding = (quarantine.add([held((f"{number}", "", ""))]) for number in range(999))
-    with pytest.raises(UnavailableError) as full:
-        collections.deque(adding, maxlen=0)
+    callers = itertools.count()
+    for at_once in (100, 10, 1):  # to the last byte, without a step for each
+        adding = (quarantine.add([held((f"{next(callers)}", "", "")) for _ in range(at_once)]) for _ in range(999))
+        with pytest.raises(UnavailableError) as full:
+            collections.deque(adding, maxlen=0)
     assert "SQLITE_FULL" in str(full.value.reason)
     rows = quarantine.count()
-    assert quarantine.release(range(rows + 1)) == rows
+    assert quarantine.release(row.id for row in quarantine.rows(limit=9_999)) == rows
     assert quarantine.count("released") == rows
 
 
