@@ -283,6 +283,22 @@ def test_a_file_has_rows_of_one_form(tmp_path: Path) -> None:
     assert FeedbackQuarantine(tmp_path / "feedback.db").count() == 0
 
 
+def test_a_service_that_starts_is_told_what_is_wrong_with_its_file(tmp_path: Path) -> None:
+    """By SQLite's name for it, not by a 503: there is nobody yet to answer."""
+    path = tmp_path / "feedback.db"
+    path.write_bytes(b"no database" * 200)
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="SQLITE_NOTADB"):
+        FeedbackQuarantine(path)
+    path.unlink()
+    quarantine = made(path)
+    with sqlite3.connect(path) as damaged:
+        damaged.execute("DROP TABLE form")
+    damaged.close()
+    with pytest.raises(ConfigurationError, match="SQLITE_ERROR"):
+        quarantine.bind(shape=(2,), dtype="float64", labels=["a", "b"])
+
+
 def test_a_file_that_has_gone_is_not_made_anew(file: FeedbackQuarantine) -> None:
     """Others could read what SQLite makes."""
     file.path.unlink()

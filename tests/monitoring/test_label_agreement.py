@@ -8,6 +8,7 @@ import pytest
 from mlguard.errors import ConfigurationError
 from mlguard.inputs.features import Features
 from mlguard.inputs.labelled_rows import Classes
+from mlguard.monitoring import _label_agreement
 from mlguard.monitoring._label_agreement import ModelOpinion, Neighbours
 
 CLASSES = Classes(["b", "a", "c"], where="test")
@@ -99,8 +100,10 @@ def test_what_is_like_nothing_is_far() -> None:
     assert far.tolist() == [True, True, False]
 
 
-def test_many_rows_are_asked_in_pieces() -> None:
-    """The answers are those of one row at a time."""
+@pytest.mark.parametrize("at_a_time", [1, 6_000, 10**6])
+def test_many_rows_are_asked_in_pieces(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are those of one row at a time, however many fit into the memory that there is for them."""
+    monkeypatch.setattr(_label_agreement, "_AT_A_TIME", at_a_time)
     one_by_one = [neighbours().ask(X[at : at + 1], CODES[at : at + 1]) for at in range(0, 600, 60)]
     support, far = neighbours().ask(X, CODES)
     assert [one.item() for one, _ in one_by_one] == support[::60].tolist()

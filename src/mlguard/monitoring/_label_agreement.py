@@ -16,7 +16,7 @@ Predict = Callable[[Rows], Any]
 Codes = NDArray[np.intp]
 Support = NDArray[np.float64]
 
-_AT_A_TIME = 256  # rows: their distances to 5 000 others take 10 MB
+_AT_A_TIME = 1_280_000  # distances: those of 256 rows to 5 000 others, which take 10 MB
 _SAMPLE = 5_000  # rows of the reference that say how far apart rows of it are
 _ROUNDING = 1e-9  # of the largest number in a column: what varies by less is constant
 _MOST_DEVIATIONS = 10.0  # from the mean of a column: one value in a column that hardly varies is not everything
@@ -138,11 +138,12 @@ class Neighbours:
     def _nearest(self, rows: Rows, *, but: Codes | None = None) -> tuple[Codes, Rows]:
         """The places of the nearest rows, and the distance of the last of them. ``but``: the places of the rows."""
         places, distances = [], []
-        for start in range(0, len(rows), _AT_A_TIME):
-            some = rows[start : start + _AT_A_TIME]
+        step = max(1, _AT_A_TIME // len(self._rows))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
             squares = self._squares - 2 * some @ self._rows.T + np.einsum("ij,ij->i", some, some)[:, np.newaxis]
             if but is not None:
-                squares[np.arange(len(some)), but[start : start + _AT_A_TIME]] = np.inf
+                squares[np.arange(len(some)), but[start : start + step]] = np.inf
             nearest = np.argpartition(squares, self._count - 1, axis=1)[:, : self._count]
             places.append(nearest)
             distances.append(np.take_along_axis(squares, nearest, axis=1).max(axis=1))

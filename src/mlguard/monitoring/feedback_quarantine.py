@@ -89,8 +89,10 @@ class FeedbackQuarantine:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             _check(self.path)
             self._set_up()
-        except (OSError, UnavailableError) as error:
+        except OSError as error:
             wrong = type(error).__name__
+        except UnavailableError as error:
+            wrong = error.reason
         if wrong:
             raise ConfigurationError(f"{where}(path): the file cannot be used ({wrong})")
 
@@ -114,7 +116,7 @@ class FeedbackQuarantine:
         """Say what the rows are. A file is for rows of one shape, one dtype and one set of labels.
 
         Raises:
-            ConfigurationError: There are other rows in it.
+            ConfigurationError: There are other rows in it, or it cannot be used now: a service that starts is told why.
         """
         form = json.dumps({"shape": [*shape], "dtype": dtype, "labels": [*labels]})
 
@@ -126,7 +128,14 @@ class FeedbackQuarantine:
                 return True
             return bool(known[0] == form)
 
-        if not self._change(bind):
+        wrong = ""
+        try:
+            is_ours = self._change(bind)
+        except UnavailableError as error:
+            wrong = error.reason
+        if wrong:
+            raise ConfigurationError(f"FeedbackQuarantine: {wrong}")
+        if not is_ours:
             raise ConfigurationError(
                 "FeedbackQuarantine: the file has rows of another shape or with other labels; release or reject them, "
                 "or take another file"
