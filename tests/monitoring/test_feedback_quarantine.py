@@ -127,6 +127,17 @@ def test_a_release_can_be_taken_back(file: FeedbackQuarantine, caplog: pytest.Lo
     assert [row.caller for row in file.rows()] == ["alice"]
 
 
+def test_what_is_withdrawn_from_a_job_that_runs_is_not_lost(file: FeedbackQuarantine) -> None:
+    """It waits for the operator, who would else look for it in vain; the rest is fetched."""
+    file.add([held(), held(BOB)])
+    file.release([1, 2])
+    with file.released() as released:
+        assert len(released.x) == 2
+        file.withdraw([1])
+    assert [row.caller for row in file.rows()] == ["alice"]
+    assert file.count("released") == 0
+
+
 def test_who_has_a_long_name_is_found_and_forgotten(file: FeedbackQuarantine) -> None:
     """By the whole name, of which the file has a part, and by one that cannot be written as it is."""
     for name in ("x" * 500, "\ud800"):

@@ -43,7 +43,8 @@ class FeedbackQuarantine:
 
     The file holds numbers, texts and dates: nothing in it is ever run. It has personal data, if the rows have, and the
     ids of callers: it is for its owner only (0600), what leaves it is overwritten with zeros (``secure_delete``), and
-    every row goes after ``keep``, released or not. Copies that a disk or a backup has made are not reached.
+    every row goes after ``keep``, released or not. Copies that SQLite's journal, a disk or a backup has made are not
+    reached.
 
     It is bounded: what comes beyond a bound is not kept, and not accepted either. One caller can fill its own share and
     no other; many together can fill the file, and then what honest callers send is not kept until an operator has
@@ -229,6 +230,8 @@ class FeedbackQuarantine:
     def withdraw(self, ids: Iterable[int]) -> int:
         """Take back that rows were released: they wait again. Too late for what was fetched.
 
+        A job that is within :meth:`released` has them too: stop it first. They are not lost when it ends.
+
         Returns:
             How many there were.
         """
@@ -294,7 +297,7 @@ class FeedbackQuarantine:
         y = np.array(form["labels"])[[form["labels"].index(row.label) for row in rows]]
         yield ReleasedFeedback(x, y, tuple((row.method, row.issuer, row.caller) for row in rows))
         done = [(row.id,) for row in rows]
-        self._change(lambda one: one.executemany("DELETE FROM held WHERE id = ?", done))
+        self._change(lambda one: one.executemany("DELETE FROM held WHERE id = ? AND state = 'released'", done))
 
     # The file -----------------------------------------------------------------------------------------------------
 
