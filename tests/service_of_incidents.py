@@ -14,9 +14,6 @@ from mlguard import (
     APIKeyAuth,
     APIKeys,
     Features,
-    Feedback,
-    FeedbackGuard,
-    FeedbackQuarantine,
     Lockdown,
     ModelStore,
     QueryBudget,
@@ -42,15 +39,6 @@ user = issuer.auth(token_url=None)
 rows = Features(columns=2, low=0.0, high=10.0, max_rows=10)
 steady = RateLimit("100000/minute", by=caller, store=store)
 budget = QueryBudget("100000/day", by=caller, cost=rows, name="predictions", store=store)
-feedback = FeedbackGuard(
-    rows,
-    by=caller,
-    labels=["setosa", "versicolor"],
-    predict=lambda x: np.where(x[:, 0] < 5, "setosa", "versicolor"),
-    name="feedback",
-    store=store,
-    quarantine=FeedbackQuarantine(os.environ["QUARANTINE"]),
-)
 
 service = FastAPI(lifespan=iris.lifespan)
 harden(service)
@@ -69,11 +57,6 @@ async def predict(x: Annotated[np.ndarray, Depends(rows)], model: Annotated[Any,
     scores = np.full((len(x), 2), float(model["version"]) / 10)
     scores[:, 1] = 1 - scores[:, 0]
     return {"probabilities": scores}
-
-
-@service.post("/feedback", status_code=202)
-async def learn(sent: Annotated[Feedback, Depends(feedback)]) -> None:
-    """Labels that the next model would learn from."""
 
 
 @service.get("/me", dependencies=[Security(user)])

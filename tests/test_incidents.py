@@ -26,8 +26,6 @@ from tests.servers import ROOT, Program, can_connect, program, wait_until
 WORKERS = 2
 KEY = "k3Zq8vN1xW5tR7yB2mC9dF4gH6jL0pQs"
 ROW = {"features": [[1.0, 2.0]]}
-WRONG = {**ROW, "labels": ["versicolor"]}
-BODIES = {"/predict": ROW, "/feedback": WRONG}
 
 
 @dataclass
@@ -55,7 +53,7 @@ class Service:
             trust_env=False, verify=False, timeout=30, headers=headers
         ) as client:  # no certificates to load
             url = f"{self.url}{path}"
-            return client.post(url, json=BODIES[path]) if path in BODIES else client.get(url)
+            return client.post(url, json=ROW) if path == "/predict" else client.get(url)
 
     def on_every_worker(self, holds: Callable[[httpx.Response], object], caller: str = "", **more: Any) -> None:
         """Wait until it holds of the last answers of every worker."""
@@ -136,7 +134,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             "MODELS": str(folder / "models"),
             "MODEL_KEY": str(folder / "model-key.pub"),
             "KEY": KEY,
-            "QUARANTINE": str(folder / "quarantine.db"),
         }
         arguments = ("-m", "uvicorn", "--workers", str(WORKERS), "--port", str(port), "tests.service_of_incidents:app")
         running = stack.enter_context(program(*arguments, environment=environment))
@@ -280,26 +277,3 @@ def test_incident_store_lost(service: Service, run: Run) -> None:
     assert service.events("lockdown.restored")
     run("lockdown lift all")
     service.statuses(200, "alice")
-
-
-def test_incident_poisoned_feedback(service: Service, run: Run) -> None:
-    """What a caller sends is kept back and told; then nobody takes it, what waits is removed, and others send again."""
-    quarantine = service.models.root.parent / "quarantine.db"
-    service.statuses(202, "bob", path="/feedback")
-    wait_until(lambda: service.events("feedback.quarantined"))
-    wait_until(lambda: "api-key bob" in run(f"feedback list {quarantine}"))
-    run("lockdown block principal bob --for 24h --reason poisoning")
-    service.statuses(403, "bob", path="/feedback")
-    service.statuses(202, "alice", path="/feedback")
-    run("lockdown block route /feedback --for 24h --reason poisoning")
-    service.statuses(503, "alice", path="/feedback")
-    service.statuses(200, "alice")
-    assert "versicolor" in run(f"feedback list {quarantine} --caller bob")
-    assert re.search("^[1-9][0-9]* rows rejected", run(f"feedback reject {quarantine} --caller bob"))
-    assert run(f"feedback list {quarantine} --caller bob") == "Nothing waits here."
-    wait_until(lambda: "api-key alice" in run(f"feedback list {quarantine}"))
-    run("lockdown lift route /feedback")
-    service.statuses(202, "alice", path="/feedback")
-    service.statuses(403, "bob", path="/feedback")
-    run("lockdown lift principal bob")
-    assert run("lockdown list") == "Nothing is locked down."

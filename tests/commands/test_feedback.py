@@ -84,6 +84,28 @@ def test_rows_are_released_and_rejected(run: Run, file: FeedbackQuarantine) -> N
     assert (file.count(), file.count("released")) == (0, 3)
 
 
+def test_a_release_is_taken_back(run: Run, file: FeedbackQuarantine) -> None:
+    """By number or by caller, and only what was released."""
+    run("release", "--all")
+    assert run("withdraw", "--caller", "alice") == (0, "3 rows withdrawn.\n", "")
+    assert run("withdraw", "1") == (1, "0 rows withdrawn.\n", "")
+    assert (file.count(), file.count("released")) == (3, 2)
+
+
+@pytest.mark.parametrize("action", ["release", "reject"])
+def test_a_caller_with_the_id_of_another_is_not_decided_with_them(
+    run: Run, file: FeedbackQuarantine, action: str
+) -> None:
+    """Whoever takes the name of somebody trusted at another issuer is not released with them."""
+    file.add([Held(("jwt", "https://other.test", "alice"), "model", "b", np.zeros((1, 2)))])
+    code, _, problem = run(action, "--caller", "alice")
+    assert (code, file.count()) == (3, 6)
+    assert "several callers have this id (api-key, jwt https://other.test)" in problem
+    assert run(action, "--caller", "alice", "--method", "api-key")[1].startswith("3 rows")
+    assert [row.issuer for row in file.rows(caller="alice")] == ["https://other.test"]
+    assert run(action, "--issuer", "https://other.test")[1].startswith("1 rows")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [(["release"], 3), (["reject"], 3), (["reject", "1", "--all"], 3), (["release", "0"], 2), (["reject", "x"], 2),
@@ -119,7 +141,7 @@ def test_a_file_that_cannot_be_read_now(run: Run, monkeypatch: pytest.MonkeyPatc
     """It is said what is wrong, without a traceback."""
     monkeypatch.setattr(FeedbackQuarantine, "purge", _break)
     code, _, problem = run("list")
-    assert (code, problem) == (3, "mlguard: the quarantine of feedback cannot be used: OperationalError\n")
+    assert (code, problem) == (3, "mlguard: the quarantine of feedback cannot be used: OperationalError SQLITE_ERROR\n")
 
 
 def _break(quarantine: FeedbackQuarantine) -> int:

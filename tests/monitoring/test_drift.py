@@ -143,6 +143,20 @@ def test_what_is_sure_and_small_is_no_drift(events: list[Event]) -> None:
     assert events == []
 
 
+def test_a_constant_has_no_distance_by_chance(events: list[Event]) -> None:
+    """Where ``smallest`` is 0 too, the same constant is no drift, and the column that did change is named."""
+    rows = RNG.normal(size=(1_000, COLUMNS))
+    rows[:, 0] = 3.0
+    drift = monitor(reference=DriftMonitor.learn(rows), smallest=0, false_alarms=0.001)
+    drift._add(rows[:200])
+    drift.judge()
+    assert events == []
+    rows[:, 2] += 3
+    drift._add(rows[:200])
+    drift.judge()
+    assert [(facts["feature"], facts["features"]) for _, facts in events] == [(2, 1)]
+
+
 def test_a_wider_distribution_is_drift(events: list[Event]) -> None:
     """Not only the middle of a column may change."""
     drift = monitor()

@@ -170,6 +170,23 @@ def test_a_file_that_was_changed_is_refused(change: Callable[[Any], Any], docume
         DriftReference.load(path)
 
 
+def test_a_small_file_takes_no_large_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One column in many bins among many in few is refused before there is a table for them."""
+    monkeypatch.setattr(drift_reference, "_MOST_CELLS", 100)
+    few = {"edges": [0.0], "counts": [50, 50, 0]}
+    many = {"edges": [*map(float, range(11))], "counts": [100, *[0] * 12]}
+    path = tmp_path / "drift.json"
+    for columns, fits in (([few] * 10, True), ([many, *[few] * 8], True), ([many, *[few] * 9], False)):
+        histograms = {"input": {"missing": False, "columns": columns}}
+        document = {"mlguard": "DriftReference", "version": 1, "kind": None, "classes": 0, "histograms": histograms}
+        path.write_text(json.dumps(document))
+        if fits:
+            assert DriftReference.load(path).columns == len(columns)
+        else:
+            with pytest.raises(ConfigurationError, match="too many bins"):
+                DriftReference.load(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"[" * 100_000, b'{"a":1,"a":2}', b"NaN", b"\xff", b"null"])
 def test_what_is_no_such_file_is_refused(content: bytes, tmp_path: Path) -> None:
     """A pickle, a bomb, repeated members and half a file are refused."""

@@ -125,6 +125,7 @@ def test_an_operator_lets_it_in(service: Service) -> None:
     service.quarantine.reject([2])
     with service.quarantine.released() as released:
         assert (released.x.tolist(), released.y.tolist()) == ([LOW], ["high"])
+        assert released.who == (("api-key", "", "alice"),)
 
 
 def test_answers_tell_nothing(service: Service) -> None:
@@ -189,6 +190,18 @@ def test_the_model_sees_what_it_sees_elsewhere(tmp_path: Path) -> None:
     assert service.stored == [([0.0, 0.0], "low")]
 
 
+def test_a_model_that_writes_into_its_rows_changes_no_training_data(tmp_path: Path) -> None:
+    """What is stored, and what the neighbours are asked of, is what was sent."""
+
+    def scale(x: Any) -> Any:
+        x *= 0
+        return np.tile([0.5, 0.5], (len(x), 1))
+
+    service = Service(tmp_path, predict=scale)
+    service.send([LOW, HIGH], ["low", "high"])
+    assert service.stored == [(LOW, "low"), (HIGH, "high")]
+
+
 def test_a_model_that_fails_accepts_nothing(tmp_path: Path) -> None:
     """It is a crash of the service, of which the caller is told nothing."""
 
@@ -228,6 +241,32 @@ def test_a_caller_sends_no_more_than_the_cap(tmp_path: Path) -> None:
     assert service.send([LOW], ["low"]).status == 429
     service.clock.now += 12 * 3_600
     assert service.send([LOW], ["low"]).status == 202
+
+
+def test_a_body_that_comes_slowly_counts_when_it_is_there(tmp_path: Path) -> None:
+    """Requests that were begun before midnight and held open have no room of the day that is over."""
+    service = Service(tmp_path, cap="1/day")
+    body = orjson.dumps({"features": [LOW], "labels": ["low"]})
+    sent: list[Any] = [
+        {"type": "http.request", "body": body[:9], "more_body": True},
+        {"type": "http.request", "body": body[9:], "more_body": False},
+    ]
+
+    async def slowly() -> Any:
+        if len(sent) == 1:
+            service.clock.now += 86_400
+        return sent.pop(0)
+
+    async def nothing(message: Any) -> None:
+        """The answer is of no interest."""
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/feedback", "query_string": b"", "headers": [JSON, key("alice")],
+        "client": ("192.0.2.1", 1), "scheme": "http", "server": ("test", 80),
+    }  # fmt: skip
+    asyncio.run(service.app(scope, slowly, nothing))
+    assert len(service.stored) == 1
+    assert service.send([LOW], ["low"]).status == 429
 
 
 def test_more_rows_than_a_whole_cap_never_get_in(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Rows in quarantine: kept in bounds, for their owner alone, until an operator or time has spoken."""
 
+import collections
+import itertools
 import json
 import logging
 import sqlite3
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from mlguard import ConfigurationError, FeedbackQuarantine, UnavailableError
-from mlguard.monitoring.quarantined_rows import Held
+from mlguard.monitoring.quarantined_rows import Held, bounded
 from tests.clock import Clock
 
 ALICE, BOB = ("api-key", "", "alice"), ("jwt", "https://issuer.test", "bob")
@@ -107,9 +109,42 @@ def test_decisions_are_events(file: FeedbackQuarantine, caplog: pytest.LogCaptur
         file.reject([4])
     assert [(vars(record)["event"], vars(record)["facts"]) for record in caplog.records] == [
         ("feedback.released", {"method": "api-key", "caller": "alice", "rows": 2}),
-        ("feedback.released", {"method": "jwt", "caller": "bob", "rows": 1}),
+        ("feedback.released", {"method": "jwt", "issuer": "https://issuer.test", "caller": "bob", "rows": 1}),
         ("feedback.rejected", {"method": "name", "rows": 1}),
     ]
+
+
+def test_a_release_can_be_taken_back(file: FeedbackQuarantine, caplog: pytest.LogCaptureFixture) -> None:
+    """As long as it was not fetched: the rows wait again, and are in no training data."""
+    file.add([held(), held(BOB)])
+    file.release([1, 2])
+    with caplog.at_level(logging.INFO, "mlguard.audit"):
+        assert file.withdraw([1, 99]) == 1
+        assert file.withdraw([1]) == 0
+    assert [vars(record)["event"] for record in caplog.records] == ["feedback.withdrawn"]
+    with file.released() as released:
+        assert len(released.x) == 1
+    assert [row.caller for row in file.rows()] == ["alice"]
+
+
+def test_what_is_withdrawn_from_a_job_that_runs_is_not_lost(file: FeedbackQuarantine) -> None:
+    """It waits for the operator, who would else look for it in vain; the rest is fetched."""
+    file.add([held(), held(BOB)])
+    file.release([1, 2])
+    with file.released() as released:
+        assert len(released.x) == 2
+        file.withdraw([1])
+    assert [row.caller for row in file.rows()] == ["alice"]
+    assert file.count("released") == 0
+
+
+def test_who_has_a_long_name_is_found_and_forgotten(file: FeedbackQuarantine) -> None:
+    """By the whole name, of which the file has a part, and by one that cannot be written as it is."""
+    for name in ("x" * 500, "\ud800"):
+        file.add([held(("api-key", "", bounded(name)))])
+        assert len(file.rows(caller=name)) == 1
+        assert file.forget(name) == 1
+        assert file.count() == 0
 
 
 def test_many_are_decided_at_once(file: FeedbackQuarantine) -> None:
@@ -167,6 +202,20 @@ def test_the_file_does_not_outgrow_its_bound(tmp_path: Path) -> None:
         quarantine.add([large] * 9)
     assert quarantine.count() == 1
     assert quarantine.path.stat().st_size <= 65_536
+
+
+def test_an_operator_can_act_on_a_full_file(tmp_path: Path) -> None:
+    """Whoever fills it keeps nobody from releasing what others have sent, though that makes the file larger."""
+    quarantine = made(tmp_path / "feedback.db", max_bytes=65_536)
+    callers = itertools.count()
+    for at_once in (100, 10, 1):  # to the last byte, without a step for each
+        adding = (quarantine.add([held((f"{next(callers)}", "", "")) for _ in range(at_once)]) for _ in range(999))
+        with pytest.raises(UnavailableError) as full:
+            collections.deque(adding, maxlen=0)
+    assert "SQLITE_FULL" in str(full.value.reason)
+    rows = quarantine.count()
+    assert quarantine.release(row.id for row in quarantine.rows(limit=9_999)) == rows
+    assert quarantine.count("released") == rows
 
 
 def test_rows_go_when_their_time_is_over(file: FeedbackQuarantine, clock: Clock) -> None:
@@ -243,6 +292,22 @@ def test_a_file_has_rows_of_one_form(tmp_path: Path) -> None:
     quarantine.reject([1])
     quarantine.bind(shape=(3,), dtype="float64", labels=[0, 1])
     assert FeedbackQuarantine(tmp_path / "feedback.db").count() == 0
+
+
+def test_a_service_that_starts_is_told_what_is_wrong_with_its_file(tmp_path: Path) -> None:
+    """By SQLite's name for it, not by a 503: there is nobody yet to answer."""
+    path = tmp_path / "feedback.db"
+    path.write_bytes(b"no database" * 200)
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="SQLITE_NOTADB"):
+        FeedbackQuarantine(path)
+    path.unlink()
+    quarantine = made(path)
+    with sqlite3.connect(path) as damaged:
+        damaged.execute("DROP TABLE form")
+    damaged.close()
+    with pytest.raises(ConfigurationError, match="SQLITE_ERROR"):
+        quarantine.bind(shape=(2,), dtype="float64", labels=["a", "b"])
 
 
 def test_a_file_that_has_gone_is_not_made_anew(file: FeedbackQuarantine) -> None:

@@ -8,6 +8,7 @@ import pytest
 from mlguard.errors import ConfigurationError
 from mlguard.inputs.features import Features
 from mlguard.inputs.labelled_rows import Classes
+from mlguard.monitoring import _label_agreement
 from mlguard.monitoring._label_agreement import ModelOpinion, Neighbours
 
 CLASSES = Classes(["b", "a", "c"], where="test")
@@ -99,8 +100,10 @@ def test_what_is_like_nothing_is_far() -> None:
     assert far.tolist() == [True, True, False]
 
 
-def test_many_rows_are_asked_in_pieces() -> None:
-    """The answers are those of one row at a time."""
+@pytest.mark.parametrize("at_a_time", [1, 6_000, 10**6])
+def test_many_rows_are_asked_in_pieces(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are those of one row at a time, however many fit into the memory that there is for them."""
+    monkeypatch.setattr(_label_agreement, "_AT_A_TIME", at_a_time)
     one_by_one = [neighbours().ask(X[at : at + 1], CODES[at : at + 1]) for at in range(0, 600, 60)]
     support, far = neighbours().ask(X, CODES)
     assert [one.item() for one, _ in one_by_one] == support[::60].tolist()
@@ -132,6 +135,17 @@ def test_tensors_and_columns_that_never_vary() -> None:
     x = np.concatenate([X, np.ones((600, 2))], axis=1).reshape(600, 2, 2)
     support, _ = neighbours(x, rules=rules).ask(x[:5], CODES[:5])
     assert support.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.0, 1e6])
+def test_a_column_that_never_varies_makes_nothing_far(constant: float) -> None:
+    """Also where the mean of its numbers is another one than they are, by the last digit."""
+    rules = Features(columns=3, low=-1e6, high=1e6, max_rows=9).rules
+    x = np.column_stack([X, np.full(600, constant)])
+    sent = x[:5] + np.array([0, 0, 1e-3])
+    support, far = neighbours(x, rules=rules).ask(sent, CODES[:5])
+    assert support.tolist() == [1.0] * 5
+    assert not far.any()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
-from mlguard.monitoring.quarantined_rows import QuarantinedRow
+from mlguard.monitoring.quarantined_rows import QuarantinedRow, State
 
 YES = 0
 NO = 1
@@ -38,6 +38,9 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     reject = _add(actions, "reject", _reject, "remove rows")
     _add_which(reject, required=True)
 
+    withdraw = _add(actions, "withdraw", _withdraw, "take back a release of rows that were not fetched yet")
+    _add_which(withdraw, required=True)
+
 
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
@@ -49,8 +52,10 @@ def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParse
 def _add_which(parser: argparse.ArgumentParser, *, required: bool) -> None:
     if required:
         parser.add_argument("ids", nargs="*", type=_whole, metavar="id", help="numbers of rows")
-        parser.add_argument("--all", action="store_true", help="everything that waits")
+        parser.add_argument("--all", action="store_true", help="everything there is")
     parser.add_argument("--caller", metavar="ID", help="all rows of one caller: its key id, or subject of tokens")
+    parser.add_argument("--method", help="how the caller was proved, as list shows it, such as api-key")
+    parser.add_argument("--issuer", help="who vouches for the caller, as list shows it")
     parser.add_argument("--reason", help="all rows kept back for a reason, such as share")
 
 
@@ -106,22 +111,51 @@ def _reject(options: argparse.Namespace) -> int:
     return _decide(options, quarantine, quarantine.reject, "rejected")
 
 
+def _withdraw(options: argparse.Namespace) -> int:
+    quarantine = _open(options)
+    return _decide(options, quarantine, quarantine.withdraw, "withdrawn", state="released")
+
+
 def _decide(
-    options: argparse.Namespace, quarantine: FeedbackQuarantine, decide: Callable[[Iterable[int]], int], done: str
+    options: argparse.Namespace,
+    quarantine: FeedbackQuarantine,
+    decide: Callable[[Iterable[int]], int],
+    done: str,
+    *,
+    state: State = "held",
 ) -> int:
-    chosen = options.all or options.caller is not None or options.reason is not None
+    filters = (options.caller, options.method, options.issuer, options.reason)
+    chosen = options.all or any(one is not None for one in filters)
     if chosen == bool(options.ids):
-        raise ConfigurationError("say which rows: their numbers, or --caller, --reason or both, or --all")
-    ids = options.ids or [row.id for row in _rows(quarantine, options, state="held")]
+        raise ConfigurationError(
+            "say which rows: their numbers, or some of --caller, --method, --issuer and --reason, or --all"
+        )
+    ids = options.ids or _chosen(quarantine, options, state)
     count = _ask(lambda: decide(ids))
     sys.stdout.write(f"{count} rows {done}.\n")
     return YES if count else NO
 
 
-def _rows(quarantine: FeedbackQuarantine, options: argparse.Namespace, *, state: Any) -> Iterable[QuarantinedRow]:
+def _chosen(quarantine: FeedbackQuarantine, options: argparse.Namespace, state: State) -> list[int]:
+    """The numbers of the rows that are meant.
+
+    Raises:
+        ConfigurationError: One caller is named, and there are several: the key alice and the token alice may be two.
+    """
+    rows = [(row.id, (row.method, row.issuer)) for row in _rows(quarantine, options, state=state)]
+    kinds = {kind for _, kind in rows}
+    if options.caller is not None and len(kinds) > 1:
+        told = ", ".join(sorted(" ".join(map(_word, filter(None, kind))) for kind in kinds))
+        raise ConfigurationError(f"several callers have this id ({told}): say which with --method or --issuer")
+    return [id_ for id_, _ in rows]
+
+
+def _rows(quarantine: FeedbackQuarantine, options: argparse.Namespace, *, state: State) -> Iterable[QuarantinedRow]:
+    wanted = {"method": options.method, "issuer": options.issuer, "reason": options.reason}
+    asked = {name: value for name, value in wanted.items() if value is not None}
     after = 0
     while page := _ask(lambda: quarantine.rows(caller=options.caller, state=state, after=after, limit=_PAGE)):  # noqa: B023
-        yield from (row for row in page if options.reason in {None, row.reason})
+        yield from (row for row in page if all(getattr(row, name) == value for name, value in asked.items()))
         after = page[-1].id
 
 

@@ -19,6 +19,7 @@ Measure = Literal["psi", "ks"]
 KEPT = 8
 _MOST_UNJUDGED = 16  # windows; then the current one goes on
 _CALM = 2  # windows after which it is over
+_NOTHING = 1e-12  # of a psi
 #: A small shift of a normal distribution by d standard deviations has a psi of d**2, and a ks of 0.4 d.
 _KS_OF_SHIFT = 0.4
 
@@ -168,9 +169,11 @@ class Watch:
     def _bounds(self, rows: int) -> tuple[Floats, Floats]:
         """From which distance on it is drift in so many rows."""
         scale = evenly(rows, self._reference.rows)
+        # A constant's windows are at no distance by chance: any is drift then, and 0 is none.
+        smallest = max(self._smallest, _NOTHING)
         return (
-            np.maximum(self._thresholds.psi / scale, self._smallest),
-            np.maximum(np.sqrt(self._thresholds.ks / scale), _KS_OF_SHIFT * np.sqrt(self._smallest)),
+            np.maximum(self._thresholds.psi / scale, smallest),
+            np.maximum(np.sqrt(self._thresholds.ks / scale), _KS_OF_SHIFT * np.sqrt(smallest)),
         )
 
     def _pace(self, column: int) -> Pace:

@@ -16,8 +16,9 @@ Predict = Callable[[Rows], Any]
 Codes = NDArray[np.intp]
 Support = NDArray[np.float64]
 
-_AT_A_TIME = 256  # rows: their distances to 5 000 others take 10 MB
+_AT_A_TIME = 1_280_000  # distances: those of 256 rows to 5 000 others, which take 10 MB
 _SAMPLE = 5_000  # rows of the reference that say how far apart rows of it are
+_ROUNDING = 1e-9  # of the largest number in a column: what varies by less is constant
 _MOST_DEVIATIONS = 10.0  # from the mean of a column: one value in a column that hardly varies is not everything
 
 
@@ -137,11 +138,12 @@ class Neighbours:
     def _nearest(self, rows: Rows, *, but: Codes | None = None) -> tuple[Codes, Rows]:
         """The places of the nearest rows, and the distance of the last of them. ``but``: the places of the rows."""
         places, distances = [], []
-        for start in range(0, len(rows), _AT_A_TIME):
-            some = rows[start : start + _AT_A_TIME]
+        step = max(1, _AT_A_TIME // len(self._rows))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
             squares = self._squares - 2 * some @ self._rows.T + np.einsum("ij,ij->i", some, some)[:, np.newaxis]
             if but is not None:
-                squares[np.arange(len(some)), but[start : start + _AT_A_TIME]] = np.inf
+                squares[np.arange(len(some)), but[start : start + step]] = np.inf
             nearest = np.argpartition(squares, self._count - 1, axis=1)[:, : self._count]
             places.append(nearest)
             distances.append(np.take_along_axis(squares, nearest, axis=1).max(axis=1))
@@ -149,12 +151,16 @@ class Neighbours:
 
 
 def _moments(rows: Rows) -> tuple[Rows, Rows]:
-    """The mean and the standard deviation of each column, of the values that are there. 1 where nothing varies."""
+    """The mean and the standard deviation of each column, of the values that are there. 1 where nothing varies.
+
+    The mean of equal numbers is not always exactly one of them, so a constant may seem to vary by its last digit.
+    """
     known = ~np.isnan(rows)
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, rows, 0.0).sum(axis=0) / count
     deviation = np.sqrt((np.where(known, rows - mean, 0.0) ** 2).sum(axis=0) / count)
-    return mean, np.where(deviation > 0, deviation, 1.0)
+    largest = np.abs(np.where(known, rows, 0.0)).max(axis=0)
+    return mean, np.where(deviation > _ROUNDING * largest, deviation, 1.0)
 
 
 def _share_of_each(codes: Codes, most: int) -> Codes:

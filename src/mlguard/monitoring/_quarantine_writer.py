@@ -1,17 +1,17 @@
 """Puts rows into quarantine behind the request's back, so that no answer takes longer because of it."""
 
 import logging
-import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from mlguard._lookout import OwnLock, restart_after_fork
 from mlguard.errors import UnavailableError
 from mlguard.monitoring.quarantined_rows import Held
 
 logger = logging.getLogger("mlguard")
 
 _MOST_WAITING = 10_000  # rows that are not in the file yet
+_MOST_BYTES = 64 * 1_048_576  # of these rows: one of an image is as large as hundreds of others
 
 
 class QuarantineWriter:
@@ -27,33 +27,34 @@ class QuarantineWriter:
 
     def __init__(self, add: Callable[[Sequence[Held]], int]) -> None:
         self._add = add
-        self._lock = threading.Lock()
-        self.kept = self.dropped = 0
-        self._renew()
+        self._lock = OwnLock()
+        self.restart_in_child()
+        restart_after_fork(self)
 
-    def _renew(self) -> None:
-        self._process = os.getpid()
+    def restart_in_child(self) -> None:
+        """Begin anew after a fork: the thread has stayed behind, and what waits is the parent's to write."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlguard-quarantine")
         self._waiting: set[Future[None]] = set()
-        self._rows_waiting = 0
+        self._rows_waiting = self._bytes_waiting = 0
+        self.kept = self.dropped = 0
 
     def put(self, rows: Sequence[Held]) -> None:
         """Have rows written soon."""
-        if self._process != os.getpid():  # after a fork: the thread has stayed behind
-            self._lock = threading.Lock()
-            self._renew()
-        if not self._takes(len(rows)):
+        if not self._takes(len(rows), _bytes_of(rows)):
             self._count(0, len(rows))
             return
         writing = self._thread.submit(self._write, rows)
         self._waiting.add(writing)
         writing.add_done_callback(self._waiting.discard)
 
-    def _takes(self, rows: int) -> bool:
+    def _takes(self, rows: int, size: int) -> bool:
         with self._lock:
-            if self._rows_waiting + rows > _MOST_WAITING:
+            # What comes alone is taken however large it is: a body has a bound of its own.
+            too_large = self._bytes_waiting and self._bytes_waiting + size > _MOST_BYTES
+            if self._rows_waiting + rows > _MOST_WAITING or too_large:
                 return False
             self._rows_waiting += rows
+            self._bytes_waiting += size
             return True
 
     def flush(self) -> None:
@@ -70,6 +71,7 @@ class QuarantineWriter:
             logger.exception("%d rows of feedback are lost, and not accepted either", len(rows))
         with self._lock:
             self._rows_waiting -= len(rows)
+            self._bytes_waiting -= _bytes_of(rows)
         self._count(kept, len(rows) - kept)
 
     def _count(self, kept: int, dropped: int) -> None:
@@ -78,4 +80,11 @@ class QuarantineWriter:
             first = dropped and not self.dropped
             self.dropped += dropped
         if first:
-            logger.warning("the quarantine of feedback has no room: look at what is in it (mlguard feedback list)")
+            logger.warning(
+                "the quarantine of feedback drops rows: it is full, or cannot be written. Look at what is in it "
+                "(mlguard feedback list)"
+            )
+
+
+def _bytes_of(rows: Sequence[Held]) -> int:
+    return sum(row.features.nbytes for row in rows)

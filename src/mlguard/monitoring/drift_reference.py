@@ -28,6 +28,7 @@ _FEW_CLASSES = 20
 _MOST_CLASSES = 1_000
 _MOST_COLUMNS = 100_000
 _LARGEST = 1 << 26  # bytes
+_MOST_CELLS = 10_000_000  # of a table as long as the longest column: more than 100 000 columns in 50 bins have
 _MOST_ROWS = 1 << 48
 
 
@@ -228,6 +229,9 @@ class _Histograms(BaseModel):
         rows = sum(self.columns[0].counts)
         if not FEWEST_ROWS <= rows <= _MOST_ROWS:
             raise ValueError("too few or too many rows")
+        # Or one long column among many short ones makes gigabytes of a small file.
+        if max(len(column.edges) for column in self.columns) * len(self.columns) > _MOST_CELLS:
+            raise ValueError("too many bins for so many columns")
         for column in self.columns:
             edges, counts = column.edges, column.counts
             # NaN fails this, too.

@@ -29,8 +29,8 @@ from mlguard.monitoring._quarantine_writer import QuarantineWriter
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
 from mlguard.monitoring.measurements import Measurement
-from mlguard.monitoring.quarantined_rows import Held
-from mlguard.store import Store, store_key
+from mlguard.monitoring.quarantined_rows import Held, bounded
+from mlguard.store import Store
 from mlguard.traffic._by import By, describe
 from mlguard.traffic._counting import CountingGuard
 from mlguard.traffic.ledger import Charge, Registration
@@ -40,7 +40,6 @@ Doubt = Literal["all", "any"]
 #: Why a row is in quarantine.
 REASONS = ("model", "neighbours", "model+neighbours", "far", "share")
 
-_LONGEST_ID = 200  # characters of a caller's id; what is longer is told apart by its digest
 _EVENT_AGAIN = 3_600.0  # seconds until the same caller is worth another event
 _MOST_NOTED = 10_000  # callers
 
@@ -226,9 +225,9 @@ class FeedbackGuard(CountingGuard):
     async def _judge(self, request: Request, who: Any) -> Feedback:
         caller = self._by.caller(request, who)
         identity = self._by.identity(caller)
-        now = self._clock()
         require_json(request.scope["headers"])
         body = await request.body()
+        now = self._clock()  # only here: who sends a body slowly has no room of a day that is over
         try:
             x, codes = self._read(body)
         except InvalidInputError:
@@ -284,7 +283,7 @@ class FeedbackGuard(CountingGuard):
         nobody = np.zeros(len(x), np.bool_)
         model = neighbours = far = nobody
         if self._model is not None:
-            model = ~(self._model.support(x, codes) >= self._min_support)  # NaN supports nothing
+            model = ~(self._model.support(x.copy(), codes) >= self._min_support)  # NaN supports nothing
         if self._neighbours is not None:
             support, far = self._neighbours.ask(x, codes)
             neighbours = support < self._min_support
@@ -310,7 +309,10 @@ class FeedbackGuard(CountingGuard):
         if len(self._noted) > _MOST_NOTED:
             self._noted.popitem(last=False)
         # A function may name callers by something that is not the log's business.
-        named = {"method": caller.method, "caller": caller.id} if isinstance(caller, Principal) else {"method": "name"}
+        named = {"method": "name"}
+        if isinstance(caller, Principal):
+            issuer = {"issuer": caller.issuer} if caller.issuer else {}
+            named = {"method": caller.method, **issuer, "caller": caller.id}
         record_event("feedback.quarantined", **named, rows=rows)
 
     def flush(self) -> None:
@@ -354,10 +356,4 @@ def _pair(reference: object) -> tuple[Any, Any]:
 def _named(identity: tuple[str, ...]) -> tuple[str, str, str]:
     """Who it is, as the file can hold it: method, issuer, id."""
     method, issuer, id_ = identity[1:] if identity[0] == "principal" else ("name", "", identity[1])
-    return method, _bounded(issuer), _bounded(id_)
-
-
-def _bounded(name: str) -> str:
-    """A name that is not too long. One that was keeps a digest, so that two callers stay two."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= _LONGEST_ID else f"{text[: _LONGEST_ID - 33]}…{store_key(name).hex()}"
+    return method, bounded(issuer), bounded(id_)

@@ -18,7 +18,7 @@ import orjson
 from mlguard._numbers import whole
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.monitoring.events import record_event
-from mlguard.monitoring.quarantined_rows import Held, QuarantinedRow, ReleasedFeedback, State
+from mlguard.monitoring.quarantined_rows import Held, QuarantinedRow, ReleasedFeedback, State, bounded
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ class FeedbackQuarantine:
 
     The file holds numbers, texts and dates: nothing in it is ever run. It has personal data, if the rows have, and the
     ids of callers: it is for its owner only (0600), what leaves it is overwritten with zeros (``secure_delete``), and
-    every row goes after ``keep``, released or not. Copies that a disk or a backup has made are not reached.
+    every row goes after ``keep``, released or not. Copies that SQLite's journal, a disk or a backup has made are not
+    reached.
 
     It is bounded: what comes beyond a bound is not kept, and not accepted either. One caller can fill its own share and
     no other; many together can fill the file, and then what honest callers send is not kept until an operator has
@@ -53,7 +54,7 @@ class FeedbackQuarantine:
         path: The file. Made if it is not there. Its folder must be there.
         max_rows: How many rows are kept.
         max_rows_per_caller: How many of one caller. At most a tenth of ``max_rows``, if left out.
-        max_bytes: How large the file may grow.
+        max_bytes: How large the file may grow by what callers send.
         keep: How long a row is kept.
         clock: Seconds since 1970.
 
@@ -89,8 +90,10 @@ class FeedbackQuarantine:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             _check(self.path)
             self._set_up()
-        except (OSError, UnavailableError) as error:
+        except OSError as error:
             wrong = type(error).__name__
+        except UnavailableError as error:
+            wrong = error.reason
         if wrong:
             raise ConfigurationError(f"{where}(path): the file cannot be used ({wrong})")
 
@@ -114,7 +117,7 @@ class FeedbackQuarantine:
         """Say what the rows are. A file is for rows of one shape, one dtype and one set of labels.
 
         Raises:
-            ConfigurationError: There are other rows in it.
+            ConfigurationError: There are other rows in it, or it cannot be used now: a service that starts is told why.
         """
         form = json.dumps({"shape": [*shape], "dtype": dtype, "labels": [*labels]})
 
@@ -126,7 +129,14 @@ class FeedbackQuarantine:
                 return True
             return bool(known[0] == form)
 
-        if not self._change(bind):
+        wrong = ""
+        try:
+            is_ours = self._change(bind)
+        except UnavailableError as error:
+            wrong = error.reason
+        if wrong:
+            raise ConfigurationError(f"FeedbackQuarantine: {wrong}")
+        if not is_ours:
             raise ConfigurationError(
                 "FeedbackQuarantine: the file has rows of another shape or with other labels; release or reject them, "
                 "or take another file"
@@ -151,6 +161,9 @@ class FeedbackQuarantine:
                 if there + len(kept) < self._max_rows and mine[row.who] < self._own:
                     mine[row.who] += 1
                     kept.append(self._written(row, now))
+            # Only what callers add is bounded: an operator who looks at a full file must be able to act on it.
+            (page,) = connection.execute("PRAGMA page_size").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {self._max_bytes // page}")
             insert = "INSERT INTO held VALUES (NULL, ?, ?, 'held', ?, ?, ?, ?, ?, ?)"
             connection.executemany(insert, kept)
             return len(kept)
@@ -169,7 +182,7 @@ class FeedbackQuarantine:
         """Rows in quarantine, in the order in which they came.
 
         Args:
-            caller: The id of who has sent them. None: everybody.
+            caller: The id of who has sent them. None: everybody. A key and a token may have the same.
             state: Which rows: that wait, or that were released and not fetched yet.
             after: Only rows with a higher id: the last one of the page before.
             limit: How many at most.
@@ -179,7 +192,8 @@ class FeedbackQuarantine:
             f"SELECT {_COLUMNS} FROM held WHERE state = ? AND id > ? AND expires > ? "  # noqa: S608  # nothing from outside
             "AND (? IS NULL OR caller = ?) ORDER BY id LIMIT ?"
         )
-        values = (state, after, self._clock(), caller, caller, limit)
+        who = None if caller is None else bounded(caller)
+        values = (state, after, self._clock(), who, who, limit)
         return self._ask(lambda one: [self._read(one, row) for row in one.execute(query, values).fetchall()])
 
     def row(self, id: int) -> QuarantinedRow | None:  # noqa: A002  # it is called so
@@ -213,22 +227,33 @@ class FeedbackQuarantine:
         """
         return self._decide(ids, "DELETE FROM held WHERE", "feedback.rejected")
 
-    def _decide(self, ids: Iterable[int], statement: str, event: str) -> int:
+    def withdraw(self, ids: Iterable[int]) -> int:
+        """Take back that rows were released: they wait again. Too late for what was fetched.
+
+        A job that is within :meth:`released` has them too: stop it first. They are not lost when it ends.
+
+        Returns:
+            How many there were.
+        """
+        return self._decide(ids, "UPDATE held SET state = 'held' WHERE", "feedback.withdrawn", state="released")
+
+    def _decide(self, ids: Iterable[int], statement: str, event: str, *, state: State = "held") -> int:
         wanted = sorted({whole("id", id_, least=0, most=2**63 - 1) for id_ in ids})
 
-        def decide(connection: sqlite3.Connection) -> Counter[tuple[str, str]]:
-            whose: Counter[tuple[str, str]] = Counter()
+        def decide(connection: sqlite3.Connection) -> Counter[tuple[str, str, str]]:
+            whose: Counter[tuple[str, str, str]] = Counter()
             for start in range(0, len(wanted), _MOST_IDS):
                 some = wanted[start : start + _MOST_IDS]
-                which = f" state = 'held' AND id IN ({', '.join('?' * len(some))})"
-                question = f"SELECT method, caller FROM held WHERE {which}"  # noqa: S608  # question marks alone
+                which = f" state = '{state}' AND id IN ({', '.join('?' * len(some))})"
+                question = f"SELECT method, issuer, caller FROM held WHERE {which}"  # noqa: S608  # question marks alone
                 whose.update(connection.execute(question, some).fetchall())
                 connection.execute(statement + which, some)
             return whose
 
         whose = self._change(decide)
-        for (method, caller), rows in whose.items():
-            record_event(event, method=method, **({} if method == "name" else {"caller": caller}), rows=rows)
+        for (method, issuer, caller), rows in whose.items():
+            named = {} if method == "name" else {"caller": caller}
+            record_event(event, method=method, **({"issuer": issuer} if issuer else {}), **named, rows=rows)
         return whose.total()
 
     def forget(self, caller: str) -> int:
@@ -240,7 +265,7 @@ class FeedbackQuarantine:
         Returns:
             How many there were.
         """
-        return self._change(lambda one: one.execute("DELETE FROM held WHERE caller = ?", (caller,)).rowcount)
+        return self._change(lambda one: one.execute("DELETE FROM held WHERE caller = ?", (bounded(caller),)).rowcount)
 
     def purge(self) -> int:
         """Remove what is older than ``keep``. Whatever is added and fetched does it too.
@@ -270,9 +295,9 @@ class FeedbackQuarantine:
         form = self._ask(_form)
         x = np.array([row.features for row in rows], form["dtype"]).reshape(len(rows), *form["shape"])
         y = np.array(form["labels"])[[form["labels"].index(row.label) for row in rows]]
-        yield ReleasedFeedback(x, y)
+        yield ReleasedFeedback(x, y, tuple((row.method, row.issuer, row.caller) for row in rows))
         done = [(row.id,) for row in rows]
-        self._change(lambda one: one.executemany("DELETE FROM held WHERE id = ?", done))
+        self._change(lambda one: one.executemany("DELETE FROM held WHERE id = ? AND state = 'released'", done))
 
     # The file -----------------------------------------------------------------------------------------------------
 
@@ -305,7 +330,7 @@ class FeedbackQuarantine:
             with closing(self._connect()) as connection:
                 return question(connection)
         except sqlite3.Error as error:
-            wrong = type(error).__name__
+            wrong = f"{type(error).__name__} {getattr(error, 'sqlite_errorname', '')}".strip()
         raise UnavailableError(f"the quarantine of feedback cannot be used: {wrong}", retry_after=1)
 
     def _connect(self) -> sqlite3.Connection:
@@ -313,8 +338,6 @@ class FeedbackQuarantine:
         address = f"{self.path.as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, timeout=_WAIT, isolation_level=None)
         connection.execute("PRAGMA secure_delete = ON")
-        (page,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {self._max_bytes // page}")
         return connection
 
     def __repr__(self) -> str:

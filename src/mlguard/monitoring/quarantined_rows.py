@@ -6,7 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
+from mlguard.store import store_key
+
 State = Literal["held", "released"]
+
+_LONGEST_ID = 200  # characters of a caller's id; what is longer is told apart by its digest
 
 
 class Held(NamedTuple):
@@ -59,7 +63,15 @@ class ReleasedFeedback:
     Attributes:
         x: The rows, shape ``(rows, columns)`` or ``(rows, *shape)``.
         y: Their labels, shape ``(rows,)``.
+        who: Method, issuer and id of who has sent each row. Keep it beside the row: a release may turn out to be wrong.
     """
 
     x: NDArray[Any]
     y: NDArray[Any]
+    who: tuple[tuple[str, str, str], ...] = ()
+
+
+def bounded(name: str) -> str:
+    """A name as the file has it: not too long, and text in UTF-8. A long one keeps a digest, so that two stay two."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _LONGEST_ID else f"{text[: _LONGEST_ID - 33]}…{store_key(name).hex()}"
