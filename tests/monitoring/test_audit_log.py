@@ -7,7 +7,8 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -857,10 +858,8 @@ def test_a_log_that_nobody_closes_is_closed_at_the_end(tmp_path: Path) -> None:
     """A process that ends without a word has its records written."""
     from mlguard.monitoring.audit_log import _close_at_exit
 
-    kept: list[Callable[[], Any]] = []
     log = AuditLog(tmp_path, key=KEY)
     log.put(events(1)[0])
-    kept.append(lambda: log)
-    _close_at_exit(kept[0])  # type: ignore[arg-type]
+    _close_at_exit(weakref.ref(log), weakref.ref(log._writer))
     assert [record["event"] for record in records(tmp_path)][-1] == "audit.closed"
-    _close_at_exit(lambda: None)  # type: ignore[arg-type]
+    _close_at_exit(lambda: None, lambda: None)  # type: ignore[arg-type]

@@ -53,6 +53,7 @@ _AS_IT_IS = frozenset(
 )
 _END = re.compile(rb',"mac":"([0-9a-f]{64})"\}')
 _END_SIZE = len(b',"mac":""}') + 64
+_MAPPINGS = (dict, Mapping)  # the first is nearly all, and quickly told
 _MORE = "..."
 _UNREDACTED = "[a text that could not be redacted]"
 
@@ -212,7 +213,7 @@ class _Copy:
             return self._shown(str.__str__(value), as_it_is)
         if levels == 0:
             return _MORE
-        if isinstance(value, Mapping):
+        if isinstance(value, _MAPPINGS):
             return self.members(value, as_it_is, levels)
         if isinstance(value, list | tuple | Set):
             return self._items(value, as_it_is, levels)

@@ -129,7 +129,7 @@ class AuditLog:
             heads=heads,
             clock=clock,
         )
-        atexit.register(_close_at_exit, weakref.ref(self))
+        atexit.register(_close_at_exit, weakref.ref(self), weakref.ref(self._writer))
 
     @classmethod
     def from_settings(cls, **options: Any) -> "AuditLog":
@@ -304,7 +304,8 @@ def _seconds(name: str, value: object, *, above: float, most: float) -> float:
     return float(value)
 
 
-def _close_at_exit(reference: "weakref.ref[AuditLog]") -> None:
-    log = reference()
-    if log is not None:
-        log.close()
+def _close_at_exit(log: "weakref.ref[AuditLog]", writer: "weakref.ref[AuditWriter]") -> None:
+    """Close a log; of one that nobody holds any more, what its thread has still to write."""
+    one = log() or writer()
+    if one is not None:
+        one.close()
