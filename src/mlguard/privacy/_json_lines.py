@@ -47,6 +47,17 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record | N
                 yield line.rstrip(b"\r\n"), parse(line)
 
 
+def ends_within_a_line(path: Path) -> bool:
+    """Whether the last line of a file was not written to its end. Of one that is packed it is not told.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return path.suffix != ".gz" and file.read() != b"\n"
+
+
 def parse(line: bytes) -> Record | None:
     """The record of a line; None where it is no JSON object."""
     try:
