@@ -875,6 +875,10 @@ def test_heads_beside_the_log_are_refused(tmp_path: Path) -> None:
     """Heads in the folder of the log would be altered together with it."""
     with pytest.raises(ConfigurationError, match="another folder"):
         AuditLog(tmp_path, key=KEY, heads=AuditHeads(tmp_path, key=_head_key()))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "heads").symlink_to("log")
+    with pytest.raises(ConfigurationError, match="another folder"):
+        AuditLog(tmp_path / "log", key=KEY, heads=AuditHeads(tmp_path / "heads", key=_head_key()))
 
 
 def test_the_log_says_nothing_of_its_key(tmp_path: Path) -> None:

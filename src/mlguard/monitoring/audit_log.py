@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlguard._numbers import is_number, whole
@@ -115,7 +116,7 @@ class AuditLog:
         age = _seconds("max_age", max_age, above=0.999, most=10 * 365 * 86_400.0)
         keys = audit_keys(key, where="AuditLog")
         self._sink = _sink(directory, sink, size, age)
-        if heads is not None and heads.folder is not None and heads.folder == getattr(self._sink, "folder", None):
+        if heads is not None and _is_same(heads.folder, getattr(self._sink, "folder", None)):
             raise ConfigurationError("AuditHeads(place): another folder than the log's, or both are altered together")
         form = RecordForm(redactor or Redactor())
         self._heads = heads
@@ -287,6 +288,11 @@ def _sink(directory: Any, sink: Any, max_bytes: int, max_age: float) -> Sink:
     if not callable(sink):
         raise ConfigurationError("AuditLog(sink=...) is 'stdout' or a function that takes one line")
     return LinesTo(sink)
+
+
+def _is_same(one: Path | None, other: Path | None) -> bool:
+    """Whether these are one folder, whatever links lead there."""
+    return one is not None and other is not None and one.samefile(other)
 
 
 def _check_kinds(heads: object, subject_keys: object, redactor: object) -> None:
