@@ -83,6 +83,18 @@ def test_where_a_thread_starts_at_the_end_at_last_all_is_written(
     assert [record["event"] for record in records(tmp_path)] == ["audit.opened", "request", "audit.closed"]
 
 
+def test_a_log_that_nobody_holds_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """It writes what it was handed, says that it ends, and does."""
+    log = AuditLog(tmp_path, key=KEY)
+    log.put(events(1)[0])
+    thread = log._writer._thread
+    assert thread is not None
+    del log
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [record["event"] for record in records(tmp_path)] == ["audit.opened", "request", "audit.closed"]
+
+
 def test_the_events_of_a_log_that_nobody_holds_are_written_at_the_end(tmp_path: Path) -> None:
     """Whoever forgets the log itself does not lose what they have handed over to it."""
     program = f"""

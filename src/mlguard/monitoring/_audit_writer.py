@@ -108,7 +108,7 @@ class AuditWriter:
         restart_after_fork(self)
 
     def _start_anew(self) -> None:
-        self._queue: SimpleQueue[Event | Mark | Flush] = SimpleQueue()
+        self._queue: SimpleQueue[Event | Mark | Flush | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._urgent = threading.Event()
         self._over = threading.Event()
@@ -176,6 +176,10 @@ class AuditWriter:
         thread.join(timeout)
         return flush.is_written
 
+    def end_soon(self) -> None:
+        """Have the thread write what waits, and end. Waits for nothing: for the middle of a garbage collection."""
+        self._queue.put(None)  # takes no lock that this thread could hold
+
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
@@ -240,11 +244,14 @@ class AuditWriter:
         else:
             self._urgent.set()  # there may be more, and who waits for it
 
-    def _take(self, item: Event | Mark | Flush, events: list[Event], marks: list[Mark | Flush]) -> None:
+    def _take(self, item: Event | Mark | Flush | None, events: list[Event], marks: list[Mark | Flush]) -> None:
         if isinstance(item, tuple):
             events.append(item)
-        else:
+        elif item is not None:
             marks.append(item)
+        else:
+            self._is_closed = True
+            self._over.set()
 
     def _write(self, events: list[Event], *, is_over: bool) -> None:
         """Write events, and forget them.

@@ -130,6 +130,7 @@ class AuditLog:
             heads=heads,
             clock=clock,
         )
+        weakref.finalize(self, self._writer.end_soon).atexit = False  # or each that is forgotten leaves a thread behind
         atexit.register(_close_at_exit, weakref.ref(self), weakref.ref(self._writer))
 
     @classmethod
