@@ -1,6 +1,8 @@
 """Who called, and from where, sealed with a key of their own: erased, they are gone from a log that stays as it is."""
 
+import os
 import re
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,7 +13,24 @@ from mlguard.privacy.subject_keys import SubjectKeys
 
 _MOST = 4_096  # sealed texts that are used again
 _HALVES = re.compile(r"[\ud800-\udfff]")  # of surrogate pairs: nothing can be sealed for an id that has them
+_FORK_WAITS = 5.0  # seconds, at most
 _AGAIN = 60.0  # seconds: whoever was erased and comes back is under their new key by then
+#: No process forks in the middle of it: SQLite has locks of its own, which nobody would release in the child.
+_sealing = threading.Lock()
+_fork_has_it: list[bool] = []
+
+
+def _before_fork() -> None:
+    _fork_has_it.append(_sealing.acquire(timeout=_FORK_WAITS))
+
+
+def _after_fork() -> None:
+    if _fork_has_it.pop():
+        _sealing.release()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class Seals:
@@ -57,7 +76,8 @@ class Seals:
         name, now = (subject, member, value), time.monotonic()
         until, sealed = self._sealed.pop(name, (0.0, ""))
         if now >= until:  # two looks into a file: of the same caller, once is enough
-            until, sealed = now + _AGAIN, self._keys.seal(subject, value, context=member)
+            with _sealing:
+                until, sealed = now + _AGAIN, self._keys.seal(subject, value, context=member)
         self._sealed[name] = (until, sealed)
         if len(self._sealed) > _MOST:
             self._sealed.popitem(last=False)
