@@ -1,6 +1,7 @@
 """``mlguard audit-log``: what it says of a log, and what it lets through to a terminal or a spreadsheet."""
 
 import csv
+import heapq
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from mlguard.__main__ import main
 from mlguard.monitoring import _audit_files, _audit_reading
 from mlguard.monitoring._audit_files import last_lines
 from mlguard.monitoring._audit_reading import AuditFollower, AuditReader
+from mlguard.monitoring._audit_records import MAX_LINE
 from tests.clock import Clock
 from tests.monitoring.audit_logs import KEY, events, files, records, write
 from tests.servers import program
@@ -345,6 +347,59 @@ def test_a_follower_shows_whole_lines_once(log: Path) -> None:
     file.unlink()
     assert follower.new() == []
     assert follower._read == {}
+
+
+def test_a_follower_passes_by_a_line_that_is_too_long(log: Path) -> None:
+    """Whoever adds one does not hide what comes after it."""
+    write(log, events(1))
+    file = files(log)[0]
+    with file.open("ab") as more:
+        more.write(b"x" * MAX_LINE + b"\n")
+    follower = AuditFollower(log)
+    with file.open("ab") as more:
+        more.write(b"x" * (MAX_LINE + 7) + b'\n{"event":"a"}\n')
+    assert follower.new() == [{"event": "a"}]
+    assert follower.new() == []
+
+
+def test_what_is_no_file_leaves_nothing_open(log: Path) -> None:
+    """A folder in the place of a file is looked at twice a second, and would take one descriptor after another."""
+    (log / "audit-0123456789abcdef-000001.jsonl").mkdir()
+    follower = AuditFollower(log)
+    follower._read.clear()
+    before = os.open("/dev/null", os.O_RDONLY)
+    os.close(before)
+    for _ in range(3):
+        assert follower.new() == []
+    after = os.open("/dev/null", os.O_RDONLY)
+    os.close(after)
+    assert after == before
+
+
+def test_tail_holds_the_records_of_two_chains_at_most(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many processes there were."""
+    for _ in range(5):
+        write(log, events(3))
+    merged: list[int] = []
+    merge = heapq.merge
+
+    def counted(*parts: list[Any], **options: Any) -> Any:
+        merged.append(sum(map(len, parts)))
+        return merge(*parts, **options)
+
+    monkeypatch.setattr(heapq, "merge", counted)
+    assert AuditReader(log).last(4) == sorted(records(log), key=lambda record: str(record["time"]))[-4:]
+    assert len(merged) == 5
+    assert max(merged) <= 8
+
+
+def test_where_there_is_nothing_verify_does_not_say_that_it_is_intact(run: Run, log: Path) -> None:
+    """Another folder by mistake, and a log that somebody has removed, look alike."""
+    code, out, _ = run("verify")
+    assert (code, out.split(":")[0]) == (1, "NOTHING")
+    (log / "audit-0123456789abcdef-000001.jsonl").touch()
+    code, out, _ = run("verify")
+    assert (code, out.splitlines()[-1].split(":")[0]) == (1, "NOTHING")
 
 
 def test_lines_that_are_none_are_counted(run: Run, log: Path) -> None:

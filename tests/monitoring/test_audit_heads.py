@@ -1,5 +1,6 @@
 """Signed heads: what a place must be and do, and what nobody without the key can say."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,34 @@ def test_a_head_that_is_refused_is_a_problem(tmp_path: Path) -> None:
     result = verify_audit_log(tmp_path, key=KEY, heads=[b"{}\n"], head_key=PUBLIC_PEM)
     assert result.problems == ["heads: 1 lines are no heads, or not signed with this key"]
     assert not result.is_intact
+
+
+def test_a_full_disk_leaves_no_half_of_a_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has taken of a line is cut off, that one counts as a failure, and the next one is a head."""
+    heads = AuditHeads(tmp_path, key=SIGNS, every=3_600)
+    heads._lookout.is_out = True  # the test is the thread
+    written = os.write
+    heads.reached(POINT)
+    heads.keep()
+    heads.reached(POINT._replace(seq=42))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: written(file, data[:50]))
+        heads.keep()
+    assert (heads.kept, heads.failures) == (1, 1)
+    heads.keep()
+    read = read_heads(tmp_path, PUBLIC_PEM)
+    assert (read.last[POINT.chain].seq, read.refused) == (42, 0)
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 60, -2])
+def test_a_head_that_is_cut_short_is_no_tampering(tmp_path: Path, size: int) -> None:
+    """A machine that loses its power leaves the beginning of one at the end of a file. In the middle there is none."""
+    first, second = kept(SIGNS, POINT, POINT._replace(seq=42))
+    file = tmp_path / f"heads-{POINT.chain}.jsonl"
+    file.write_bytes(first + second[:size])
+    read = read_heads(tmp_path, PUBLIC_PEM)
+    assert (read.last[POINT.chain].seq, read.refused) == (41, 0)
+    file.write_bytes(second[:size] + b"\n" + first)
+    assert read_heads(tmp_path, PUBLIC_PEM).refused == 1
+    file.write_bytes(first + b"x")
+    assert read_heads(tmp_path, PUBLIC_PEM).refused == 1

@@ -7,7 +7,8 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -732,6 +733,45 @@ def test_callers_are_sealed_and_erased_and_the_chain_holds(tmp_path: Path, keys:
     assert verify_audit_log(place, key=KEY).is_intact
 
 
+@pytest.mark.parametrize("name", ["Ann\u00a0Lee", "a\u200db", "x" * 2_000, 4_211, "\u05d0\u05d1"])
+def test_whoever_is_erased_by_their_own_id_is_erased(tmp_path: Path, keys: SubjectKeys, name: Any) -> None:
+    """Also where the log writes the id in another way, cuts it, or where it is a number."""
+    place = tmp_path / "log"
+    place.mkdir()
+    write(
+        place, [{"event": "request", "principal": {"id": name, "issuer": 7}, "address": "10.0.0.7"}], subject_keys=keys
+    )
+    write(place, [{"event": "request", "principal": name, "address": "10.0.0.7"}], subject_keys=keys)
+    text = b"".join(file.read_bytes() for file in files(place))
+    assert b"10.0.0.7" not in text
+    assert str(name).encode()[:200] not in text
+    assert b'"issuer":7' not in text
+    export = asyncio.run(export_subject(str(name), keys=keys, logs=files(place)))
+    assert [record["address"] for record in export.records] == ["10.0.0.7"] * 2
+    asyncio.run(erase_subject(str(name), keys=keys))
+    assert asyncio.run(export_subject(str(name), keys=keys, logs=files(place))).records == []
+
+
+@pytest.mark.parametrize("principal", ["\ud800", {"id": "\ud800"}, {"id": b"ann"}, ["ann"], {"id": ["ann"]}])
+def test_an_id_that_is_none_stops_no_log(tmp_path: Path, keys: SubjectKeys, principal: Any) -> None:
+    """Whatever it is, it is sealed, and those after it are written."""
+    place = tmp_path / "log"
+    place.mkdir()
+    write(place, [{"event": "request", "principal": principal, "address": "10.0.0.7"}], subject_keys=keys)
+    (record,) = requests(place)
+    assert record["address"].startswith("s1.")
+    assert "ann" not in str(record)
+
+
+@pytest.mark.parametrize("principal", [None, "", {}, {"id": ""}, {"id": None, "issuer": "x"}])
+def test_nobody_is_sealed_for_nobody(tmp_path: Path, keys: SubjectKeys, principal: Any) -> None:
+    """Where there is no id, there is no key."""
+    place = tmp_path / "log"
+    place.mkdir()
+    write(place, [{"event": "request", "principal": principal, "address": "10.0.0.7"}], subject_keys=keys)
+    assert requests(place)[0]["address"] == "10.0.0.7"
+
+
 def test_many_callers_are_sealed_in_bounded_memory(
     tmp_path: Path, keys: SubjectKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -835,6 +875,10 @@ def test_heads_beside_the_log_are_refused(tmp_path: Path) -> None:
     """Heads in the folder of the log would be altered together with it."""
     with pytest.raises(ConfigurationError, match="another folder"):
         AuditLog(tmp_path, key=KEY, heads=AuditHeads(tmp_path, key=_head_key()))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "heads").symlink_to("log")
+    with pytest.raises(ConfigurationError, match="another folder"):
+        AuditLog(tmp_path / "log", key=KEY, heads=AuditHeads(tmp_path / "heads", key=_head_key()))
 
 
 def test_the_log_says_nothing_of_its_key(tmp_path: Path) -> None:
@@ -857,10 +901,8 @@ def test_a_log_that_nobody_closes_is_closed_at_the_end(tmp_path: Path) -> None:
     """A process that ends without a word has its records written."""
     from mlguard.monitoring.audit_log import _close_at_exit
 
-    kept: list[Callable[[], Any]] = []
     log = AuditLog(tmp_path, key=KEY)
     log.put(events(1)[0])
-    kept.append(lambda: log)
-    _close_at_exit(kept[0])  # type: ignore[arg-type]
+    _close_at_exit(weakref.ref(log), weakref.ref(log._writer))
     assert [record["event"] for record in records(tmp_path)][-1] == "audit.closed"
-    _close_at_exit(lambda: None)  # type: ignore[arg-type]
+    _close_at_exit(lambda: None, lambda: None)  # type: ignore[arg-type]

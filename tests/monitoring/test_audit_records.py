@@ -236,3 +236,23 @@ def test_what_is_no_object_is_not_parsed() -> None:
     assert parsed(b"[]") is None
     assert parsed(b"{") is None
     assert parsed(orjson.dumps({"a": 1})) == {"a": 1}
+
+
+@pytest.mark.parametrize("chain", ["5275747185799007", "be222395250804b7"])
+def test_what_explains_a_missing_file_is_never_redacted(chain: str) -> None:
+    """The digits of a name may be those of a card or of an account, and it would explain nothing any more."""
+    facts = {"file": f"audit-{chain}-000001.jsonl", "last_line_sha256": chain * 4}
+    redactor = Redactor(mask=lambda kind, value: "[gone]")
+    assert RecordForm(redactor).record({"event": "log.purged", "facts": facts})["facts"] == facts
+    others = {"file": f"{chain}.jsonl", "last_line_sha256": f"card {chain}", "name": facts["file"]}
+    shown = RecordForm(redactor).record({"event": "log.purged", "facts": others})["facts"]
+    assert all("[gone]" in fact for fact in shown.values())
+
+
+def test_names_of_members_are_redacted_where_they_are_data() -> None:
+    """Labels are counted under their names, which may be people; what a record itself says keeps its names."""
+    counted = {"alice@example.org": 3, "setosa": 1}
+    event = {"event": "x", "output": {"labels": counted}, "facts": counted, "principal": counted}
+    record = FORM.record(event)
+    assert record["output"]["labels"] == record["facts"] == {"[email]": 3, "setosa": 1}
+    assert record["principal"] == counted

@@ -154,7 +154,7 @@ def test_a_chain_that_is_gone_is_found_by_its_head(copy: Path) -> None:
     """Where all files of a process are gone, a head knows that there was one."""
     for file in files(copy / "log"):
         file.unlink()
-    assert "all its files are missing: a head proves records up to" in problems(copy)
+    assert "is the last: a head proves records up to" in problems(copy)
     assert verify(copy, heads=False).chains == []
 
 
@@ -298,9 +298,10 @@ def test_other_files_do_not_matter(copy: Path) -> None:
 def test_a_file_that_was_made_and_not_written_to(copy: Path) -> None:
     """A process that was killed between the two leaves an empty file at the end, and nowhere else."""
     last = files(copy / "log")[-1]
+    edit(last, lambda lines: lines[:-1])  # with which it was closed
     number = int(last.name[-12:-6])
-    last.with_name(last.name.replace(f"{number:06d}", f"{number + 1:06d}")).touch()
-    result = verify(copy)
+    last.with_name(last.name.replace(f"{number:06d}.", f"{number + 1:06d}.")).touch()
+    result = verify(copy, heads=False)
     assert result.is_intact
     assert result.chains[0].ending == "torn"
     files(copy / "log")[0].write_bytes(b"")
@@ -403,6 +404,31 @@ def test_a_hash_that_was_kept_explains_what_is_missing(copy: Path) -> None:
     assert "no record says that retention has deleted them" in problems(copy)
     assert verify(copy, anchors=[purged.last_line_sha256]).is_intact
     assert not verify(copy, anchors=["0" * 64]).is_intact
+
+
+def test_a_head_of_a_chain_that_was_purged_long_ago(copy: Path) -> None:
+    """When the record of its purge is gone too, the name of its last file explains what heads still prove."""
+    old = files(copy / "log")
+    for file in old:
+        file.unlink()
+    assert f"all its files are missing, {old[-1].name} is the last" in problems(copy)
+    assert not verify(copy, anchors=[old[0].name]).is_intact
+    result = verify(copy, anchors=[old[-1].name])
+    assert result.is_intact
+    assert result.chains[0].was_purged
+
+
+@pytest.mark.parametrize("place", ["the file", "a file"])
+def test_nothing_is_added_behind_an_end(copy: Path, place: str) -> None:
+    """A chain that was closed is not torn: no process was killed there."""
+    last = files(copy / "log")[-1]
+    if place == "the file":
+        with last.open("ab") as file:
+            file.write(b"not so")
+    else:
+        number = int(last.stem.rpartition("-")[2])
+        last.with_name(last.name.replace(f"{number:06d}.", f"{number + 1:06d}.")).touch()
+    assert "something was added behind the record with which it was closed" in problems(copy)
 
 
 def test_a_record_that_does_not_hold_explains_nothing(copy: Path) -> None:

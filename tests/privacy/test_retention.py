@@ -137,6 +137,26 @@ def test_a_file_that_cannot_be_read_stays(tmp_path: Path) -> None:
     assert (tmp_path / "target").exists()
 
 
+def test_a_last_line_that_is_cut_short_keeps_no_file(tmp_path: Path) -> None:
+    """A process that is killed leaves one behind, and its file would stay for ever. In another place it is told."""
+    torn, middle, ended, packed = (write(tmp_path / name, days_ago(60)) for name in ("1", "2", "3", "4.gz"))
+    whole = torn.read_bytes()
+    torn.write_bytes(whole + b'{"time":"20')
+    middle.write_bytes(b'{"time":"20\n' + whole + b'{"time":"20')
+    ended.write_bytes(whole + b'{"time":"20\n')
+    packed.write_bytes(gzip.compress(whole + b'{"time":"20'))
+    for path in (torn, middle, ended, packed):
+        os.utime(path, (0, 0))
+    purge = purge_older_than(MONTH, [torn, middle, ended, packed], clock=CLOCK)
+    assert [(file.path, file.records) for file in purge.purged] == [(torn, 1)]
+    assert purge.purged[0].last_line_sha256 == hashlib.sha256(whole.rstrip()).hexdigest()
+    assert purge.unclear == {
+        middle: "record 1 has no time that can be read",
+        ended: "record 2 has no time that can be read",
+        packed: "record 2 has no time that can be read",
+    }
+
+
 def test_each_deletion_is_an_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """So that an audit can tell a purge from somebody who has deleted a log."""
     caplog.set_level("INFO", "mlguard.audit")

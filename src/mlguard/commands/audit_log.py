@@ -139,6 +139,9 @@ def _verify(options: argparse.Namespace) -> int:
     for chain in result.chains:
         _say_of(chain)
     records = sum(chain.records for chain in result.chains)
+    if result.is_intact and not records:
+        _say("NOTHING: there is no record here to verify; is this the folder, and were there never any?")
+        return NO
     verdict = "intact" if result.is_intact else "NOT INTACT"
     _say(f"{verdict}: {len(result.chains)} chains, {records} records that hold")
     return YES if result.is_intact else NO

@@ -32,11 +32,13 @@ class Line(NamedTuple):
         text: Without its end. Of one that is too long, the beginning.
         is_whole: Whether it has an end, and is not too long.
         is_last: Whether the file ends with it, without the end of a line.
+        size: Bytes that it has in the file, with its end.
     """
 
     text: bytes
     is_whole: bool
     is_last: bool
+    size: int
 
 
 def files_by_chain(folder: str | os.PathLike[str]) -> dict[str, list[LogFile]]:
@@ -64,20 +66,26 @@ def lines_of(path: Path, *, start: int = 0) -> Iterator[Line]:
     Raises:
         OSError: It cannot be read, is a link or no file.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:  # noqa: PTH123  # it is open
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is no regular file")
+    with open(path, "rb", opener=_opened) as file:  # of Path, it takes no opener
         file.seek(start)
         while text := file.readline(MAX_LINE):
             if text.endswith(b"\n"):
-                yield Line(text[:-1], is_whole=True, is_last=False)
+                yield Line(text[:-1], is_whole=True, is_last=False, size=len(text))
                 continue
             rest, size = text, len(text)
             while rest and not rest.endswith(b"\n"):  # a line of gigabytes takes no more memory than this
                 rest = file.readline(_BLOCK)
                 size += len(rest)
-            yield Line(text, is_whole=False, is_last=not rest and size < MAX_LINE)
+            yield Line(text, is_whole=False, is_last=not rest and size < MAX_LINE, size=size)
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a regular file, and nothing else."""
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError("it is no regular file")
 
 
 def last_lines(path: Path, count: int) -> list[bytes]:

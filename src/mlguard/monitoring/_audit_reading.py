@@ -58,7 +58,7 @@ class AuditReader:
     def last(self, count: int) -> list[Record]:
         """The last records of all chains together, read from the ends of their files."""
         latest = sorted(self._chains.values(), key=lambda files: _written_at(files[-1].path), reverse=True)
-        chains: list[list[Record]] = []
+        last: list[Record] = []
         for files in latest[:_MOST_CHAINS]:
             found: list[Record] = []
             for file in reversed(files):
@@ -70,8 +70,8 @@ class AuditReader:
                 found = [*filter(None, map(parsed, lines)), *found]
                 if len(found) >= count:
                     break
-            chains.append(found)
-        return list(heapq.merge(*chains, key=time_of))[-count:]
+            last = [*heapq.merge(last, found, key=time_of)][-count:]  # never more than of two chains
+        return last
 
     def _first_time(self, files: list[LogFile]) -> str | None:
         for record in self._of(files):
@@ -124,10 +124,10 @@ class AuditFollower:
             if path.lstat().st_size <= start:
                 return
             for line in lines_of(path, start=start):
-                if not line.is_whole:  # it is being written
+                if line.is_last:  # it is being written
                     return
-                self._read[path] += len(line.text) + 1
-                record = parsed(line.text)
+                self._read[path] += line.size
+                record = parsed(line.text) if line.is_whole else None
                 if record is not None:
                     yield record
         except OSError:  # it was purged at this moment
@@ -161,7 +161,7 @@ def _end_of_lines(path: Path) -> int:
     try:
         size = path.lstat().st_size
         start = max(0, size - 2 * MAX_LINE)
-        return start + sum(len(line.text) + 1 for line in lines_of(path, start=start) if line.is_whole)
+        return start + sum(line.size for line in lines_of(path, start=start) if not line.is_last)
     except OSError:
         return 0
 

@@ -51,8 +51,15 @@ _OWN = frozenset({"v", "chain", "seq", "time", "mac"})
 _AS_IT_IS = frozenset(
     {"request_id", "trace_id", "input", "principal", "caller", "subject", "user", "address", "network", "by", "what"}
 )
+#: What a record says of a file that retention has deleted. It explains that file only as it is: digits that could be
+#: those of a card or of an account are in one of 30 000 names.
+_OF_A_PURGE = {
+    "file": re.compile(r"audit-[0-9a-f]{16}-[0-9]{6,12}\.jsonl", re.ASCII),
+    "last_line_sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
+}
 _END = re.compile(rb',"mac":"([0-9a-f]{64})"\}')
 _END_SIZE = len(b',"mac":""}') + 64
+_MAPPINGS = (dict, Mapping)  # the first is nearly all, and quickly told
 _MORE = "..."
 _UNREDACTED = "[a text that could not be redacted]"
 
@@ -130,13 +137,14 @@ class RecordForm:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._kept = lru_cache(_KEPT_TEXTS)(self._made)  # routes, guards and rules are always the same few
+        self._names = lru_cache(_KEPT_TEXTS)(self._made_name)
 
     def record(self, event: Mapping[str, Any]) -> Record:
         """The record of an event, without what chains it. Whatever is wrong with the event, there is a record."""
         try:
-            record = _Copy(self._text).members(event)
+            record = _Copy(self._text, self._names).members(event)
             if isinstance(record.get("facts"), dict):  # names of facts say what they are
-                record["facts"] = self._facts(record["facts"])
+                record["facts"] = self._facts({**record["facts"], **_of_a_purge(event["facts"])})
             if not isinstance(record.get("event"), str):
                 record["event"] = "unknown"
         except Exception as error:  # such as one that is changed at this moment
@@ -144,17 +152,31 @@ class RecordForm:
         return record
 
     def _facts(self, facts: Record) -> Record:
-        redacted = {**self._redactor.data(facts), **{name: facts[name] for name in _AS_IT_IS & facts.keys()}}
-        return _Copy(printable).members(redacted)  # what stands in the place of a datum is somebody's own
+        kept = {name: facts[name] for name in _AS_IT_IS & facts.keys()} | _of_a_purge(facts)
+        return _Copy(printable, _name).members(
+            {**self._redactor.data(facts), **kept}
+        )  # what stands in the place of a datum is somebody's own
 
     def _text(self, text: str) -> str:
         return self._kept(text) if len(text) <= _MAX_KEPT else self._made(text)
 
     def _made(self, text: str) -> str:
+        return printable(self._without_secrets(text))
+
+    def _made_name(self, name: str) -> str:
+        return _name(self._without_secrets(name))
+
+    def _without_secrets(self, text: str) -> str:
         try:
-            return printable(self._redactor.text(text))
+            return self._redactor.text(text)
         except Exception:  # whatever it is, nothing unredacted is written
             return _UNREDACTED
+
+
+def _of_a_purge(facts: Mapping[Any, Any]) -> Record:
+    """Those of these facts that explain why a file is missing, if they are what they are called."""
+    named = {name: facts.get(name) for name in _OF_A_PURGE}
+    return {name: fact for name, fact in named.items() if type(fact) is str and _OF_A_PURGE[name].fullmatch(fact)}
 
 
 class _Copy:
@@ -162,21 +184,24 @@ class _Copy:
 
     Args:
         redacted: Returns a text redacted and printable.
+        names: The same for the name of a member of a member: those can be data, such as the name of a label.
     """
 
-    __slots__ = ("_left", "_redacted")
+    __slots__ = ("_left", "_names", "_redacted")
 
-    def __init__(self, redacted: Callable[[str], str]) -> None:
+    def __init__(self, redacted: Callable[[str], str], names: Callable[[str], str]) -> None:
         self._redacted = redacted
+        self._names = names
         self._left = _MAX_IN_ALL
 
     def members(self, value: Mapping[Any, Any], as_it_is: bool = False, levels: int = _DEEPEST) -> Record:
         """A mapping with values of plain kinds."""
         copied: Record = {}
+        shown_name = _name if as_it_is or levels == _DEEPEST else self._names
         for name, part in itertools.islice(value.items(), _MAX_MEMBERS):
             if self._left < 0:
                 break
-            shown = _name(name[:_MAX_NAME] if type(name) is str else f"[{type(name).__name__[:_MAX_NAME]}]")
+            shown = shown_name(name[:_MAX_NAME] if type(name) is str else f"[{type(name).__name__[:_MAX_NAME]}]")
             self._left -= len(shown) + _PER_VALUE
             if shown not in _OWN or levels < _DEEPEST:
                 copied[shown] = self._plain(part, as_it_is or shown in _AS_IT_IS, levels)
@@ -212,7 +237,7 @@ class _Copy:
             return self._shown(str.__str__(value), as_it_is)
         if levels == 0:
             return _MORE
-        if isinstance(value, Mapping):
+        if isinstance(value, _MAPPINGS):
             return self.members(value, as_it_is, levels)
         if isinstance(value, list | tuple | Set):
             return self._items(value, as_it_is, levels)

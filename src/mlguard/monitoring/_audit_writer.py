@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mlguard._lookout import restart_after_fork
 from mlguard.monitoring._audit_chain import Chain, Point
@@ -19,7 +19,8 @@ from mlguard.problems import logger
 
 _LINGER = 0.05  # seconds for which events are gathered that nobody waits for
 _AT_ONCE = 1_024  # events of one write
-_BREATH = 32  # events after which whoever serves requests gets a turn
+_BREATH = 32  # events after which whoever serves requests gets a turn: every millisecond, about
+_BREATH_BEHIND = 128  # where the queue fills faster: each turn may cost milliseconds, on a machine that is busy
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0  # seconds
 _SAY_AGAIN = 60.0  # seconds between two alarms about the same
 
@@ -107,7 +108,7 @@ class AuditWriter:
         restart_after_fork(self)
 
     def _start_anew(self) -> None:
-        self._queue: SimpleQueue[Event | Mark | Flush] = SimpleQueue()
+        self._queue: SimpleQueue[Event | Mark | Flush | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._urgent = threading.Event()
         self._over = threading.Event()
@@ -160,18 +161,24 @@ class AuditWriter:
         """How many events wait."""
         return self._queue.qsize()
 
-    def close(self, timeout: float) -> bool:
+    def close(self, timeout: float = 10.0) -> bool:
         """Write what waits, and end. Returns whether all of it is written."""
+        self._is_closed = True
+        if self._thread is None and not self._queue.empty():
+            self._start()
         with self._lock:
-            self._is_closed = True
             thread = self._thread
         if thread is None:
-            return True
+            return self._queue.empty() or self._lose(0)
         self._over.set()
         flush = Flush()
         self.put_mark(flush)
         thread.join(timeout)
         return flush.is_written
+
+    def end_soon(self) -> None:
+        """Have the thread write what waits, and end. Waits for nothing: for the middle of a garbage collection."""
+        self._queue.put(None)  # takes no lock that this thread could hold
 
     def _start(self) -> None:
         with self._lock:
@@ -237,11 +244,14 @@ class AuditWriter:
         else:
             self._urgent.set()  # there may be more, and who waits for it
 
-    def _take(self, item: Event | Mark | Flush, events: list[Event], marks: list[Mark | Flush]) -> None:
+    def _take(self, item: Event | Mark | Flush | None, events: list[Event], marks: list[Mark | Flush]) -> None:
         if isinstance(item, tuple):
             events.append(item)
-        else:
+        elif item is not None:
             marks.append(item)
+        else:
+            self._is_closed = True
+            self._over.set()
 
     def _write(self, events: list[Event], *, is_over: bool) -> None:
         """Write events, and forget them.
@@ -249,19 +259,23 @@ class AuditWriter:
         Raises:
             Exception: They are not written. Those that are left are to be written again.
         """
-        records = self._formed(events)
         now = written_time(self._clock())
         dropped = self.dropped - self._dropped_before
         lines = []
-        if records or (dropped and self._chain is not None):
-            lines = self._opened(records[0][0] if records else now)
+        if events or (dropped and self._chain is not None):
+            lines = self._opened(written_time(events[0][0]) if events else now)
         chain = self._chain
         if chain is None:
             return
         if dropped:
             lines.append(chain.line({"event": DROPPED, "facts": {"count": dropped}}, time=now))
         notes = len(lines)
-        lines += [chain.line(record, time=at) for at, record in records]
+        breath = _BREATH if len(events) < _AT_ONCE else _BREATH_BEHIND
+        for number, (at, event) in enumerate(events, 1):
+            # One record at a time: a thousand would grow old together, and the garbage collector stop all for them.
+            lines.append(chain.line(self._form(event), time=written_time(at)))
+            if number % breath == 0:
+                time.sleep(0)
         if is_over:
             lines.append(chain.line({"event": CLOSED, "facts": {}}, time=now))
         if lines:
@@ -269,14 +283,6 @@ class AuditWriter:
             self._dropped_before += dropped
             if self._heads is not None:
                 self._heads.reached(chain.point)
-
-    def _formed(self, events: list[Event]) -> list[tuple[str, Record]]:
-        records = []
-        for number, (at, event) in enumerate(events, 1):
-            records.append((written_time(at), self._form(event)))
-            if number % _BREATH == 0:
-                time.sleep(0)
-        return records
 
     def _hand_over(self, lines: list[bytes], events: list[Event], notes: int) -> None:
         count = len(events)
@@ -326,11 +332,14 @@ class AuditWriter:
             self._next_alarm = 0.0
             _say(logging.WARNING, "audit.recovered", "it is written again", dropped=self.dropped)
 
-    def _lose(self, count: int) -> None:
-        """The end has come, and these are not written."""
+    def _lose(self, count: int) -> Literal[False]:
+        """The end has come, and these are not written, nor what waits."""
         with self._lock:
-            self.dropped += count + self._queue.qsize()
+            count += self._queue.qsize()
+            self.dropped += count
+            self._queue = SimpleQueue()
         _alarm("audit.dropped", f"it ends with {count} events that cannot be written", count=self.dropped)
+        return False
 
 
 def _tell(marks: list[Mark | Flush], *, is_written: bool) -> None:

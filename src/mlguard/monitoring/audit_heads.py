@@ -1,5 +1,6 @@
 """Signed heads: how far each chain of an audit log has come, kept where whoever alters the log cannot reach it."""
 
+import errno
 import os
 import stat
 import threading
@@ -32,6 +33,7 @@ HeadPrivateKey: TypeAlias = str | bytes | os.PathLike[str] | Ed25519PrivateKey
 HeadSource: TypeAlias = str | os.PathLike[str] | Iterable[bytes]
 
 _DOMAIN = b"mlguard audit head 1\n"  # nothing else that is signed with this key begins like it
+_BEGINNING = b'{"chain":"'
 _END = b',"signature":"'
 _MAX_PEM = 16_384  # bytes
 _MAX_LINE = 1_024
@@ -128,8 +130,7 @@ class AuditHeads:
         is_new = not path.exists()
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
-            os.write(descriptor, line)  # one that is cut short is none, and the next begins behind it
-            os.fsync(descriptor)
+            _append(descriptor, line)
         finally:
             os.close(descriptor)
         if is_new:
@@ -139,13 +140,31 @@ class AuditHeads:
         return f"AuditHeads({self.folder or self._place!r}, every={self._every:g})"
 
 
+def _append(descriptor: int, line: bytes) -> None:
+    """Have a line on the disk, or nothing of it: the next one would not begin behind what is left, but in it.
+
+    Raises:
+        OSError: It is not, and is to be tried again.
+    """
+    size = os.fstat(descriptor).st_size  # nobody else writes heads of this chain
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
+
+
 @dataclass(frozen=True, slots=True)
 class Heads:
     """Heads that were read.
 
     Attributes:
         last: The last head of each chain.
-        refused: How many are not signed with one of the keys, or are no heads.
+        refused: How many are not signed with one of the keys, or are no heads. The beginning of one that a file
+            ends with is not among them: the machine has lost its power.
     """
 
     last: dict[str, Point]
@@ -187,7 +206,14 @@ def _lines(folder: str | os.PathLike[str]) -> Iterator[bytes]:
             continue
         with path.open("rb") as file:
             while line := file.readline(_MAX_LINE):
-                yield line
+                if not _is_torn(line):
+                    yield line
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether it is the beginning of a head, and the end of its file."""
+    has_end = line.endswith((b"\n", b"}")) or len(line) == _MAX_LINE
+    return not has_end and _BEGINNING.startswith(line[: len(_BEGINNING)])
 
 
 def _point(line: bytes, keys: Sequence[Ed25519PublicKey]) -> Point | None:

@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mlguard._numbers import is_number, whole
@@ -115,7 +116,7 @@ class AuditLog:
         age = _seconds("max_age", max_age, above=0.999, most=10 * 365 * 86_400.0)
         keys = audit_keys(key, where="AuditLog")
         self._sink = _sink(directory, sink, size, age)
-        if heads is not None and heads.folder is not None and heads.folder == getattr(self._sink, "folder", None):
+        if heads is not None and _is_same(heads.folder, getattr(self._sink, "folder", None)):
             raise ConfigurationError("AuditHeads(place): another folder than the log's, or both are altered together")
         form = RecordForm(redactor or Redactor())
         self._heads = heads
@@ -129,7 +130,8 @@ class AuditLog:
             heads=heads,
             clock=clock,
         )
-        atexit.register(_close_at_exit, weakref.ref(self))
+        weakref.finalize(self, self._writer.end_soon).atexit = False  # or each that is forgotten leaves a thread behind
+        atexit.register(_close_at_exit, weakref.ref(self), weakref.ref(self._writer))
 
     @classmethod
     def from_settings(cls, **options: Any) -> "AuditLog":
@@ -289,6 +291,11 @@ def _sink(directory: Any, sink: Any, max_bytes: int, max_age: float) -> Sink:
     return LinesTo(sink)
 
 
+def _is_same(one: Path | None, other: Path | None) -> bool:
+    """Whether these are one folder, whatever links lead there."""
+    return one is not None and other is not None and one.samefile(other)
+
+
 def _check_kinds(heads: object, subject_keys: object, redactor: object) -> None:
     if not isinstance(heads, AuditHeads | None):
         raise ConfigurationError("AuditLog(heads=...) is AuditHeads(place, key=...)")
@@ -304,7 +311,8 @@ def _seconds(name: str, value: object, *, above: float, most: float) -> float:
     return float(value)
 
 
-def _close_at_exit(reference: "weakref.ref[AuditLog]") -> None:
-    log = reference()
-    if log is not None:
-        log.close()
+def _close_at_exit(log: "weakref.ref[AuditLog]", writer: "weakref.ref[AuditWriter]") -> None:
+    """Close a log; of one that nobody holds any more, what its thread has still to write."""
+    one = log() or writer()
+    if one is not None:
+        one.close()

@@ -10,8 +10,9 @@ from mlguard.errors import ConfigurationError
 from mlguard.monitoring._audit_chain import Point
 from mlguard.monitoring._audit_files import Line, LogFile, files_by_chain, lines_of
 from mlguard.monitoring._audit_keys import AuditKey, ChainKey, audit_keys
+from mlguard.monitoring._audit_purges import Purges
 from mlguard.monitoring._audit_records import CLOSED, NOTHING_BEFORE, OPENED, Record, mac_of, parsed, parts_of
-from mlguard.monitoring._audit_sinks import chain_and_number, file_name
+from mlguard.monitoring._audit_sinks import file_name
 from mlguard.monitoring.audit_heads import HeadPublicKey, HeadSource, read_heads
 
 _MOST_PROBLEMS = 20  # of one chain that are told; the rest is counted
@@ -112,7 +113,8 @@ def verify_audit_log(
             or the latest files removed, or all of it written anew by who has the key.
         head_key: The public keys of heads.
         anchors: What else explains that files are missing: SHA-256 of the last line that was deleted of a chain, as
-            ``PurgedFile.last_line_sha256`` has it, and names of files of which nothing is left to go on from.
+            ``PurgedFile.last_line_sha256`` has it, and names of files of which nothing is left to go on from. Heads of
+            a chain that is gone need it once the record of its purge is gone too.
 
     Raises:
         ConfigurationError: No such folder, or a key that is none.
@@ -128,7 +130,7 @@ def verify_audit_log(
         known = read.last
         if read.refused:
             problems.append(f"heads: {read.refused} lines are no heads, or not signed with this key")
-    purges = _Purges(anchors)
+    purges = Purges(anchors)
     checks = []
     found = files_by_chain(directory)
     for chain, files in found.items():
@@ -147,68 +149,15 @@ def _places(files: dict[str, list[LogFile]]) -> set[tuple[str, int]]:
     return {(chain, file.number) for chain, those in files.items() for file in those}
 
 
-class _Purges:
-    """Which files there were, and which of them retention has deleted, as records that hold say it.
-
-    Args:
-        anchors: Digests of last lines, or names of files, that were given from elsewhere.
-
-    Attributes:
-        mentioned: Files that were there when others were begun.
-    """
-
-    def __init__(self, anchors: Iterable[str]) -> None:
-        self.mentioned: set[tuple[str, int]] = set()
-        self._anchors = frozenset(anchors)
-        self._lines: dict[tuple[str, int], str] = {}
-        self._last_records: dict[str, int] = {}
-        self._last_files: dict[str, int] = {}
-
-    def mention(self, names: object) -> None:
-        """Names of files that were there when another one was begun."""
-        places = [chain_and_number(str(name)) for name in names] if isinstance(names, list) else []
-        self.mentioned.update(filter(None, places))
-
-    def note(self, record: Record) -> None:
-        """A record of the event ``log.purged``."""
-        facts = record.get("facts")
-        if not isinstance(facts, dict):
-            return
-        place = chain_and_number(str(facts.get("file")))
-        if place is not None:
-            self._lines[place] = str(facts.get("last_line_sha256"))
-            self._has_deleted(*place)
-            last = facts.get("last_seq")
-            if isinstance(last, int):
-                self._last_records[place[0]] = max(last, self._last_records.get(place[0], -1))
-
-    def explain(self, chain: str, number: int, line: object) -> bool:
-        """Whether the file with this number, which ended with this line, was deleted by retention."""
-        if isinstance(line, str) and (line in self._anchors or self._lines.get((chain, number)) == line):
-            self._has_deleted(chain, number)
-            return True
-        return False
-
-    def has_deleted(self, chain: str, number: int) -> bool:
-        """Whether retention has deleted this file, or a later one of its chain, or somebody has said so."""
-        return number <= self._last_files.get(chain, 0) or file_name(chain, number) in self._anchors
-
-    def _has_deleted(self, chain: str, number: int) -> None:
-        self._last_files[chain] = max(number, self._last_files.get(chain, 0))
-
-    def last_record(self, chain: str) -> int:
-        """Number of the last record of a chain that retention has deleted, or -1."""
-        return self._last_records.get(chain, -1)
-
-
-def _only_head(point: Point, purges: _Purges) -> ChainReport:
+def _only_head(point: Point, purges: Purges) -> ChainReport:
     """The report of a chain of which no file is left."""
     report = ChainReport(point.chain, head=point.seq)
-    if purges.last_record(point.chain) >= point.seq:
+    name = file_name(point.chain, point.file)
+    if purges.last_record(point.chain) >= point.seq or purges.is_anchor(name):
         report.was_purged = True
         report.first = point.seq + 1
     else:
-        report.complain(f"all its files are missing: a head proves records up to {point.seq}")
+        report.complain(f"all its files are missing, {name} is the last: a head proves records up to {point.seq}")
     return report
 
 
@@ -237,7 +186,7 @@ class _ChainCheck:
         report: What was found.
     """
 
-    def __init__(self, chain: str, keys: dict[str, ChainKey], purges: _Purges, head: Point | None) -> None:
+    def __init__(self, chain: str, keys: dict[str, ChainKey], purges: Purges, head: Point | None) -> None:
         self.report = ChainReport(chain, head=head.seq if head is not None else None)
         self._keys = keys
         self._purges = purges
@@ -293,17 +242,23 @@ class _ChainCheck:
         for number, line in enumerate(lines_of(file.path), 1):
             where = f"{name}, line {number}"
             if not line.is_whole and line.is_last and is_last:
-                self.report.ending = "torn"
+                self._end_torn(name)
                 return
             if number == 1 and not self._open(file, line, before):
                 return  # without what it begins with, nothing of it can be told
             if number > 1:
                 self._check(line, where)
         if number == 0:
-            if is_last:  # its process was killed before it wrote to it
-                self.report.ending = "torn"
+            if is_last:
+                self._end_torn(name)
             else:
                 self.report.complain(f"{name}: it is empty")
+
+    def _end_torn(self, name: str) -> None:
+        """What is at the end is no record: its process was killed, unless it had said that it ends."""
+        if self._was_closed:
+            self.report.complain(f"{name}: something was added behind the record with which it was closed")
+        self.report.ending = "torn"
 
     def _open(self, file: LogFile, line: Line, before: int) -> bool:
         """Look at the line that a file begins with."""

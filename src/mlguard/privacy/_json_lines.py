@@ -75,6 +75,17 @@ def _opened(path: Path) -> BinaryIO:
     return file
 
 
+def ends_within_a_line(path: Path) -> bool:
+    """Whether the last line of a file was not written to its end. Of one that is packed it is not told.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with _opened(path) as file:
+        file.seek(-1, os.SEEK_END)
+        return path.suffix != ".gz" and file.read() != b"\n"
+
+
 def parse(line: bytes) -> Record | None:
     """The record of a line; None where it is no JSON object."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring.events import record_event
-from mlguard.privacy._json_lines import UNREADABLE, read_lines
+from mlguard.privacy._json_lines import UNREADABLE, ends_within_a_line, read_lines
 
 _AHEAD = 86_400.0  # seconds by which a clock may be; what is of a later time than that lies
 
@@ -64,7 +64,8 @@ def purge_older_than(
     Whole files, such as a rotation leaves behind. No line is taken out of a file, because that would break a chain of
     hashes through it: so a record may outlive the age by as long as its file was written to. Rotate daily, and it is a
     day. Give it the files of a log that are no longer written to; one that was written to within the age is kept in any
-    case, and so is one whose age cannot be told, which is reported and needs somebody to look.
+    case, and so is one whose age cannot be told, which is reported and needs somebody to look. A last line that is cut
+    short keeps no file: a process that is killed leaves one behind.
 
     What a file system, a disk or a backup still has of a deleted file is not reached.
 
@@ -139,7 +140,10 @@ def _judge(path: Path, time_field: str, limit: float, latest: float) -> PurgedFi
 
 def _read(path: Path, time_field: str, limit: float, latest: float) -> PurgedFile | None:
     newest, records, last, seq = -math.inf, 0, b"", None
-    for line, record in read_lines(path):
+    lines = read_lines(path)
+    for line, record in lines:
+        if record is None and records and ends_within_a_line(path) and next(lines, None) is None:
+            break  # whoever wrote it was killed, and it was last written to before the limit
         records += 1
         at = None if record is None else _seconds(record.get(time_field))
         if at is None:
