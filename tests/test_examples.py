@@ -265,8 +265,9 @@ def test_tls_serves_https_and_nothing_else() -> None:
 def test_service_starts_by_the_command_that_it_names(tmp_path: Path) -> None:
     """The full example, the demo's service, starts as any other app with keys and a password of one's own."""
     password = secrets.token_urlsafe(12)
-    (tmp_path / "secrets").mkdir(mode=0o700)
-    for name in ("token", "partner", "model-key"):
+    for place in ("secrets", "audit"):
+        (tmp_path / place).mkdir(mode=0o700)
+    for name in ("token", "partner", "model-key", "input-key", "monitor-key", "MLGUARD_AUDIT_KEY"):
         (tmp_path / "secrets" / name).write_text(secrets.token_urlsafe(32))
     (tmp_path / "secrets" / "dora").write_text(asyncio.run(Passwords().hash(password)))
     places = write_key_pair(tmp_path)
@@ -275,6 +276,8 @@ def test_service_starts_by_the_command_that_it_names(tmp_path: Path) -> None:
         "MLGUARD_SECRETS": f"dir://{tmp_path / 'secrets'}",
         "MODEL_STORE": str(tmp_path / "models"),
         "MODEL_SIGNER": places[1],
+        "MLGUARD_AUDIT_LOG": str(tmp_path / "audit"),
+        "USUAL_QUERIES": str(tmp_path / "usual-queries.json"),
     }
     release = named_command("demo/release")[:2]
     with program(*release, environment["MODEL_STORE"], *places, str(tmp_path / "secrets" / "model-key")) as released:

@@ -172,7 +172,7 @@ class TokenIssuer:
             **({} if client_id is None else {"client_id": client_id}),
         }
         [token] = await self._sign((ACCESS, claims))
-        record_event("token.issued", subject=subject, token=claims["jti"], issuer=self.issuer)
+        record_event("token.issued", subject=subject, jti=claims["jti"], issuer=self.issuer)
         return token
 
     async def open_session(
@@ -327,7 +327,7 @@ class TokenIssuer:
             session.id, subject=session.subject, issuer=self.issuer, issued_at=session.authenticated_at
         ):
             _refuse(f"everything of {session.subject!r} was revoked since the login")
-        record_event("token.issued", subject=session.subject, token=access["jti"], issuer=self.issuer, refresh=number)
+        record_event("token.issued", subject=session.subject, jti=access["jti"], issuer=self.issuer, refresh=number)
         return Tokens(access_token, refresh_token, math.floor(access["exp"] - now), granted)
 
     def _claims(self, audience: str, subject: str, now: float, expires: float) -> dict[str, Any]:

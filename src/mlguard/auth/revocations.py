@@ -53,7 +53,7 @@ class Revocations:
         ttl = expires_at + MAX_LEEWAY - self._clock()
         if ttl > 0:
             await self.store.put(_token_key(jti, issuer), b"", ttl)
-            record_event("token.revoked", token=jti, issuer=issuer)
+            record_event("token.revoked", jti=jti, issuer=issuer)
 
     async def revoke_all(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
         """Revoke all tokens of one subject that were issued up to now: when the store has taken it.
@@ -68,6 +68,11 @@ class Revocations:
             ValueError: ``lifetime`` is not a positive, finite number.
             StoreFullError: There is no room to remember it (503).
         """
+        await self.erase(subject, issuer=issuer, lifetime=lifetime)
+        record_event("token.revoked", subject=subject, issuer=issuer)
+
+    async def erase(self, subject: str, *, issuer: str | None, lifetime: float) -> None:
+        """The same as :meth:`revoke_all`, and the log for audits is not told whose: for who is to be erased."""
         if not 0 < lifetime < math.inf:
             raise ValueError("lifetime must be a positive number of seconds")
         key = _subject_key(subject, issuer)
@@ -76,7 +81,6 @@ class Revocations:
         # before it had arrived.
         if self._clock() > began:
             await self._revoke_until_now(key, lifetime)
-        record_event("token.revoked", subject=subject, issuer=issuer)
 
     async def _revoke_until_now(self, key: bytes, lifetime: float) -> float:
         while True:

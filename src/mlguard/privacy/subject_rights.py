@@ -188,7 +188,7 @@ async def erase_subject(
     kept = [*_NOT_BY_NAME, "what stands in logs in clear", "API keys and logins: see mlguard keys revoke"]
     for caller in tokens:
         revocations = Revocations(store=store, clock=clock)
-        await revocations.revoke_all(caller.id, issuer=caller.issuer, lifetime=token_lifetime or 0.0)
+        await revocations.erase(caller.id, issuer=caller.issuer, lifetime=token_lifetime or 0.0)
     if tokens:
         kept.append("that tokens were revoked: under digests, until the last of them has expired")
     shredded = keys is not None and await run_in_threadpool(keys.erase, subject)
