@@ -322,11 +322,6 @@ class RequestMemory:
         return decision
 
 
-def refused_by(memory: RequestMemory) -> Guard | None:
-    """The guard that has refused the request, if one has. A scope that is missing is no guard's decision."""
-    return next((guard for guard, decision in memory.decisions.items() if type(decision) is _Refusal), None)
-
-
 def request_id(conn: HTTPConnection) -> str:
     """The id that the answer carries and the log has of this request, for log lines of the app's own.
 

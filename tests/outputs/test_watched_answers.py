@@ -23,8 +23,9 @@ from mlguard import (
     repeat_cache,
     truncate_output,
 )
-from mlguard._guard import Control, Guard, RequestMemory, _Refusal, refused_by
+from mlguard._guard import Control, Guard, RequestMemory, _Refusal
 from mlguard._order import once
+from mlguard.monitoring._refusals import refusal_of
 
 SCORES = np.array([[0.1234, 0.8766], [0.9, 0.1]])
 CLASSES = ["cat", "dog"]
@@ -224,7 +225,7 @@ def test_a_middleware_learns_how_long_each_guard_took_and_which_one_refused() ->
 
     def look(memory: RequestMemory) -> None:
         refusal = memory.refused_with
-        found.append((refused_by(memory), type(refusal), {type(guard) for guard in memory.timings or ()}))
+        found.append((refusal_of(memory)[0], type(refusal), {type(guard) for guard in memory.timings or ()}))
         assert all(taken > 0 for taken in (memory.timings or {}).values())
 
     app = FastAPI()

@@ -2,18 +2,18 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from mlguard._fastapi import matched_route
-from mlguard._guard import Control, Guard, RequestMemory, _Refusal
-from mlguard.errors import GuardFailedError, InsufficientScopeError, InvalidInputError, MLGuardError
+from mlguard._guard import Guard, RequestMemory, _Refusal
+from mlguard.errors import InsufficientScopeError, MLGuardError
 from mlguard.monitoring._own_metrics import DECISIONS, DURATION, LEFT, Exporter, Metric
+from mlguard.monitoring._refusals import last_proof, rule_of
 from mlguard.monitoring._series import Series
 from mlguard.traffic.budget import QueryBudget
 from mlguard.traffic.rate import RateLimit
@@ -26,36 +26,30 @@ _REMAINING = re.compile(r";r=([0-9]+)")
 
 def decisions_of(memory: RequestMemory) -> list[tuple[str, str]]:
     """Which guards have decided, by class, and by which rule each has refused; "" where it has admitted."""
-    found = [
-        (type(guard).__name__, _rule(decision.error) if type(decision) is _Refusal else "")
+    rules = {
+        guard: rule_of(decision.error) if type(decision) is _Refusal else ""
         for guard, decision in memory.decisions.items()
-    ]
+    }
     answer = memory.refused_with
-    if answer is None or any(rule for _, rule in found):
-        return found
-    if isinstance(answer, InsufficientScopeError):
-        # The guard has said who it is, and admitted; what the route demands of them is judged after that.
-        proofs = [at for at, guard in enumerate(memory.decisions) if guard.control is Control.AUTHENTICATION]
-        for last in proofs[-1:]:
-            found[last] = (found[last][0], answer.rule)
-            return found
+    if answer is None or any(rules.values()):
+        return _named(rules)
+    proof = last_proof(memory) if isinstance(answer, InsufficientScopeError) else None
+    if proof is not None:
+        rules[proof] = answer.rule if isinstance(answer, MLGuardError) else ""
+        return _named(rules)
+    found = _named(rules)
     if isinstance(answer, MLGuardError | RequestValidationError):
-        found.append((NO_GUARD, _rule(answer)))
+        found.append((NO_GUARD, rule_of(answer)))
     return found
 
 
-def refusal_of(memory: RequestMemory) -> tuple[str, str] | None:
+def _named(rules: Mapping[Guard, str]) -> list[tuple[str, str]]:
+    return [(type(guard).__name__, rule) for guard, rule in rules.items()]
+
+
+def first_refusal(memory: RequestMemory) -> tuple[str, str] | None:
     """The guard that has refused and its rule, if one has."""
     return next((decision for decision in decisions_of(memory) if decision[1]), None)
-
-
-def _rule(error: Exception) -> str:
-    if isinstance(error, MLGuardError):
-        return error.rule
-    if isinstance(error, RequestValidationError):
-        return InvalidInputError.rule
-    # Of a guard of the app's own.
-    return f"http-{error.status_code}" if isinstance(error, HTTPException) else GuardFailedError.rule
 
 
 def shares_left(memory: RequestMemory) -> Iterator[tuple[Guard, float]]:

@@ -14,7 +14,7 @@ from mlguard._guard import RequestMemory
 from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._app_health import AppHealth
-from mlguard.monitoring._judged import Judged, refusal_of
+from mlguard.monitoring._judged import Judged, first_refusal
 from mlguard.monitoring._own_metrics import Exporter
 from mlguard.monitoring._spans import span_marker
 from mlguard.monitoring._watched import Watched
@@ -213,7 +213,7 @@ class _Metered:
                 self._safely(self._judged.record, scope, memory)
 
     def _mark_refusal(self, memory: RequestMemory) -> None:
-        self._mark_span(refusal_of(memory))
+        self._mark_span(first_refusal(memory))
 
 
 def _may_be_refusal(message: Message) -> bool:

@@ -1,0 +1,38 @@
+"""Which guard has refused a request, and by which rule, for those who record and count it."""
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from mlguard._guard import Control, Guard, RequestMemory, _Refusal
+from mlguard.errors import GuardFailedError, InsufficientScopeError, InvalidInputError, MLGuardError
+
+
+def refusal_of(memory: RequestMemory) -> tuple[Guard | None, Exception | None]:
+    """The guard that has refused a request, and the refusal. Other guards may have said no before one said yes."""
+    error = memory.refused_with
+    refusals = {guard: decision.error for guard, decision in memory.decisions.items() if type(decision) is _Refusal}
+    for guard, refusal in refusals.items():
+        if error is refusal or (error is not None and error.__cause__ is refusal):
+            return guard, error
+    if isinstance(error, InsufficientScopeError):
+        return last_proof(memory), error
+    if error is None:  # a guard that has crashed is answered by nobody
+        crashed = [(guard, one) for guard, one in refusals.items() if not isinstance(one, HTTPException)]
+        return crashed[-1] if crashed else (None, None)
+    return None, error
+
+
+def last_proof(memory: RequestMemory) -> Guard | None:
+    """The guard that has said who is calling. What the route demands of them is judged after that, by no guard."""
+    proofs = [guard for guard in memory.decisions if guard.control is Control.AUTHENTICATION]
+    return proofs[-1] if proofs else None
+
+
+def rule_of(error: Exception | None) -> str:
+    """The rule by which something was refused, as the caller is told it."""
+    if isinstance(error, MLGuardError):
+        return error.rule
+    if isinstance(error, RequestValidationError):
+        return InvalidInputError.rule
+    # Of a guard of the app's own.
+    return f"http-{error.status_code}" if isinstance(error, HTTPException) else GuardFailedError.rule
