@@ -13,6 +13,7 @@ from mlguard.monitoring._report_numbers import (
     percent,
     round_ticks,
     short,
+    things,
     whole,
 )
 from mlguard.monitoring._report_parts import (
@@ -74,7 +75,7 @@ def latency(totals: Totals) -> Section:
     failed = all_of_it.failed
     if failed:
         findings.append(
-            Finding(f"{whole(failed)} requests ({of_all(failed, all_of_it.requests)}) failed with a 5xx", "bad")
+            Finding(f"{things(failed, 'request')} ({of_all(failed, all_of_it.requests)}) failed with a 5xx", "bad")
         )
     return Section("latency", topic, heading, body, tuple(findings))
 

@@ -10,7 +10,7 @@ from mlguard.monitoring import _report_answers as answers
 from mlguard.monitoring import _report_callers as callers
 from mlguard.monitoring import _report_events as events
 from mlguard.monitoring._report_html import Html, element, joined, shown
-from mlguard.monitoring._report_numbers import THIN, milliseconds, minute, of_all, short, whole
+from mlguard.monitoring._report_numbers import THIN, milliseconds, minute, of_all, short, things, whole
 from mlguard.monitoring._report_parts import Section
 from mlguard.monitoring._report_reading import Reading
 from mlguard.monitoring._report_totals import Totals
@@ -86,11 +86,11 @@ def _tiles(totals: Totals) -> Html:
     callers_are = totals.callers.count
     tiles = [
         ("Requests", short(total.requests), f"{whole(total.failed)} failed (5xx)"),
-        ("Refused", of_all(total.refused, total.requests), f"{whole(total.refused)} requests"),
+        ("Refused", of_all(total.refused, total.requests), things(total.refused, "request")),
         ("Rows answered", short(total.rows), "rows of the model"),
         ("Principals", short(callers_are), "authenticated" if totals.callers.is_exact else "authenticated, about"),
         ("Latency", milliseconds(total.latency_at(0.5)), f"95{THIN}% in {milliseconds(total.latency_at(0.95))}"),
-        ("Suspects", short(len(totals.suspects.entries)), f"{whole(totals.suspects.total)} events"),
+        ("Suspects", short(len(totals.suspects.entries)), things(totals.suspects.total, "event")),
     ]
     return element(
         "dl",
