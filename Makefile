@@ -16,6 +16,12 @@ ALONE := audit_ alert_ webhook drift_reference feedback_ fingerprints histograms
 APART := $(addprefix --ignore=,$(addprefix tests/,privacy secrets commands test_attacks.py test_fuzz.py) \
   $(filter-out tests/artifacts/test_served_model.py,$(wildcard tests/artifacts/test_*.py)) \
   $(wildcard $(addsuffix *.py,$(addprefix tests/monitoring/test_,$(ALONE)))))
+# So are pages that are about files and secrets, and a demo that goes wrong.
+PAGES := audit-log encrypt-models key-files load-models model-store personal-data private-aggregates report \
+  rights-of-people rotate-secrets secrets sign-models watermark-models
+APART += $(foreach page,$(PAGES),--deselect='tests/test_docs.py::test_page_does_what_it_says[docs/how-to/$(page).md]') \
+  $(addprefix --deselect=tests/test_demo.py::test_demo_,fails_on_a_service_without_guards \
+  fails_when_an_answer_tells_of_the_inside fails_when_the_log_holds_a_secret says_why_a_service_does_not_start)
 # Nothing of the caller's environment may change what is tested.
 unexport PYTHONPATH MLGUARD_API_KEYS MLGUARD_API_KEYS_FILE MLGUARD_STORE_URL
 
