@@ -77,7 +77,7 @@ def running(app: str, environment: Mapping[str, str], *, port: int = 0) -> Itera
         path = Path(folder, "service.log")
         process = None
         try:
-            with path.open("ab") as sink, _signals_put_off():
+            with path.open("ab") as sink, signals_put_off():
                 process = subprocess.Popen(  # noqa: S603  # our own command
                     command, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
                 )
@@ -89,7 +89,7 @@ def running(app: str, environment: Mapping[str, str], *, port: int = 0) -> Itera
 
 
 @contextmanager
-def _signals_put_off() -> Iterator[None]:
+def signals_put_off() -> Iterator[None]:
     """Ctrl-C waits until the block ends. In the middle of starting a process, it would leave it running unknown."""
     came: list[int] = []
     before = {

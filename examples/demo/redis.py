@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from examples.demo.process import signals_put_off
+
 _SECONDS = 10
 
 
@@ -25,16 +27,18 @@ def running_redis(folder: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     settings = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    with Path(folder, "redis.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603  # a server of our own
-            [_program(), *settings], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+    process = None
     try:
+        with Path(folder, "redis.log").open("wb") as log, signals_put_off():
+            process = subprocess.Popen(  # noqa: S603  # a server of our own
+                [_program(), *settings], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         _wait_until_it_listens(process, port)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        process.kill()
-        process.wait()
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 def _program() -> str:
