@@ -1,6 +1,8 @@
 """Shared by all tests: no setting of the machine reaches them."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -17,3 +19,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.upper().startswith("MLGUARD_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr("mlguard.store._default", None)
+
+
+@pytest.fixture(autouse=True)
+def audit_logger() -> Iterator[None]:
+    """Who listens to the events of one test hears none of another's."""
+    logger = logging.getLogger("mlguard.audit")
+    level, propagate, handlers = logger.level, logger.propagate, [*logger.handlers]
+    yield
+    logger.setLevel(level)
+    logger.propagate, logger.handlers[:] = propagate, handlers

@@ -8,7 +8,6 @@ import secrets
 import shutil
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +42,6 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has failed is tried again at once."""
     monkeypatch.setattr(_audit_writer, "_FIRST_RETRY", 0.001)
     monkeypatch.setattr(_audit_writer, "_LAST_RETRY", 0.01)
-
-
-@pytest.fixture
-def audit_logger() -> Iterator[None]:
-    """The logger of events is as it was afterwards."""
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 class FlakySink:
