@@ -181,6 +181,22 @@ def test_a_walk_that_is_spread_over_accounts_is_noticed(events: Events) -> None:
     assert all("near-duplicates" not in event["votes"] for event in events()[before:])
 
 
+def test_an_account_that_asks_everything_before_hides_nothing(events: Events) -> None:
+    """That another account has asked the very same, and was refused, does not make a walk a list of repeats."""
+    points = np.random.default_rng(4).normal(size=(30, COLUMNS))
+    points -= np.outer(points @ WEIGHTS, WEIGHTS) / (WEIGHTS @ WEIGHTS)  # many at once, so that nothing stands still
+    rows = np.concatenate([points + np.random.default_rng(step).normal(0, 1e-3, points.shape) for step in range(4)])
+    service = Service(act="refuse")
+
+    async def work() -> list[int]:
+        await service.ask(rows, "burnt")
+        return await service.send(rows)
+
+    statuses = asyncio.run(work())
+    assert statuses[-1] == 403
+    assert "near-duplicates" in events()[-1]["votes"]
+
+
 def test_callers_share_nothing_but_what_is_across(events: Events) -> None:
     """An honest caller is not suspected beside a suspect."""
     service = Service(act="refuse")

@@ -144,7 +144,7 @@ class QueryWatch:
         before = [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
         try:
             if self._all is not None:
-                queries = await self._compared(self._all, queries)
+                queries = await self._compared(self._all, key, queries)
             return await self._store.watch(key, [*before, *queries], self._rule)
         except BaseException:
             caller.pending.extendleft(reversed(before))
@@ -173,22 +173,30 @@ class QueryWatch:
                 caller.margin = z
                 caller.pending.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
 
-    async def _compared(self, everybody: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
+    async def _compared(self, everybody: bytes, key: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
         """The same, where a near-duplicate of another caller's query is one, too, and of a kind of its own.
 
-        What is near an own query, too, is counted as that by the store.
+        What is near an own query, too, is counted as that by the store. Beside each query, everybody's memory has a
+        mark of who has asked it: an own repeat is known there for longer than among the caller's few marks.
         """
-        known = await self._store.watch(everybody, queries, self._rule_of_all)
-        if not any(known.seen):
+        owner = int.from_bytes(key[:8], "little")
+        asked = [one for query in queries for one in (query, WatchedQuery((query.marks[0] ^ owner,)))]
+        seen = (await self._store.watch(everybody, asked, self._rule_of_all)).seen
+        if not any(seen):
             return queries
-        return [self._compared_query(query, seen) for query, seen in zip(queries, known.seen, strict=True)]
+        return [
+            self._compared_query(query, was, is_own=own == REPEAT)
+            for query, was, own in zip(queries, seen[::2], seen[1::2], strict=True)
+        ]
 
-    def _compared_query(self, query: WatchedQuery, seen: int) -> WatchedQuery:
+    def _compared_query(self, query: WatchedQuery, seen: int, *, is_own: bool) -> WatchedQuery:
         measured = query.apart[1:-1]
         if seen == NEAR:
             return query._replace(apart=(self._near_another, *measured, self._near_another))
-        if seen == REPEAT:  # of anybody's: whether it is near other queries says nothing
-            return query._replace(near=(0.0, *measured, 0.0), apart=(0.0, *measured, 0.0))
+        if seen == REPEAT:  # of anybody's: that it is near others' queries says nothing
+            query = query._replace(apart=(0.0, *measured, 0.0))
+        if is_own:  # nor does it that it is near own ones; an attacker could ask it before with another account
+            query = query._replace(near=query.apart)
         return query
 
     def _steps(self, caller: Caller, distance: float) -> tuple[float, float]:
