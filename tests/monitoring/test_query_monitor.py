@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from mlguard import (
     truncate_output,
 )
 from mlguard._guard import Control
+from mlguard.monitoring._query_watch import QueryWatch
 from mlguard.monitoring.measurements import Measured
 from mlguard.monitoring.query_reference import Floats
 from tests.asgi import Answer, acall
@@ -511,6 +513,39 @@ def test_what_happens_while_the_store_is_away(setting: str, status: int) -> None
     service = Service(store=Away(), on_store_error=setting)
     assert asyncio.run(service.send(walk(3))) == [status] * 3
     assert service.numbers == ({"queries_unwatched": 3} if setting == "allow" else {})
+
+
+def test_a_known_suspect_gets_the_label_alone_while_the_store_is_away() -> None:
+    """Who can bring the store down gets no scores by it; others get theirs."""
+    store = Away()
+    store.down = False
+    service = Service(store=store, act="coarsen", on_store_error="allow")
+
+    async def work() -> list[Any]:
+        await service.send(walk(40))
+        store.down = True
+        return [(await service.ask(USUAL[:1], client)).json["probabilities"] for client in ("mallory", "honest")]
+
+    suspect, honest = asyncio.run(work())
+    assert suspect in ([0], [1])
+    assert len(honest) == 1
+    assert len(honest[0]) == 2
+
+
+def test_margins_that_wait_take_little_room() -> None:
+    """What a process keeps of a caller beside the store stays below 30 KB, whatever it asks."""
+    watch = QueryWatch(REFERENCE, KEY.encode(), MemoryStore(), bucket="", hold=60, ttl=60, across=False)
+
+    async def work() -> int:
+        noted = await watch.note(b"warm", USUAL)
+        tracemalloc.start()
+        try:
+            noted.see(np.concatenate([scores(USUAL)] * 10))
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(work()) < 30_000
 
 
 def test_evidence_waits_for_a_store_that_is_away(events: Events) -> None:

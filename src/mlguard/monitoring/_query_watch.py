@@ -36,8 +36,8 @@ class Caller:
 
     Attributes:
         distance: The latest distance, as a normal number; None: there was none yet.
-        margin: The same of margins.
-        pending: Evidence from margins, which come after the answer: noted with the next request.
+        margin: The same of margins, the latest one that was noted.
+        pending: Margins, as normal numbers, which come after the answer: noted with the next request.
     """
 
     __slots__ = ("distance", "margin", "pending")
@@ -45,7 +45,7 @@ class Caller:
     def __init__(self) -> None:
         self.distance: float | None = None
         self.margin: float | None = None
-        self.pending: deque[WatchedQuery] = deque(maxlen=_MOST_PENDING)
+        self.pending: deque[float] = deque(maxlen=_MOST_PENDING)
 
 
 class Noted:
@@ -141,12 +141,15 @@ class QueryWatch:
             measured = (0.0, 0.0, *self._steps(caller, distance))
             near, apart = (self._near, *measured, 0.0), (self._apart, *measured, self._apart_others)
             queries.append(WatchedQuery(tuple(of_row), near, apart))
-        before = [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
+        last, before = caller.margin, [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
+        if before:
+            caller.margin = before[-1]
         try:
             if self._all is not None:
                 queries = await self._compared(self._all, key, queries)
-            return await self._store.watch(key, [*before, *queries], self._rule)
+            return await self._store.watch(key, [*_of_margins(last, before), *queries], self._rule)
         except BaseException:
+            caller.margin = last
             caller.pending.extendleft(reversed(before))
             raise
 
@@ -161,17 +164,14 @@ class QueryWatch:
             self._callers.pop(key, None)
 
     def see(self, caller: Caller, scores: Floats, seen: tuple[int, ...]) -> None:
-        """Turn margins into evidence, for the caller's next request. Repeats are none."""
+        """Keep margins, which are evidence, for the caller's next request. Those of repeats are none."""
         if self._margins is None:
             return
         margins = margins_of(scores, self._output_centre).tolist()
         repeats = seen if len(seen) == len(margins) else (0,) * len(margins)
         for margin, was in zip(margins, repeats, strict=True):
             if was != REPEAT:
-                z = self._margins.normal(margin)
-                still = 0.0 if caller.margin is None else still_step(z, caller.margin)
-                caller.margin = z
-                caller.pending.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
+                caller.pending.append(self._margins.normal(margin))
 
     async def _compared(self, everybody: bytes, key: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
         """The same, where a near-duplicate of another caller's query is one, too, and of a kind of its own.
@@ -221,3 +221,13 @@ class QueryWatch:
             else:
                 self._callers.move_to_end(key)
             return caller
+
+
+def _of_margins(last: float | None, margins: list[float]) -> list[WatchedQuery]:
+    """The evidence that margins are, after the last one before them."""
+    found = []
+    for z in margins:
+        still = 0.0 if last is None else still_step(z, last)
+        found.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
+        last = z
+    return found

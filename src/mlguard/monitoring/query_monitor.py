@@ -79,7 +79,7 @@ class QueryMonitor(Guard):
         name: Names what is remembered, so that two monitors share nothing.
         store: Where callers are remembered. None is the store that all guards share.
         on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
-            everybody is, unwatched.
+            everybody is, unwatched; whom this process knows as a suspect is treated as one.
         clock: Seconds, never going backwards.
 
     Raises:
@@ -217,20 +217,30 @@ class QueryMonitor(Guard):
             if not self._allows:
                 raise
             self._counts["unwatched"] += 1
+            if self._is_suspect(key):
+                self._coarsen(conn)
             return
         sighting = watched.sighting
         self._count(sighting)
         self._remember(key, caller, sighting)
-        memory = RequestMemory.of(conn.scope)
-        memory.watchers.append(watched.see)
+        RequestMemory.of(conn.scope).watchers.append(watched.see)
         await self._end_verdicts()
         if not sighting.seconds:
             return
+        if self.act == "refuse":
+            raise self._refusal()
+        self._coarsen(conn)
+
+    def _coarsen(self, conn: HTTPConnection) -> None:
+        """Show a suspect less, if that is what is done. The other acts come before the body is read, or at once."""
         if self.act == "coarsen":
             self._counts["coarsened"] += 1
-            memory.label_only = True
-        elif self.act == "refuse":
-            raise self._refusal()
+            RequestMemory.of(conn.scope).label_only = True
+
+    def _is_suspect(self, key: bytes) -> bool:
+        """Whether this process knows of a verdict that holds."""
+        suspect = self._suspects.get(key)
+        return suspect is not None and suspect.until > self._clock()
 
     def _count(self, sighting: Sighting) -> None:
         self._counts["watched"] += len(sighting.seen)
@@ -276,8 +286,7 @@ class QueryMonitor(Guard):
     async def _stop(self, conn: HTTPConnection, who: Any) -> None:
         """Hold up or refuse a suspect before its body is read."""
         caller = self._by.caller(conn, who)
-        suspect = None if self._is_exempt(caller) else self._suspects.get(self._key(caller))
-        if suspect is None or suspect.until <= self._clock():
+        if self._is_exempt(caller) or not self._is_suspect(self._key(caller)):
             return
         if self.act == "refuse":
             raise self._refusal()
