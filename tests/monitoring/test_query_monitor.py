@@ -199,6 +199,37 @@ def test_an_account_that_asks_everything_before_hides_nothing(events: Events) ->
     assert "near-duplicates" in events()[-1]["votes"]
 
 
+def test_callers_who_ask_the_same_rows_are_not_suspected(events: Events) -> None:
+    """Their few near-duplicates are outweighed by the other rows, also where others have asked these before."""
+    fresh = np.random.default_rng(6)
+    parts = fresh.normal(size=(6, 15, COLUMNS))
+    rows = np.concatenate([part for some in parts for part in (some, some[-1:] + 1e-3)])
+    far = 3 * fresh.normal(size=(12, COLUMNS))  # one kind of evidence, beside which there must be no other
+    service = Service()
+
+    async def work() -> None:
+        for client in ("one", "two", "three"):
+            await service.send(np.concatenate([rows, far]), client)
+
+    asyncio.run(work())
+    assert not events()
+    assert service.numbers["queries_near"] >= 18
+
+
+def test_who_asks_close_to_what_another_will_ask_accuses_it_by_two_kinds_of_votes(events: Events) -> None:
+    """By these alone nobody is to be blocked, as the page says; without the comparison there is no accusation."""
+
+    async def accuse(service: Service) -> None:
+        for number, row in enumerate(USUAL[:20]):
+            await service.ask(row + 1e-3, f"mallory {number}")
+        await service.send(USUAL[:20], "innocent")
+
+    asyncio.run(accuse(Service(across_callers=False)))
+    assert not events()
+    asyncio.run(accuse(Service()))
+    assert [event["votes"] for event in events()] == ["near-duplicates,other-accounts"]
+
+
 def test_callers_share_nothing_but_what_is_across(events: Events) -> None:
     """An honest caller is not suspected beside a suspect."""
     service = Service(act="refuse")

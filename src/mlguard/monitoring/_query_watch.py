@@ -191,12 +191,13 @@ class QueryWatch:
 
     def _compared_query(self, query: WatchedQuery, seen: int, *, is_own: bool) -> WatchedQuery:
         measured = query.apart[1:-1]
+        if is_own:  # whether it is near other queries says nothing
+            return query._replace(near=(0.0, *measured, 0.0), apart=(0.0, *measured, 0.0))
         if seen == NEAR:
             return query._replace(apart=(self._near_another, *measured, self._near_another))
-        if seen == REPEAT:  # of anybody's: that it is near others' queries says nothing
-            query = query._replace(apart=(0.0, *measured, 0.0))
-        if is_own:  # nor does it that it is near own ones; an attacker could ask it before with another account
-            query = query._replace(near=query.apart)
+        if seen == REPEAT:  # of another's: no evidence of many accounts. Near own queries it may be all the same, or
+            # an attacker would ask everything with another account before.
+            return query._replace(apart=(*query.apart[:-1], 0.0))
         return query
 
     def _steps(self, caller: Caller, distance: float) -> tuple[float, float]:

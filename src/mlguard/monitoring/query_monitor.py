@@ -54,7 +54,8 @@ class QueryMonitor(Guard):
 
     Guards against attacks that walk: HopSkipJump, SimBA, line searches, membership queries with jitter. It does **not**
     see who copies the model with ordinary inputs, nor what is made on a copy and tried once, and who mixes attack with
-    enough ordinary queries stays below it. Sensors, whose readings are alike, look like an attack: exempt them.
+    enough ordinary queries, or many attacks with each other, stays below it. Sensors, whose readings are alike, look
+    like an attack: exempt them.
 
     What is done about it is up to ``act``. An event is recorded in any case: ``query.suspected`` with who, the kinds of
     evidence and after how many queries; ``query.cleared`` when the verdict has ended. No event holds an input.
@@ -73,7 +74,7 @@ class QueryMonitor(Guard):
             be somebody else's.
         exempt_scopes: Scopes that exempt a principal who holds one.
         across_callers: Whether near-duplicates of other callers' queries count: against one attacker with many
-            accounts.
+            accounts. Who can guess what another will ask can bring it into suspicion by this: False where that may be.
         key: A secret of 128 bits or more, from which the fingerprints are drawn: the same in every process. None is a
             new one, for a store in this process.
         name: Names what is remembered, so that two monitors share nothing.
