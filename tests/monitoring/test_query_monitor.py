@@ -199,6 +199,20 @@ def test_an_account_that_asks_everything_before_hides_nothing(events: Events) ->
     assert "near-duplicates" in events()[-1]["votes"]
 
 
+def test_a_walk_over_two_routes_is_one_walk() -> None:
+    """Two monitors of one name, as for two formats, know each other's fingerprints, also without a key."""
+    store = MemoryStore()
+    one, other = Service(store=store), Service(store=store)
+
+    async def work() -> None:
+        await one.send(walk(1))
+        await other.send(walk(2))
+
+    asyncio.run(work())
+    assert other.numbers["queries_repeated"] == 1
+    assert other.numbers["queries_near"] == 1
+
+
 def test_callers_who_ask_the_same_rows_are_not_suspected(events: Events) -> None:
     """Their few near-duplicates are outweighed by the other rows, also where others have asked these before."""
     fresh = np.random.default_rng(6)

@@ -31,6 +31,7 @@ OnStoreError = Literal["refuse", "allow"]
 
 _KINDS = ("near-duplicates", "margins", "distances", "other-accounts")
 _MOST_KNOWN = 10_000  # suspects that a process remembers by itself
+_OWN_KEY = secrets.token_bytes(32)  # of this process, so that monitors of one name know each other's fingerprints
 _LOOK_AGAIN = 60.0  # seconds after which a store that was away is asked for the end of a verdict again
 
 
@@ -75,9 +76,10 @@ class QueryMonitor(Guard):
         exempt_scopes: Scopes that exempt a principal who holds one.
         across_callers: Whether near-duplicates of other callers' queries count: against one attacker with many
             accounts. Who can guess what another will ask can bring it into suspicion by this: False where that may be.
-        key: A secret of 128 bits or more, from which the fingerprints are drawn: the same in every process. None is a
-            new one, for a store in this process.
-        name: Names what is remembered, so that two monitors share nothing.
+        key: A secret of 128 bits or more, from which the fingerprints are drawn: the same in every process. None is one
+            of this process, for a store in this process.
+        name: Names what is remembered. Monitors of one name, reference and store share it, such as those of two routes
+            to one model; of two names they share nothing.
         store: Where callers are remembered. None is the store that all guards share.
         on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
             everybody is, unwatched; whom this process knows as a suspect is treated as one.
@@ -371,7 +373,7 @@ def _secret(key: str | bytes | None, store: Store) -> bytes:
         raise ConfigurationError(
             "QueryMonitor(key=...): with a store that several processes share, give all of them the same secret"
         )
-    return secrets.token_bytes(32)
+    return _OWN_KEY
 
 
 def _exempted(exempt: object) -> tuple[frozenset[str], frozenset[tuple[str, str, str]]]:
