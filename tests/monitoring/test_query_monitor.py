@@ -213,6 +213,20 @@ def test_a_walk_over_two_routes_is_one_walk() -> None:
     assert other.numbers["queries_near"] == 1
 
 
+def test_repeats_that_are_known_no_longer_are_outweighed() -> None:
+    """A thousand rows asked again and again, more than there are places for, are no evidence of near-duplicates."""
+    rows = np.random.default_rng(1).normal(size=(1_000, COLUMNS))
+    watch = QueryWatch(REFERENCE, KEY.encode(), MemoryStore(), bucket="", hold=60, ttl=60, across=True)
+
+    async def work() -> list[Sighting]:
+        return [(await watch.note(b"honest", rows)).sighting for _ in range(4)]
+
+    first, *again = asyncio.run(work())
+    assert first.queries == 1_000
+    assert again[-1].queries > 1_300, "many are taken for new ones"
+    assert {sighting.votes for sighting in again} == {0}
+
+
 def test_callers_who_ask_the_same_rows_are_not_suspected(events: Events) -> None:
     """Their few near-duplicates are outweighed by the other rows, also where others have asked these before."""
     fresh = np.random.default_rng(6)

@@ -191,8 +191,8 @@ class QueryWatch:
 
     def _compared_query(self, query: WatchedQuery, seen: int, *, is_own: bool) -> WatchedQuery:
         measured = query.apart[1:-1]
-        if is_own:  # whether it is near other queries says nothing
-            return query._replace(near=(0.0, *measured, 0.0), apart=(0.0, *measured, 0.0))
+        if is_own:  # that it is near itself says nothing: as good as any query that is near none
+            return query._replace(near=query.apart)
         if seen == NEAR:
             return query._replace(apart=(self._near_another, *measured, self._near_another))
         if seen == REPEAT:  # of another's: no evidence of many accounts. Near own queries it may be all the same, or
