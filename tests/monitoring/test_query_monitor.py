@@ -697,6 +697,8 @@ def test_a_verdict_that_another_process_prolongs_does_not_end(events: Events) ->
         ({"exempt": "sensor"}, "exempt"),
         ({"exempt": [3]}, "exempt"),
         ({"exempt": 3}, "exempt"),
+        ({"exempt": [["sensor"]]}, "exempt"),
+        ({"exempt": [""]}, "exempt"),
         ({"exempt_scopes": "sensor"}, "exempt_scopes"),
         ({"exempt_scopes": [""]}, "exempt_scopes"),
         ({"exempt_scopes": 3}, "exempt_scopes"),

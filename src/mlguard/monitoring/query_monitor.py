@@ -377,13 +377,14 @@ def _secret(key: str | bytes | None, store: Store) -> bytes:
 
 
 def _exempted(exempt: object) -> tuple[frozenset[str], frozenset[tuple[str, str, str]]]:
-    if isinstance(exempt, str) or not isinstance(exempt, Collection):
+    if (
+        isinstance(exempt, str)
+        or not isinstance(exempt, Collection)
+        or not all(isinstance(one, Principal) or (isinstance(one, str) and one) for one in exempt)
+    ):
         raise ConfigurationError("QueryMonitor(exempt=...) is a list of names, ids or Principals")
-    names = frozenset(one for one in exempt if isinstance(one, str) and one)
-    principals = frozenset(one.identity for one in exempt if isinstance(one, Principal))
-    if len(names) + len(principals) != len(set(exempt)):
-        raise ConfigurationError("QueryMonitor(exempt=...) is a list of names, ids or Principals")
-    return names, principals
+    names = frozenset(one for one in exempt if isinstance(one, str))
+    return names, frozenset(one.identity for one in exempt if isinstance(one, Principal))
 
 
 def _scopes(scopes: object) -> frozenset[str]:
