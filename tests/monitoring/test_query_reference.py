@@ -96,14 +96,14 @@ def test_columns_that_are_constant_and_few_scores_are_no_trouble() -> None:
     assert pixels.columns == 4
 
 
-@pytest.mark.parametrize("noise", [1e-9, 1e-6, 1e-3])
-def test_a_few_copies_in_the_data_do_not_blind(noise: float) -> None:
+def test_a_few_copies_in_the_data_do_not_blind() -> None:
     """Else one pair would make the reach as small as its noise, and steps larger than that no near-duplicates."""
-    usual = random.normal(size=(600, 8))
+    usual = random.normal(size=(400, 8))
     clean = QueryMonitor.calibrate(usual)
-    with_copies = QueryMonitor.calibrate(np.concatenate([usual, usual[:3] + noise]))
-    assert with_copies.reach > 0.5 * clean.reach
-    assert with_copies.chance > 3 * clean.chance, "but they are counted"
+    for noise in (1e-9, 1e-3):
+        with_copies = QueryMonitor.calibrate(np.concatenate([usual, usual[:3] + noise]))
+        assert with_copies.reach > 0.5 * clean.reach
+        assert with_copies.chance > 3 * clean.chance, "but they are counted"
     many = QueryMonitor.calibrate(np.concatenate([usual, usual + 1e-3]))
     assert many.reach < 0.1 * clean.reach, "whose data are like that is not to be suspected for it"
 

@@ -19,6 +19,7 @@ from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, QueriesSuspectedError, UnavailableError
 from mlguard.monitoring._query_calibration import calibrate
+from mlguard.monitoring._query_exempt import Exempt
 from mlguard.monitoring._query_watch import QueryWatch
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.measurements import Measurement
@@ -134,8 +135,7 @@ class QueryMonitor(Guard):
         _check_seconds("hold", hold, 1, 31 * 86_400)
         _check_seconds("remember", remember, hold, 366 * 86_400)
         self._by = By(by, where="QueryMonitor")
-        self._exempt_names, self._exempt_principals = _exempted(exempt)
-        self._exempt_scopes = _scopes(exempt_scopes)
+        self._exempt = Exempt(exempt, exempt_scopes)
         self.source = features if isinstance(features, Guard) else None
         self.store = default_store() if store is None else store
         self.stores = (self.store,)
@@ -211,7 +211,7 @@ class QueryMonitor(Guard):
 
     async def _judge(self, conn: HTTPConnection, who: Any, rows: Any) -> None:
         caller = self._by.caller(conn, who)
-        if self._is_exempt(caller):
+        if self._exempt.covers(caller):
             return
         key = self._key(caller)
         try:
@@ -289,7 +289,7 @@ class QueryMonitor(Guard):
     async def _stop(self, conn: HTTPConnection, who: Any) -> None:
         """Hold up or refuse a suspect before its body is read."""
         caller = self._by.caller(conn, who)
-        if self._is_exempt(caller) or not self._is_suspect(self._key(caller)):
+        if self._exempt.covers(caller) or not self._is_suspect(self._key(caller)):
             return
         if self.act == "refuse":
             raise self._refusal()
@@ -305,15 +305,6 @@ class QueryMonitor(Guard):
     def _refusal(self) -> QueriesSuspectedError:
         self._counts["refused"] += 1
         return QueriesSuspectedError(f"{self.name}: a suspect")
-
-    def _is_exempt(self, caller: Any) -> bool:
-        if isinstance(caller, Principal):
-            return (
-                caller.id in self._exempt_names
-                or caller.identity in self._exempt_principals
-                or not self._exempt_scopes.isdisjoint(caller.scopes)
-            )
-        return str(caller) in self._exempt_names
 
     def _key(self, caller: Any) -> bytes:
         return store_key("queries", self._watch.bucket, *self._by.identity(caller))
@@ -374,27 +365,6 @@ def _secret(key: str | bytes | None, store: Store) -> bytes:
             "QueryMonitor(key=...): with a store that several processes share, give all of them the same secret"
         )
     return _OWN_KEY
-
-
-def _exempted(exempt: object) -> tuple[frozenset[str], frozenset[tuple[str, str, str]]]:
-    if (
-        isinstance(exempt, str)
-        or not isinstance(exempt, Collection)
-        or not all(isinstance(one, Principal) or (isinstance(one, str) and one) for one in exempt)
-    ):
-        raise ConfigurationError("QueryMonitor(exempt=...) is a list of names, ids or Principals")
-    names = frozenset(one for one in exempt if isinstance(one, str))
-    return names, frozenset(one.identity for one in exempt if isinstance(one, Principal))
-
-
-def _scopes(scopes: object) -> frozenset[str]:
-    if (
-        isinstance(scopes, str)
-        or not isinstance(scopes, Collection)
-        or not all(isinstance(scope, str) and scope for scope in scopes)
-    ):
-        raise ConfigurationError("QueryMonitor(exempt_scopes=...) is a list of scopes")
-    return frozenset(scopes)
 
 
 def _check_seconds(setting: str, value: object, least: float, most: float) -> None:
