@@ -81,6 +81,19 @@ def test_batches_of_any_size_and_dtype_are_the_same() -> None:
     assert min(agree) >= MARKS - 2  # sums of single precision may differ in the last bit
 
 
+def test_a_row_alone_is_what_it_is_among_others() -> None:
+    """Also with missing values, and with numbers that are too large: whole numbers of spreads have the same sums."""
+    rows = random.integers(-3, 4, (200, 20)).astype(np.float64)
+    rows[::5, 3], rows[::7, :], rows[1, 0], rows[2, 0] = np.nan, 1.7e308, -np.inf, 0.0
+    distances, marks = FINGERPRINTS.of(rows)
+    alone = [FINGERPRINTS.of(row[np.newaxis]) for row in rows]
+    assert [one for (one,), _ in alone] == pytest.approx(distances, rel=1e-5, abs=1e-2)
+    assert [one[0] for _, (one,) in alone] == [one[0] for one in marks]
+    agree = [sum(x == y for x, y in zip(a, b, strict=True)) for (_, (a,)), b in zip(alone, marks, strict=True)]
+    assert min(agree) >= MARKS - 2  # sums of single precision may differ in the last bit
+    assert np.mean(agree) > MARKS
+
+
 def test_distances_grow_outwards_and_end() -> None:
     """A missing value is the mean's, and what is infinitely far is as far as eight spreads."""
     far = np.array([[0.0], [3.0], [8.0], [1e300], [np.nan]]) * np.ones(20)

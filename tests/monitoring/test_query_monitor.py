@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from mlguard import (
     truncate_output,
 )
 from mlguard._guard import Control
+from mlguard.monitoring._query_watch import QueryWatch
 from mlguard.monitoring.measurements import Measured
 from mlguard.monitoring.query_reference import Floats
 from tests.asgi import Answer, acall
@@ -179,6 +181,81 @@ def test_a_walk_that_is_spread_over_accounts_is_noticed(events: Events) -> None:
     unseen = Service(across_callers=False)
     asyncio.run(spread(unseen))
     assert all("near-duplicates" not in event["votes"] for event in events()[before:])
+
+
+def test_an_account_that_asks_everything_before_hides_nothing(events: Events) -> None:
+    """That another account has asked the very same, and was refused, does not make a walk a list of repeats."""
+    points = np.random.default_rng(4).normal(size=(30, COLUMNS))
+    points -= np.outer(points @ WEIGHTS, WEIGHTS) / (WEIGHTS @ WEIGHTS)  # many at once, so that nothing stands still
+    rows = np.concatenate([points + np.random.default_rng(step).normal(0, 1e-3, points.shape) for step in range(4)])
+    service = Service(act="refuse")
+
+    async def work() -> list[int]:
+        await service.ask(rows, "burnt")
+        return await service.send(rows)
+
+    statuses = asyncio.run(work())
+    assert statuses[-1] == 403
+    assert "near-duplicates" in events()[-1]["votes"]
+
+
+def test_a_walk_over_two_routes_is_one_walk() -> None:
+    """Two monitors of one name, as for two formats, know each other's fingerprints, also without a key."""
+    store = MemoryStore()
+    one, other = Service(store=store), Service(store=store)
+
+    async def work() -> None:
+        await one.send(walk(1))
+        await other.send(walk(2))
+
+    asyncio.run(work())
+    assert other.numbers["queries_repeated"] == 1
+    assert other.numbers["queries_near"] == 1
+
+
+def test_repeats_that_are_known_no_longer_are_outweighed() -> None:
+    """A thousand rows asked again and again, more than there are places for, are no evidence of near-duplicates."""
+    rows = np.random.default_rng(1).normal(size=(1_000, COLUMNS))
+    watch = QueryWatch(REFERENCE, KEY.encode(), MemoryStore(), bucket="", hold=60, ttl=60, across=True)
+
+    async def work() -> list[Sighting]:
+        return [(await watch.note(b"honest", rows)).sighting for _ in range(4)]
+
+    first, *again = asyncio.run(work())
+    assert first.queries == 1_000
+    assert again[-1].queries > 1_300, "many are taken for new ones"
+    assert {sighting.votes for sighting in again} == {0}
+
+
+def test_callers_who_ask_the_same_rows_are_not_suspected(events: Events) -> None:
+    """Their few near-duplicates are outweighed by the other rows, also where others have asked these before."""
+    fresh = np.random.default_rng(6)
+    parts = fresh.normal(size=(6, 15, COLUMNS))
+    rows = np.concatenate([part for some in parts for part in (some, some[-1:] + 1e-3)])
+    far = 3 * fresh.normal(size=(12, COLUMNS))  # one kind of evidence, beside which there must be no other
+    service = Service()
+
+    async def work() -> None:
+        for client in ("one", "two", "three"):
+            await service.send(np.concatenate([rows, far]), client)
+
+    asyncio.run(work())
+    assert not events()
+    assert service.numbers["queries_near"] >= 18
+
+
+def test_who_asks_close_to_what_another_will_ask_accuses_it_by_two_kinds_of_votes(events: Events) -> None:
+    """By these alone nobody is to be blocked, as the page says; without the comparison there is no accusation."""
+
+    async def accuse(service: Service) -> None:
+        for number, row in enumerate(USUAL[:20]):
+            await service.ask(row + 1e-3, f"mallory {number}")
+        await service.send(USUAL[:20], "innocent")
+
+    asyncio.run(accuse(Service(across_callers=False)))
+    assert not events()
+    asyncio.run(accuse(Service()))
+    assert [event["votes"] for event in events()] == ["near-duplicates,other-accounts"]
 
 
 def test_callers_share_nothing_but_what_is_across(events: Events) -> None:
@@ -497,6 +574,39 @@ def test_what_happens_while_the_store_is_away(setting: str, status: int) -> None
     assert service.numbers == ({"queries_unwatched": 3} if setting == "allow" else {})
 
 
+def test_a_known_suspect_gets_the_label_alone_while_the_store_is_away() -> None:
+    """Who can bring the store down gets no scores by it; others get theirs."""
+    store = Away()
+    store.down = False
+    service = Service(store=store, act="coarsen", on_store_error="allow")
+
+    async def work() -> list[Any]:
+        await service.send(walk(40))
+        store.down = True
+        return [(await service.ask(USUAL[:1], client)).json["probabilities"] for client in ("mallory", "honest")]
+
+    suspect, honest = asyncio.run(work())
+    assert suspect in ([0], [1])
+    assert len(honest) == 1
+    assert len(honest[0]) == 2
+
+
+def test_margins_that_wait_take_little_room() -> None:
+    """What a process keeps of a caller beside the store stays below 30 KB, whatever it asks."""
+    watch = QueryWatch(REFERENCE, KEY.encode(), MemoryStore(), bucket="", hold=60, ttl=60, across=False)
+
+    async def work() -> int:
+        noted = await watch.note(b"warm", USUAL)
+        tracemalloc.start()
+        try:
+            noted.see(np.concatenate([scores(USUAL)] * 10))
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(work()) < 30_000
+
+
 def test_evidence_waits_for_a_store_that_is_away(events: Events) -> None:
     """Margins that could not be noted are noted later, and nobody else is refused for the end of a verdict."""
     clock = Clock(1.0)
@@ -587,6 +697,8 @@ def test_a_verdict_that_another_process_prolongs_does_not_end(events: Events) ->
         ({"exempt": "sensor"}, "exempt"),
         ({"exempt": [3]}, "exempt"),
         ({"exempt": 3}, "exempt"),
+        ({"exempt": [["sensor"]]}, "exempt"),
+        ({"exempt": [""]}, "exempt"),
         ({"exempt_scopes": "sensor"}, "exempt_scopes"),
         ({"exempt_scopes": [""]}, "exempt_scopes"),
         ({"exempt_scopes": 3}, "exempt_scopes"),

@@ -96,6 +96,18 @@ def test_columns_that_are_constant_and_few_scores_are_no_trouble() -> None:
     assert pixels.columns == 4
 
 
+def test_a_few_copies_in_the_data_do_not_blind() -> None:
+    """Else one pair would make the reach as small as its noise, and steps larger than that no near-duplicates."""
+    usual = random.normal(size=(400, 8))
+    clean = QueryMonitor.calibrate(usual)
+    for noise in (1e-9, 1e-3):
+        with_copies = QueryMonitor.calibrate(np.concatenate([usual, usual[:3] + noise]))
+        assert with_copies.reach > 0.5 * clean.reach
+        assert with_copies.chance > 3 * clean.chance, "but they are counted"
+    many = QueryMonitor.calibrate(np.concatenate([usual, usual + 1e-3]))
+    assert many.reach < 0.1 * clean.reach, "whose data are like that is not to be suspected for it"
+
+
 def test_data_in_one_lump_have_one_centre() -> None:
     """Where groups are too small, there is one."""
     lump = np.exp(random.normal(0, 4, (100, 60)))

@@ -22,7 +22,9 @@ _WIDTH = 4.0  # of a step in which projections are quantised, in reaches
 _FAR = 8.0  # spreads from the mean; what is further away is as far
 
 _HALF = np.uint64(32)
-_MIX = np.uint64(0xBF58476D1CE4E5B9)  # a multiplier of SplitMix64's finaliser (Steele et al., 2014)
+_MULTIPLIER = 0xBF58476D1CE4E5B9  # of SplitMix64's finaliser (Steele et al., 2014)
+_MIX = np.uint64(_MULTIPLIER)
+_BITS = 2**64 - 1
 
 
 class Fingerprints:
@@ -60,6 +62,8 @@ class Fingerprints:
             The distance of each row; and its marks, whole numbers below 2**64, the first of the row as a whole, which
             only an exact repeat has.
         """
+        if len(rows) == 1:
+            return self._of_one(rows[0])
         with np.errstate(all="ignore"):  # what is too large is as far as can be
             spreads = np.subtract(rows, self._centre, dtype=np.float64)
             spreads *= self._per_spread
@@ -81,6 +85,29 @@ class Fingerprints:
         for row, of_row in zip(np.ascontiguousarray(rows), marks, strict=True):
             of_row.insert(0, self._mark_of(row))
         return distances.tolist(), marks
+
+    def _of_one(self, row: NDArray[np.generic]) -> tuple[list[float], list[list[int]]]:
+        """The same of one row, as most requests are, in half the time: with few numbers it is calls that cost."""
+        with np.errstate(all="ignore"):
+            spreads = np.subtract(row, self._centre, dtype=np.float64)
+            spreads *= self._per_spread
+        np.maximum(spreads, -_FAR, out=spreads)
+        near = np.minimum(spreads, _FAR, out=spreads).astype(np.float32)
+        square = float(near @ near)
+        if math.isnan(square):
+            np.nan_to_num(near, copy=False)
+            square = float(near @ near)
+        products = near @ self._matrix
+        products += self._offsets
+        distance = math.sqrt(max(0.0, float(products[: self._groups].min()) + square))
+        steps = np.floor(products[self._groups :]).astype(np.int64).view(np.uint64)
+        hashed = np.einsum("jk,jk->j", steps.reshape(MARKS, _PROJECTIONS), self._factors)
+        hashed += self._salts
+        marks = [self._mark_of(row)]
+        for mark in hashed.tolist():
+            mixed = (mark ^ mark >> 32) * _MULTIPLIER & _BITS
+            marks.append(mixed ^ mixed >> 32)
+        return [distance], [marks]
 
     def _mark_of(self, row: NDArray[np.generic]) -> int:
         digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=self._exact).digest()

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._fingerprints import chances, scaled
@@ -21,6 +22,8 @@ _STREAMS = 400  # honest callers that are played
 _PLAYED = 5_000  # queries that theirs are drawn from
 _ALARMS = 0.05  # of them may come to a limit; for a verdict two kinds must
 _FAR_PAIRS = 1e-6  # how often two rows may look like near-duplicates, at most
+_COPY = 0.01  # of the usual distance: two rows that are no further apart are one, measured or written down twice
+_FEW_COPIES = 0.01  # as many pairs of these as this share of the rows
 
 
 def calibrate(x: Any, scores: Any, *, same_units: bool) -> QueryReference:
@@ -114,18 +117,26 @@ def _to_nearest(near: Floats, centres: Floats) -> Floats:
 
 
 def _reach(near: Floats) -> tuple[float, float]:
-    """As far as near-duplicates may be apart without honest queries looking like some, and how often these do."""
+    """As far as near-duplicates may be apart without honest queries looking like some, and how often these do.
+
+    A few copies among the rows do not make the reach as small as their noise, in which no attack is noticed any more.
+    But they do count in how often honest queries look like near-duplicates.
+    """
     distances = np.sqrt(_squares(near, near)[np.triu_indices(len(near), 1)])
     pairs, edges = np.histogram(distances, _BINS)
+    usual = float(np.median(distances))
+    copies = edges[1:] <= _COPY * usual
+    few = pairs[copies].sum() <= _FEW_COPIES * len(near)
+    others = np.where(copies & few, 0, pairs)
 
-    def chance(reach: float) -> float:
-        return float(chances(edges[:-1], reach) @ pairs / len(distances))  # of the nearer edge, so not too low
+    def chance(reach: float, of: NDArray[np.int_]) -> float:
+        return float(chances(edges[:-1], reach) @ of / len(distances))  # of the nearer edge, so not too low
 
-    low, high = 1e-6, max(float(np.median(distances)), 1e-5)
+    low, high = 1e-6, max(usual, 1e-5)
     for _ in range(40):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if chance(middle) > _FAR_PAIRS else (middle, high)
-    return low, max(chance(low), 1e-9)
+        low, high = (low, middle) if chance(middle, others) > _FAR_PAIRS else (middle, high)
+    return low, max(chance(low, pairs), 1e-9)
 
 
 def _quantiles(values: Floats) -> Floats:

@@ -36,8 +36,8 @@ class Caller:
 
     Attributes:
         distance: The latest distance, as a normal number; None: there was none yet.
-        margin: The same of margins.
-        pending: Evidence from margins, which come after the answer: noted with the next request.
+        margin: The same of margins, the latest one that was noted.
+        pending: Margins, as normal numbers, which come after the answer: noted with the next request.
     """
 
     __slots__ = ("distance", "margin", "pending")
@@ -45,7 +45,7 @@ class Caller:
     def __init__(self) -> None:
         self.distance: float | None = None
         self.margin: float | None = None
-        self.pending: deque[WatchedQuery] = deque(maxlen=_MOST_PENDING)
+        self.pending: deque[float] = deque(maxlen=_MOST_PENDING)
 
 
 class Noted:
@@ -141,12 +141,15 @@ class QueryWatch:
             measured = (0.0, 0.0, *self._steps(caller, distance))
             near, apart = (self._near, *measured, 0.0), (self._apart, *measured, self._apart_others)
             queries.append(WatchedQuery(tuple(of_row), near, apart))
-        before = [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
+        last, before = caller.margin, [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
+        if before:
+            caller.margin = before[-1]
         try:
             if self._all is not None:
-                queries = await self._compared(self._all, queries)
-            return await self._store.watch(key, [*before, *queries], self._rule)
+                queries = await self._compared(self._all, key, queries)
+            return await self._store.watch(key, [*_of_margins(last, before), *queries], self._rule)
         except BaseException:
+            caller.margin = last
             caller.pending.extendleft(reversed(before))
             raise
 
@@ -161,34 +164,40 @@ class QueryWatch:
             self._callers.pop(key, None)
 
     def see(self, caller: Caller, scores: Floats, seen: tuple[int, ...]) -> None:
-        """Turn margins into evidence, for the caller's next request. Repeats are none."""
+        """Keep margins, which are evidence, for the caller's next request. Those of repeats are none."""
         if self._margins is None:
             return
         margins = margins_of(scores, self._output_centre).tolist()
         repeats = seen if len(seen) == len(margins) else (0,) * len(margins)
         for margin, was in zip(margins, repeats, strict=True):
             if was != REPEAT:
-                z = self._margins.normal(margin)
-                still = 0.0 if caller.margin is None else still_step(z, caller.margin)
-                caller.margin = z
-                caller.pending.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
+                caller.pending.append(self._margins.normal(margin))
 
-    async def _compared(self, everybody: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
+    async def _compared(self, everybody: bytes, key: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
         """The same, where a near-duplicate of another caller's query is one, too, and of a kind of its own.
 
-        What is near an own query, too, is counted as that by the store.
+        What is near an own query, too, is counted as that by the store. Beside each query, everybody's memory has a
+        mark of who has asked it: an own repeat is known there for longer than among the caller's few marks.
         """
-        known = await self._store.watch(everybody, queries, self._rule_of_all)
-        if not any(known.seen):
+        owner = int.from_bytes(key[:8], "little")
+        asked = [one for query in queries for one in (query, WatchedQuery((query.marks[0] ^ owner,)))]
+        seen = (await self._store.watch(everybody, asked, self._rule_of_all)).seen
+        if not any(seen):
             return queries
-        return [self._compared_query(query, seen) for query, seen in zip(queries, known.seen, strict=True)]
+        return [
+            self._compared_query(query, was, is_own=own == REPEAT)
+            for query, was, own in zip(queries, seen[::2], seen[1::2], strict=True)
+        ]
 
-    def _compared_query(self, query: WatchedQuery, seen: int) -> WatchedQuery:
+    def _compared_query(self, query: WatchedQuery, seen: int, *, is_own: bool) -> WatchedQuery:
         measured = query.apart[1:-1]
+        if is_own:  # that it is near itself says nothing: as good as any query that is near none
+            return query._replace(near=query.apart)
         if seen == NEAR:
             return query._replace(apart=(self._near_another, *measured, self._near_another))
-        if seen == REPEAT:  # of anybody's: whether it is near other queries says nothing
-            return query._replace(near=(0.0, *measured, 0.0), apart=(0.0, *measured, 0.0))
+        if seen == REPEAT:  # of another's: no evidence of many accounts. Near own queries it may be all the same, or
+            # an attacker would ask everything with another account before.
+            return query._replace(apart=(*query.apart[:-1], 0.0))
         return query
 
     def _steps(self, caller: Caller, distance: float) -> tuple[float, float]:
@@ -213,3 +222,13 @@ class QueryWatch:
             else:
                 self._callers.move_to_end(key)
             return caller
+
+
+def _of_margins(last: float | None, margins: list[float]) -> list[WatchedQuery]:
+    """The evidence that margins are, after the last one before them."""
+    found = []
+    for z in margins:
+        still = 0.0 if last is None else still_step(z, last)
+        found.append(WatchedQuery(apart=(0.0, shift_step(-z), still, 0.0, 0.0, 0.0)))
+        last = z
+    return found

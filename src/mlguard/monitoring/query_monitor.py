@@ -19,6 +19,7 @@ from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, QueriesSuspectedError, UnavailableError
 from mlguard.monitoring._query_calibration import calibrate
+from mlguard.monitoring._query_exempt import Exempt
 from mlguard.monitoring._query_watch import QueryWatch
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.measurements import Measurement
@@ -31,6 +32,7 @@ OnStoreError = Literal["refuse", "allow"]
 
 _KINDS = ("near-duplicates", "margins", "distances", "other-accounts")
 _MOST_KNOWN = 10_000  # suspects that a process remembers by itself
+_OWN_KEY = secrets.token_bytes(32)  # of this process, so that monitors of one name know each other's fingerprints
 _LOOK_AGAIN = 60.0  # seconds after which a store that was away is asked for the end of a verdict again
 
 
@@ -54,7 +56,8 @@ class QueryMonitor(Guard):
 
     Guards against attacks that walk: HopSkipJump, SimBA, line searches, membership queries with jitter. It does **not**
     see who copies the model with ordinary inputs, nor what is made on a copy and tried once, and who mixes attack with
-    enough ordinary queries stays below it. Sensors, whose readings are alike, look like an attack: exempt them.
+    enough ordinary queries, or many attacks with each other, stays below it. Sensors, whose readings are alike, look
+    like an attack: exempt them.
 
     What is done about it is up to ``act``. An event is recorded in any case: ``query.suspected`` with who, the kinds of
     evidence and after how many queries; ``query.cleared`` when the verdict has ended. No event holds an input.
@@ -73,13 +76,14 @@ class QueryMonitor(Guard):
             be somebody else's.
         exempt_scopes: Scopes that exempt a principal who holds one.
         across_callers: Whether near-duplicates of other callers' queries count: against one attacker with many
-            accounts.
-        key: A secret of 128 bits or more, from which the fingerprints are drawn: the same in every process. None is a
-            new one, for a store in this process.
-        name: Names what is remembered, so that two monitors share nothing.
+            accounts. Who can guess what another will ask can bring it into suspicion by this: False where that may be.
+        key: A secret of 128 bits or more, from which the fingerprints are drawn: the same in every process. None is one
+            of this process, for a store in this process.
+        name: Names what is remembered. Monitors of one name, reference and store share it, such as those of two routes
+            to one model; of two names they share nothing.
         store: Where callers are remembered. None is the store that all guards share.
         on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
-            everybody is, unwatched.
+            everybody is, unwatched; whom this process knows as a suspect is treated as one.
         clock: Seconds, never going backwards.
 
     Raises:
@@ -131,8 +135,7 @@ class QueryMonitor(Guard):
         _check_seconds("hold", hold, 1, 31 * 86_400)
         _check_seconds("remember", remember, hold, 366 * 86_400)
         self._by = By(by, where="QueryMonitor")
-        self._exempt_names, self._exempt_principals = _exempted(exempt)
-        self._exempt_scopes = _scopes(exempt_scopes)
+        self._exempt = Exempt(exempt, exempt_scopes)
         self.source = features if isinstance(features, Guard) else None
         self.store = default_store() if store is None else store
         self.stores = (self.store,)
@@ -208,7 +211,7 @@ class QueryMonitor(Guard):
 
     async def _judge(self, conn: HTTPConnection, who: Any, rows: Any) -> None:
         caller = self._by.caller(conn, who)
-        if self._is_exempt(caller):
+        if self._exempt.covers(caller):
             return
         key = self._key(caller)
         try:
@@ -217,20 +220,30 @@ class QueryMonitor(Guard):
             if not self._allows:
                 raise
             self._counts["unwatched"] += 1
+            if self._is_suspect(key):
+                self._coarsen(conn)
             return
         sighting = watched.sighting
         self._count(sighting)
         self._remember(key, caller, sighting)
-        memory = RequestMemory.of(conn.scope)
-        memory.watchers.append(watched.see)
+        RequestMemory.of(conn.scope).watchers.append(watched.see)
         await self._end_verdicts()
         if not sighting.seconds:
             return
+        if self.act == "refuse":
+            raise self._refusal()
+        self._coarsen(conn)
+
+    def _coarsen(self, conn: HTTPConnection) -> None:
+        """Show a suspect less, if that is what is done. The other acts come before the body is read, or at once."""
         if self.act == "coarsen":
             self._counts["coarsened"] += 1
-            memory.label_only = True
-        elif self.act == "refuse":
-            raise self._refusal()
+            RequestMemory.of(conn.scope).label_only = True
+
+    def _is_suspect(self, key: bytes) -> bool:
+        """Whether this process knows of a verdict that holds."""
+        suspect = self._suspects.get(key)
+        return suspect is not None and suspect.until > self._clock()
 
     def _count(self, sighting: Sighting) -> None:
         self._counts["watched"] += len(sighting.seen)
@@ -276,8 +289,7 @@ class QueryMonitor(Guard):
     async def _stop(self, conn: HTTPConnection, who: Any) -> None:
         """Hold up or refuse a suspect before its body is read."""
         caller = self._by.caller(conn, who)
-        suspect = None if self._is_exempt(caller) else self._suspects.get(self._key(caller))
-        if suspect is None or suspect.until <= self._clock():
+        if self._exempt.covers(caller) or not self._is_suspect(self._key(caller)):
             return
         if self.act == "refuse":
             raise self._refusal()
@@ -293,15 +305,6 @@ class QueryMonitor(Guard):
     def _refusal(self) -> QueriesSuspectedError:
         self._counts["refused"] += 1
         return QueriesSuspectedError(f"{self.name}: a suspect")
-
-    def _is_exempt(self, caller: Any) -> bool:
-        if isinstance(caller, Principal):
-            return (
-                caller.id in self._exempt_names
-                or caller.identity in self._exempt_principals
-                or not self._exempt_scopes.isdisjoint(caller.scopes)
-            )
-        return str(caller) in self._exempt_names
 
     def _key(self, caller: Any) -> bytes:
         return store_key("queries", self._watch.bucket, *self._by.identity(caller))
@@ -361,27 +364,7 @@ def _secret(key: str | bytes | None, store: Store) -> bytes:
         raise ConfigurationError(
             "QueryMonitor(key=...): with a store that several processes share, give all of them the same secret"
         )
-    return secrets.token_bytes(32)
-
-
-def _exempted(exempt: object) -> tuple[frozenset[str], frozenset[tuple[str, str, str]]]:
-    if isinstance(exempt, str) or not isinstance(exempt, Collection):
-        raise ConfigurationError("QueryMonitor(exempt=...) is a list of names, ids or Principals")
-    names = frozenset(one for one in exempt if isinstance(one, str) and one)
-    principals = frozenset(one.identity for one in exempt if isinstance(one, Principal))
-    if len(names) + len(principals) != len(set(exempt)):
-        raise ConfigurationError("QueryMonitor(exempt=...) is a list of names, ids or Principals")
-    return names, principals
-
-
-def _scopes(scopes: object) -> frozenset[str]:
-    if (
-        isinstance(scopes, str)
-        or not isinstance(scopes, Collection)
-        or not all(isinstance(scope, str) and scope for scope in scopes)
-    ):
-        raise ConfigurationError("QueryMonitor(exempt_scopes=...) is a list of scopes")
-    return frozenset(scopes)
+    return _OWN_KEY
 
 
 def _check_seconds(setting: str, value: object, least: float, most: float) -> None:
