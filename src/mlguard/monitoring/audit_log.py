@@ -19,6 +19,7 @@ from mlguard.monitoring._audit_seals import Seals
 from mlguard.monitoring._audit_sinks import AuditFiles, LineSink, LinesTo, Sink, to_stdout
 from mlguard.monitoring._audit_writer import AuditWriter, Flush, Mark
 from mlguard.monitoring.audit_heads import AuditHeads
+from mlguard.monitoring.log_context import RequestIds
 from mlguard.monitoring.measurements import Measurement
 from mlguard.privacy.redactor import Redactor
 from mlguard.privacy.subject_keys import SubjectKeys
@@ -246,8 +247,11 @@ class _Events(logging.Handler):
         log: Where to.
     """
 
+    redacts = True  # what is written; and who acted on whom stays as it is
+
     def __init__(self, log: AuditLog) -> None:
         super().__init__(logging.INFO)
+        self.addFilter(RequestIds())
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
