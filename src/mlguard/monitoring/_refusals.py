@@ -9,7 +9,7 @@ from mlguard.errors import GuardFailedError, InsufficientScopeError, InvalidInpu
 
 def refusal_of(memory: RequestMemory) -> tuple[Guard | None, Exception | None]:
     """The guard that has refused a request, and the refusal. Other guards may have said no before one said yes."""
-    error = memory.refused_with
+    error = memory.refused_with or memory.refusal  # the second, where a handler of the app's own has answered
     refusals = {guard: decision.error for guard, decision in memory.decisions.items() if type(decision) is _Refusal}
     for guard, refusal in refusals.items():
         if error is refusal or (error is not None and error.__cause__ is refusal):
