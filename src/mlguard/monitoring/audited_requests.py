@@ -95,8 +95,8 @@ def install_audit_log(
 
     Args:
         app: The application.
-        log: Where records go. It is not closed when the app ends, as the app may be started again; an ``AuditLog``
-            closes itself when the process ends.
+        log: Where records go. It is not closed when the app ends, as the app may be started again; the chain of an
+            ``AuditLog`` ends there, and what comes later begins another one.
         model: The ``ServedModel`` that answers, or a function of the request that returns what has ``name``,
             ``version`` and ``digest``, or None. It is called for every request, so it must not wait.
         input_key: The secret of the digests of inputs, at least 128 bits. None: there are none. Who has it can find out
@@ -221,13 +221,17 @@ class Audited:
         return memory
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The lifespan: what was put is durable before the server is told that the app has ended."""
+        """The lifespan: what was put is durable before the server is told that the app has ended.
+
+        The chain ends there, too. uvicorn ends its process by the signal that it was sent, and then nothing is run.
+        """
         self.log.attach()
+        end = getattr(self.log, "end_chain", self.log.written)
 
         async def send_after(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
                 try:
-                    await self.log.written()
+                    await end()
                 except UnavailableError as error:
                     logger.error("the app has ended, and not all of its audit log is written: %s", error.reason)
             await send(message)
