@@ -268,6 +268,8 @@ def test_a_chain_that_ends_with_the_app_has_a_head_and_what_comes_later_another(
 def test_a_chain_without_heads_ends_with_the_app_too(tmp_path: Path) -> None:
     """And of a log that somebody has closed there is nothing to be said."""
     log = AuditLog(tmp_path, key=KEY)
+    asyncio.run(log.end_chain())
+    assert not [*tmp_path.iterdir()]  # there is nothing to end
     log.put(events(1)[0])
     asyncio.run(log.end_chain())
     assert [chain.ending for chain in verify_audit_log(tmp_path, key=KEY).chains] == ["closed"]

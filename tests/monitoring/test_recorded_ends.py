@@ -143,6 +143,35 @@ def test_a_refusal_is_recorded_whoever_answers_it(answer: Callable[..., Any], st
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "refused_by"),
+    [(b"nope", 422, "Features"), (b'{"features": [' + b"[1, 2]," * 9 + b"[1, 2]]}", 429, "QueryBudget")],
+)
+def test_so_is_one_that_comes_after_the_body_was_read(body: bytes, status: int, refused_by: str) -> None:
+    """Of those guards that need it."""
+    service = Service()
+    service.app.add_exception_handler(HTTPException, plainly)
+    assert service.ask(body).status == status
+    assert service.log.last["refused_by"] == refused_by
+
+
+def test_a_handler_of_the_apps_own_blames_no_guard_for_what_the_endpoint_says() -> None:
+    """Somebody has overlooked what the guard said; the answer is another one."""
+    log = Notebook()
+    app = hardened(log)
+    app.add_exception_handler(HTTPException, plainly)
+    caller = APIKeyAuth(APIKeys([APIKey.generate("new")[0]]))
+
+    @app.get("/")
+    async def home(request: Request) -> None:
+        with contextlib.suppress(HTTPException):
+            await caller(request, SecurityScopes())
+        raise HTTPException(404)
+
+    assert call(app, "/", method="GET", chunks=[]).status == 404
+    assert (log.last["refused_by"], log.last["rule"]) == (None, None)
+
+
 def test_a_part_of_a_body_has_no_digest() -> None:
     """It was not the question. And who leaves has one record, which says so."""
     log = Notebook()

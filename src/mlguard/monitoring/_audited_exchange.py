@@ -186,7 +186,7 @@ class Exchange:
             record.route, record.prefix = route, audited.prefix(scope)
 
     def _note_refusal(self, status: int | None) -> None:
-        guard, error = refusal_of(self._memory)
+        guard, error = refusal_of(self._memory, status)
         if error is None and status != 500:
             return
         self._record.refusal = (None if guard is None else type(guard).__name__, *_why(error))
