@@ -7,7 +7,7 @@ from mlguard._guard import Control, Guard, RequestMemory, _Refusal
 from mlguard.errors import GuardFailedError, InsufficientScopeError, InvalidInputError, MLGuardError
 
 
-def refusal_of(memory: RequestMemory, status: int | None) -> tuple[Guard | None, Exception | None]:
+def refusal_of(memory: RequestMemory, status: int | None = None) -> tuple[Guard | None, Exception | None]:
     """The guard that has refused a request, and the refusal. Other guards may have said no before one said yes.
 
     Args:
