@@ -19,13 +19,17 @@ from mlguard import (
     MemoryStore,
     Redactor,
     RequestIds,
+    UnavailableError,
     harden,
     install_audit_log,
     record_event,
     redact_logs,
     structlog_processors,
 )
-from mlguard.monitoring.log_context import current_request
+from mlguard._guard import RequestMemory
+from mlguard.monitoring.log_context import Served, current_request
+from mlguard.traffic import _leases
+from mlguard.traffic._leases import Leases
 from tests.asgi import acall, call
 from tests.monitoring.test_audited_requests import Notebook
 from tests.servers import serving
@@ -352,6 +356,30 @@ class Store(MemoryStore):
         if current_request.get() is None:
             self.read_outside.set()
         return await super().get(*keys)
+
+
+def test_a_lease_that_is_ended_later_is_not_about_the_request_that_owed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything that is owed by others, and ended by the same task."""
+    monkeypatch.setattr(_leases, "_AGAIN", 0.0)
+    asked_by: list[Served | None] = []
+    over = asyncio.Event()
+
+    class Counts:
+        async def end_lease(self, key: bytes, holder: bytes) -> None:  # as the real one
+            asked_by.append(current_request.get())
+            if len(asked_by) == 1:
+                raise UnavailableError("down", retry_after=1)
+            over.set()
+
+    async def main() -> None:
+        current_request.set(Served(RequestMemory()))
+        leases = Leases(cast("Any", Counts()), 1, 30.0)
+        await leases.end(b"key", b"holder")
+        async with asyncio.timeout(30):
+            await over.wait()
+
+    asyncio.run(main())
+    assert [one is None for one in asked_by] == [False, True]
 
 
 def test_what_is_no_redactor_is_refused() -> None:
