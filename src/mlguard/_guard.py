@@ -1,6 +1,7 @@
 """What every guard shares: the control it declares, the principal it may return, and the memory of one request."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mlguard.inputs.sent_rows import InferenceCall
     from mlguard.outputs.rounding import FloatArray
     from mlguard.store import Store
+
+logger = logging.getLogger("mlguard")
 
 T = TypeVar("T")
 
@@ -283,12 +286,19 @@ class RequestMemory:
             raise
         else:
             self.decisions[guard] = value
-            for look in self.readers:
-                look(guard, value)
+            self._show(guard, value)
             return value
         finally:
             if self.timings is not None:
                 self.timings[guard] = time.perf_counter_ns() - began
+
+    def _show(self, guard: Guard, value: Any) -> None:
+        """Show what was read to those who watch. What goes wrong with one of them does not keep back the input."""
+        for look in self.readers:
+            try:
+                look(guard, value)
+            except Exception:
+                logger.exception("a monitor could not look at what a guard has read")
 
     def decide(self, guard: Guard, decide: Callable[[HTTPConnection], Any], conn: HTTPConnection) -> Any:
         """What the guard has decided, or decides now without waiting for anything.

@@ -1,5 +1,6 @@
 """Signed heads: what a place must be and do, and what nobody without the key can say."""
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -240,3 +241,37 @@ def test_a_head_that_is_cut_short_is_no_tampering(tmp_path: Path, size: int) -> 
     assert read_heads(tmp_path, PUBLIC_PEM).refused == 1
     file.write_bytes(first + b"x")
     assert read_heads(tmp_path, PUBLIC_PEM).refused == 1
+
+
+def test_a_chain_that_ends_with_the_app_has_a_head_and_what_comes_later_another(tmp_path: Path) -> None:
+    """A server may end its process without another word. Where nothing was put, there is nothing to end."""
+    (tmp_path / "log").mkdir(mode=0o700)
+    lines: list[bytes] = []
+    heads = AuditHeads(lines.append, key=SIGNS, every=3_600)
+    log = AuditLog(tmp_path / "log", key=KEY, heads=heads)
+
+    async def end() -> None:
+        await log.end_chain()
+        await log.end_chain()
+
+    for number in (1, 2):
+        for event in events(2_000):  # more than are written at once
+            log.put(event)
+        asyncio.run(end())
+        result = verify_audit_log(tmp_path / "log", key=KEY)
+        assert [chain.ending for chain in result.chains] == ["closed"] * number
+        assert len(read_heads(lines, SIGNS.public_key()).last) == number
+    assert log.close()
+    assert len(verify_audit_log(tmp_path / "log", key=KEY).chains) == 2
+
+
+def test_a_chain_without_heads_ends_with_the_app_too(tmp_path: Path) -> None:
+    """And of a log that somebody has closed there is nothing to be said."""
+    log = AuditLog(tmp_path, key=KEY)
+    asyncio.run(log.end_chain())
+    assert not [*tmp_path.iterdir()]  # there is nothing to end
+    log.put(events(1)[0])
+    asyncio.run(log.end_chain())
+    assert [chain.ending for chain in verify_audit_log(tmp_path, key=KEY).chains] == ["closed"]
+    assert log.close()
+    asyncio.run(log.end_chain())

@@ -978,6 +978,7 @@ def test_a_real_log_is_whole_when_the_server_has_ended(tmp_path: Path) -> None:
         assert sorted(record["status"] for record in records) == [200] * 8 + [404] * 8
         assert "hunter2" not in text
         assert "AKIAIOSFODNN7EXAMPLE" not in text
+        assert [chain.ending for chain in verify_audit_log(folder, key=KEY).chains] == ["closed"]  # with the app
     finally:
         assert log.close()
     assert verify_audit_log(folder, key=KEY).is_intact

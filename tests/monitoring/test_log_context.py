@@ -13,15 +13,24 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from mlguard import (
+    AuditLog,
     ConfigurationError,
+    Lockdown,
+    MemoryStore,
     Redactor,
     RequestIds,
+    UnavailableError,
     harden,
     install_audit_log,
+    record_event,
     redact_logs,
     structlog_processors,
 )
-from tests.asgi import call
+from mlguard._guard import RequestMemory
+from mlguard.monitoring.log_context import Served, current_request
+from mlguard.traffic import _leases
+from mlguard.traffic._leases import Leases
+from tests.asgi import acall, call
 from tests.monitoring.test_audited_requests import Notebook
 from tests.servers import serving
 
@@ -85,8 +94,6 @@ def test_every_logger_says_which_request_it_is_about(written: io.StringIO) -> No
 
 def test_requests_that_run_at_once_keep_their_ids(written: io.StringIO) -> None:
     """Each task has its own."""
-    from tests.asgi import acall
-
     redact_logs()
 
     async def endpoint() -> None:
@@ -105,8 +112,6 @@ def test_requests_that_run_at_once_keep_their_ids(written: io.StringIO) -> None:
 
 def test_what_outlives_a_request_keeps_its_id(written: io.StringIO) -> None:
     """A background task that the endpoint has begun."""
-    from tests.asgi import acall
-
     redact_logs()
     over = asyncio.Event()
 
@@ -195,14 +200,22 @@ def test_uvicorns_own_logs_have_no_query_strings(written: io.StringIO) -> None:
     [
         ("uvicorn.access", "%s", ("/a?b=c",), "/a?[query]"),
         ("uvicorn.access", "%s %d", ("/a", 7), "/a 7"),
+        ("uvicorn.access", "%s", ("http%3A//host/a?b=c",), "http%3A//host/a?[query]"),  # the absolute form, in h11
+        ("uvicorn.access", "%s", ("*?b=c",), "*?[query]"),
+        ("uvicorn.error", '%s - "WebSocket %s" 403', ("::1", "ws%3A//a?b=c"), '::1 - "WebSocket ws%3A//a?[query]" 403'),
+        ("uvicorn.error", "%s", ("why?",), "why?"),
+        ("uvicorn.error", 7, (), "7"),
         ("gunicorn.access", "%(r)s", ({"r": "GET /a?b=c HTTP/1.1"},), "GET /a?[query] HTTP/1.1"),
         ("hypercorn.access", "%s", ("/a?b=c",), "/a?[query]"),
+        ("gunicorn.access", '"%(r)s" 200', ({"r": "GET /a?b='c' HTTP/1.1"},), '"GET /a?[query] HTTP/1.1" 200'),
+        ("hypercorn.access", '"%s 2" 200', ('GET /a?b="c"&d="e',), '"GET /a?[query] 2" 200'),
+        ("gunicorn.access", '"%s" "-"', ("https://b/?c=d",), '"https://b/?[query]" "-"'),
         ("hypercorn.access", "%d", ("/a?b=c",), None),
         ("app", "%s", ("/a?b=c",), "/a?b=c"),
     ],
 )
 def test_query_strings_are_cut_from_access_logs_alone(
-    written: io.StringIO, name: str, message: str, arguments: Any, shown: str | None
+    written: io.StringIO, name: str, message: Any, arguments: Any, shown: str | None
 ) -> None:
     """Of every server; and a record whose arguments do not fit stops nobody."""
     redact_logs()
@@ -288,6 +301,85 @@ def test_without_opentelemetry_there_are_no_traces(written: io.StringIO, monkeyp
     redact_logs()
     logging.getLogger("app").info("untraced")
     assert written.getvalue() == "||app|untraced\n"
+
+
+def test_who_acted_on_whom_stays_in_the_audit_log(written: io.StringIO) -> None:
+    """Its own handler is left alone, whichever came first, and says of which request an event is."""
+    lines: list[bytes] = []
+    log = AuditLog(sink=lines.append, key="audit-Vb3kQ9xTzLm2Zp8Rt5Yw0Uc4NfHs7Jd")
+    app = FastAPI()
+    harden(app)
+    install_audit_log(app, log)
+    redact_logs()
+
+    @app.get("/")
+    async def home() -> None:
+        record_event("token.issued", subject="jane@example.com")
+
+    try:
+        answer = call(app, "/", method="GET", chunks=[b""])
+    finally:
+        log.close()
+    events = [json.loads(line) for line in lines]
+    (event,) = [event for event in events if event["event"] == "token.issued"]
+    assert event["facts"] == {"subject": "jane@example.com"}
+    assert event["request_id"] == answer.headers["x-request-id"]
+    assert "jane@example.com" not in written.getvalue()
+
+
+def test_what_a_request_begins_for_all_is_not_about_that_request(written: io.StringIO) -> None:
+    """A lockdown is read by one task for ever, which the first request has begun."""
+    redact_logs()
+    store = Store()
+    lockdown = Lockdown(store=store)
+    app = FastAPI()
+    harden(app)
+    lockdown.install(app)
+    install_audit_log(app, Notebook())
+
+    async def main() -> None:
+        await acall(app, "/", method="GET", chunks=[b""])
+        async with asyncio.timeout(30):
+            await store.read_outside.wait()
+
+    asyncio.run(main())
+
+
+class Store(MemoryStore):
+    """A store that tells when it is read outside of requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_outside = asyncio.Event()
+
+    async def get(self, *keys: bytes) -> tuple[bytes | None, ...]:
+        if current_request.get() is None:
+            self.read_outside.set()
+        return await super().get(*keys)
+
+
+def test_a_lease_that_is_ended_later_is_not_about_the_request_that_owed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything that is owed by others, and ended by the same task."""
+    monkeypatch.setattr(_leases, "_AGAIN", 0.0)
+    asked_by: list[Served | None] = []
+    over = asyncio.Event()
+
+    class Counts:
+        async def end_lease(self, key: bytes, holder: bytes) -> None:  # as the real one
+            asked_by.append(current_request.get())
+            if len(asked_by) == 1:
+                raise UnavailableError("down", retry_after=1)
+            over.set()
+
+    async def main() -> None:
+        current_request.set(Served(RequestMemory()))
+        leases = Leases(cast("Any", Counts()), 1, 30.0)
+        await leases.end(b"key", b"holder")
+        async with asyncio.timeout(30):
+            await over.wait()
+
+    asyncio.run(main())
+    assert [one is None for one in asked_by] == [False, True]
 
 
 def test_what_is_no_redactor_is_refused() -> None:

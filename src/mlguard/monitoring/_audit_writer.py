@@ -56,6 +56,10 @@ class Mark:
             self.future.set_result(is_written)
 
 
+class ChainEnd(Mark):
+    """The same, for who wants the chain to end there. What is put later begins another one."""
+
+
 class Flush:
     """The same, for who waits in a thread."""
 
@@ -115,7 +119,7 @@ class AuditWriter:
         self._thread: threading.Thread | None = None
         self._chain: Chain | None = None
         self._reason = "start"
-        self._has_failed = False
+        self._has_failed = self._is_ending_chain = False
         self._busy_since: float | None = None
         self._dropped_before = self.dropped
         self._next_alarm = self._next_drop_alarm = 0.0
@@ -150,6 +154,12 @@ class AuditWriter:
         """Whether events cannot be written now."""
         since = self._busy_since
         return self._has_failed or self._is_closed or (since is not None and time.monotonic() > since + self._timeout)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was closed, and has nothing left to write."""
+        is_running = self._thread is not None and self._thread.is_alive()
+        return self._is_closed and not is_running and not self._has_failed
 
     @property
     def is_full(self) -> bool:
@@ -209,7 +219,10 @@ class AuditWriter:
             try:
                 self._gather(events, marks)
                 self._busy_since = time.monotonic()
-                self._write(events, is_over=is_over and self._queue.empty())
+                is_end = self._is_ending_chain
+                self._write(events, is_over=is_end or (is_over and self._queue.empty()))
+                if is_end:
+                    self._let_go()
             except BaseException as error:  # a sink that wants to end the process is one that fails
                 self._fail(error, events)
                 _tell(marks, is_written=False)
@@ -249,6 +262,7 @@ class AuditWriter:
             events.append(item)
         elif item is not None:
             marks.append(item)
+            self._is_ending_chain |= isinstance(item, ChainEnd)
         else:
             self._is_closed = True
             self._over.set()
@@ -283,6 +297,14 @@ class AuditWriter:
             self._dropped_before += dropped
             if self._heads is not None:
                 self._heads.reached(chain.point)
+
+    def _let_go(self) -> None:
+        """The chain has ended, and the process may, without another word."""
+        self._is_ending_chain = False
+        self._chain, self._reason = None, "start"
+        self._sink.abandon()
+        if self._heads is not None:
+            self._heads.keep()
 
     def _hand_over(self, lines: list[bytes], events: list[Event], notes: int) -> None:
         count = len(events)

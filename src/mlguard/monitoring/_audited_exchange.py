@@ -4,6 +4,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -32,14 +33,15 @@ _STARTS = {
     "websocket.close": 403,  # before it was accepted
     "websocket.http.response.start": None,
 }
-_LAST_PARTS = frozenset({"http.response.body", "websocket.http.response.body"})
+_BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "websocket.http.response.body"})
 
 
 class Exchange:
     """One request and what is sent for it."""
 
     _body_size = 0
-    _started = _is_complete = _is_put = _is_withheld = False
+    _told: str | None = None  # how it has ended, as far as the record says so
+    _started = _is_complete = _is_put = _is_withheld = _has_whole_body = _has_trailers = False
 
     def __init__(self, audited: "Audited", scope: Scope, receive: Receive, send: Send, memory: RequestMemory) -> None:
         self._began = time.perf_counter_ns()
@@ -48,6 +50,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._memory = memory
+        self._route_before = _fastapi.matched_route(scope)  # of the endpoint that has handed the request on
         self._body: list[bytes] | None = None if audited.digest is None else []
         self._record = record = RequestRecord(scope.get("method", "WEBSOCKET"))
         memory.watchers.append(record.look)
@@ -60,6 +63,7 @@ class Exchange:
         if kind == "http.request":
             if self._body is not None:
                 self._keep(message.get("body", b""))
+            self._has_whole_body = not message.get("more_body", False)
         elif kind == "http.disconnect":
             if not self._is_complete:
                 self._record.ended = "left"
@@ -81,15 +85,26 @@ class Exchange:
                 return
         elif kind == "websocket.close":
             self._record.close_code = message.get("code", 1000)
-        if kind in _LAST_PARTS:
-            self._is_complete = not message.get("more_body", False)
-        elif kind not in _STARTS:
-            self._is_complete = kind == "http.response.pathsend"
+        self._note_part(message)
         try:
             await self._send(message)
         except OSError:  # how servers say that the client has gone
             self._record.ended = "left"
             raise
+        if self._is_complete and not self._is_put and self._scope["type"] == "http":
+            self._put()  # background tasks may take for ever
+
+    def _note_part(self, message: Message) -> None:
+        """Note whether the answer is whole with this part."""
+        kind = message["type"]
+        if kind in _BODIES:
+            self._is_complete = not (message.get("more_body", False) or self._has_trailers)
+        elif kind == "http.response.start":
+            self._has_trailers = message.get("trailers", False)
+        elif kind == "http.response.pathsend":
+            self._is_complete = not self._has_trailers
+        elif kind == "http.response.trailers":
+            self._is_complete = not message.get("more_trailers", False)
 
     async def refuse(self, refusal: UnavailableError) -> None:
         """Answer that the request cannot be recorded, without the app."""
@@ -128,7 +143,7 @@ class Exchange:
         if record.rows is not None or record.is_closed:
             return
         units = guard.units(value)
-        record.rows = units if isinstance(units, int) else len(units)
+        record.rows = int(units) if isinstance(units, int | np.integer) else len(units)
         if digest is not None:
             record.input = digest.of_value(value)
             if record.input is not None:
@@ -157,20 +172,21 @@ class Exchange:
         else:
             record.principal = memory.blocked
         record.budget_left = memory.budget_left
-        if status is None or status >= 400:
+        if status is None or status >= 400 or memory.refusal is not None:  # which a handler may answer with a redirect
             self._note_refusal(status)
         scope = memory.routed_scope or self._scope
         route = _fastapi.matched_route(scope)
-        if route is None:  # refused before the router was asked, it may be
-            scope = audited.resolve(scope)
-            route = _fastapi.matched_route(scope)
+        if route is self._route_before:  # refused before the router was asked, it may be
+            resolved = audited.resolve(scope)
+            route = None if resolved is scope else _fastapi.matched_route(resolved)
+            scope = resolved
         if route is None or isinstance(route, Mount):
             record.path = self._scope["path"][:_MAX_REASON]
         else:
             record.route, record.prefix = route, audited.prefix(scope)
 
     def _note_refusal(self, status: int | None) -> None:
-        guard, error = refusal_of(self._memory)
+        guard, error = refusal_of(self._memory, status)
         if error is None and status != 500:
             return
         self._record.refusal = (None if guard is None else type(guard).__name__, *_why(error))
@@ -194,7 +210,7 @@ class Exchange:
             record.ended = "broken"
         if not self._is_put:
             self._put()
-        elif record.ended is not None or self._scope["type"] == "websocket":
+        elif record.ended != self._told or self._scope["type"] == "websocket":
             self._put_end()
         # They lead back here: a request is freed at once, and not by the collector.
         self._memory.watchers.clear()
@@ -203,10 +219,11 @@ class Exchange:
     def _put(self) -> None:
         record, audited = self._record, self._audited
         self._is_put = True
+        self._told = record.ended
         record.is_closed = True
         record.address = audited.locate(self._scope)
         record.model = audited.model(self._scope)
-        if audited.digest is not None and record.input is None and self._body:
+        if audited.digest is not None and record.input is None and self._body and self._has_whole_body:
             record.input = audited.digest.of_body(b"".join(self._body))
         self._body = None
         record.took = time.perf_counter_ns() - self._began

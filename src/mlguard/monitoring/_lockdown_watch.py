@@ -1,6 +1,7 @@
 """What one process knows of the lockdown in the store, and that it is never older than it may be."""
 
 import asyncio
+import contextvars
 import logging
 import math
 import threading
@@ -103,7 +104,9 @@ class Watch:
             for other in [one for one in list(self._readers) if one.is_closed()]:
                 self._readers.pop(other, None)
             lock = asyncio.Lock()
-            reader = self._readers[loop] = _Reader(lock, loop.create_task(self._keep_reading(lock)))
+            # In no request's context, which would be the one that came first, for ever.
+            task = loop.create_task(self._keep_reading(lock), context=contextvars.Context())
+            reader = self._readers[loop] = _Reader(lock, task)
         return reader
 
     def stop(self) -> None:

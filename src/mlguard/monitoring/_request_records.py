@@ -112,7 +112,7 @@ class RequestRecord(Mapping[str, Any]):
             "reason": reason,
             "rows": self.rows,
             "budget_left": dict(self.budget_left or {}),
-            "model": _model(self.model),
+            "model": model_facts(self.model),
             "input": None if self.input is None else _SCHEME + self.input.hex(),
             "output": None if self.outputs is None else self.outputs.summary(_labels(self.route)),
             "latency_ms": round(self.took / 1e6, 3),
@@ -216,7 +216,8 @@ def _name(label: int, labels: tuple[str | int, ...] | None) -> str:
     return str(labels[label]) if labels is not None and label < len(labels) else str(label)
 
 
-def _model(version: Any) -> dict[str, Any] | None:
+def model_facts(version: Any) -> dict[str, Any] | None:
+    """What a record says of a model: of what has these as members or as attributes."""
     if version is None:
         return None
     read: Callable[[str], Any] = version.get if isinstance(version, Mapping) else partial(_attribute, version)

@@ -17,8 +17,9 @@ from mlguard.monitoring._audit_keys import AuditKey, audit_keys
 from mlguard.monitoring._audit_records import RecordForm
 from mlguard.monitoring._audit_seals import Seals
 from mlguard.monitoring._audit_sinks import AuditFiles, LineSink, LinesTo, Sink, to_stdout
-from mlguard.monitoring._audit_writer import AuditWriter, Flush, Mark
+from mlguard.monitoring._audit_writer import AuditWriter, ChainEnd, Flush, Mark
 from mlguard.monitoring.audit_heads import AuditHeads
+from mlguard.monitoring.log_context import RequestIds
 from mlguard.monitoring.measurements import Measurement
 from mlguard.privacy.redactor import Redactor
 from mlguard.privacy.subject_keys import SubjectKeys
@@ -162,9 +163,23 @@ class AuditLog:
         Raises:
             UnavailableError: It cannot be written, or not in time, and ``on_failure="refuse"`` (503).
         """
+        await self._told(Mark)
+
+    async def end_chain(self) -> None:
+        """Write what waits, and say in the log that it ends here; an event that comes later begins another chain.
+
+        For the end of an app, after which a server ends its process as it likes. ``install_audit_log`` sees to it.
+
+        Raises:
+            UnavailableError: It cannot be written, or not in time, and ``on_failure="refuse"``.
+        """
+        if not self._writer.has_ended:  # somebody may have closed it
+            await self._told(ChainEnd)
+
+    async def _told(self, kind: type[Mark]) -> None:
         is_written = False
         if not self._writer.is_down:
-            mark = Mark(asyncio.get_running_loop().create_future())
+            mark = kind(asyncio.get_running_loop().create_future())
             self._writer.put_mark(mark)
             try:
                 async with asyncio.timeout(self._timeout):
@@ -195,6 +210,8 @@ class AuditLog:
 
     def close(self, timeout: float = 10.0) -> bool:
         """Write what waits, say in the log that it ends here, and end. Called by itself when the process ends.
+
+        Not by a process that is ended by a signal: there the chain ends with the app, see :meth:`end_chain`.
 
         Args:
             timeout: Seconds for which to wait. Blocks.
@@ -246,8 +263,11 @@ class _Events(logging.Handler):
         log: Where to.
     """
 
+    redacts = True  # what is written; and who acted on whom stays as it is
+
     def __init__(self, log: AuditLog) -> None:
         super().__init__(logging.INFO)
+        self.addFilter(RequestIds())
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:

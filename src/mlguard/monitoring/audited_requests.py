@@ -4,11 +4,13 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from contextvars import Token
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
+from starlette.routing import Host, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard import _fastapi
@@ -21,7 +23,7 @@ from mlguard.errors import (
 )
 from mlguard.hardening import _is_hardened, _security_headers
 from mlguard.monitoring._audited_exchange import Exchange
-from mlguard.monitoring._request_records import InputDigest
+from mlguard.monitoring._request_records import InputDigest, model_facts
 from mlguard.monitoring.log_context import Served, current_request, otel_trace_id
 from mlguard.traffic.addresses import Address, ClientAddress, peer_address
 
@@ -93,8 +95,8 @@ def install_audit_log(
 
     Args:
         app: The application.
-        log: Where records go. It is not closed when the app ends, as the app may be started again; an ``AuditLog``
-            closes itself when the process ends.
+        log: Where records go. It is not closed when the app ends, as the app may be started again; the chain of an
+            ``AuditLog`` ends there, and what comes later begins another one.
         model: The ``ServedModel`` that answers, or a function of the request that returns what has ``name``,
             ``version`` and ``digest``, or None. It is called for every request, so it must not wait.
         input_key: The secret of the digests of inputs, at least 128 bits. None: there are none. Who has it can find out
@@ -151,7 +153,8 @@ def _model_of(model: ServedModel | Callable[[HTTPConnection], Any] | None) -> Ca
         return None
     if isinstance(model, ServedModel):
         return lambda _: model.version
-    return lambda scope: model(HTTPConnection(scope))
+    # Read at once, because what it returns may be another one when the record is written.
+    return lambda scope: model_facts(model(HTTPConnection(scope)))
 
 
 class Audited:
@@ -203,14 +206,14 @@ class Audited:
             exchange.note_end(error)
             raise
         finally:
-            current_request.reset(before)
+            _leave(before)
             served.end()
             exchange.finish()
 
     def _memory(self, scope: Scope) -> RequestMemory | None:
         """The memory of a request that is to be recorded here; None if that is done already."""
         memory = RequestMemory.of(scope)
-        if memory.plan is not None or self in memory.recorders:  # an endpoint has handed its request on
+        if memory.plan is not None or self in memory.recorders or _has_endpoint(scope):  # which has handed it on
             memory = RequestMemory.renew(scope)
         elif any(getattr(one, "log", None) is self.log for one in memory.recorders):
             return None
@@ -218,13 +221,17 @@ class Audited:
         return memory
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The lifespan: what was put is durable before the server is told that the app has ended."""
+        """The lifespan: what was put is durable before the server is told that the app has ended.
+
+        The chain ends there, too. uvicorn ends its process by the signal that it was sent, and then nothing is run.
+        """
         self.log.attach()
+        end = getattr(self.log, "end_chain", self.log.written)
 
         async def send_after(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
                 try:
-                    await self.log.written()
+                    await end()
                 except UnavailableError as error:
                     logger.error("the app has ended, and not all of its audit log is written: %s", error.reason)
             await send(message)
@@ -282,6 +289,20 @@ class Audited:
         if self._prefixes is None:
             self._prefixes = {id(mounted): path for path, mounted in _fastapi.mounted_apps(self._hardened)}
         return self._prefixes.get(id(app), "")
+
+
+def _has_endpoint(scope: Scope) -> bool:
+    """Whether a router has chosen an endpoint already, and not just an app that is mounted."""
+    route = _fastapi.matched_route(scope)
+    return route is not None and not isinstance(route, Mount | Host)
+
+
+def _leave(before: Token[Served | None]) -> None:
+    """Nothing is served here any more."""
+    try:
+        current_request.reset(before)
+    except ValueError:  # closed from elsewhere, as the collector does: the context it was set in has ended
+        return
 
 
 def _peer(client: tuple[str, int] | None) -> Address | None:

@@ -39,9 +39,9 @@ current_request: ContextVar[Served | None] = ContextVar("mlguard_request", defau
 Processor = Callable[[Any, str, MutableMapping[str, Any]], MutableMapping[str, Any]]
 
 _NAMES = ("request_id", "trace_id")
-_WITH_ARGUMENTS = frozenset({"uvicorn.access", "uvicorn.error"})  # whose formatters want the arguments
 _AS_TEXT = frozenset({"gunicorn.access", "hypercorn.access"})
-_QUERY = re.compile(r"\?[^\s\"']*")
+_WEBSOCKET = '"WebSocket %s"'  # in what uvicorn writes of one to its other log
+_QUERY = re.compile(r'\?\S*?(?="?(?:\s|$))')  # quotes may be in it, and the last one is the line's
 _CUT = "?[query]"
 _UNREDACTED = "[an event that could not be redacted]"
 
@@ -80,9 +80,9 @@ def redact_logs(redactor: Redactor | None = None, *, queries: bool = False) -> N
     """Redact what all loggers of this process write, and say of which request it is.
 
     It adds a filter to every handler that there is now: those of the root, of uvicorn, of all libraries, and the one
-    that Python uses where there is none. So call it once logging is set up; where that happens late, once more in the
-    lifespan. To call it again does no harm. A handler that is made later is not covered, and neither is what is
-    written by ``print``.
+    that Python uses where there is none; but not to that of an ``AuditLog``, which redacts by itself. So call it once
+    logging is set up; where that happens late, once more in the lifespan. To call it again does no harm. A handler that
+    is made later is not covered, and neither is what is written by ``print``.
 
     The filter redacts message, arguments, tracebacks and ``extra=``, as :class:`Redactor` does. From the access logs of
     uvicorn, gunicorn and hypercorn it takes query strings, whatever is in them, because a search for secrets finds
@@ -98,7 +98,7 @@ def redact_logs(redactor: Redactor | None = None, *, queries: bool = False) -> N
     if not isinstance(redactor, Redactor | None):
         raise ConfigurationError("redact_logs takes a Redactor(...), or nothing")
     keeper = _Kept(redactor or Redactor(), queries=queries)
-    for handler in _handlers():
+    for handler in [one for one in _handlers() if not getattr(one, "redacts", False)]:
         for before in [one for one in handler.filters if isinstance(one, _Kept)]:
             handler.removeFilter(before)
         handler.addFilter(keeper)
@@ -142,7 +142,7 @@ class _Kept(RequestIds):
 
 
 def _cut_queries(record: logging.LogRecord) -> None:
-    if record.name in _WITH_ARGUMENTS and isinstance(record.args, tuple):
+    if _is_line_of_uvicorn(record) and isinstance(record.args, tuple):
         record.args = tuple([_without_query(one) for one in record.args])
     elif record.name in _AS_TEXT:
         try:
@@ -151,8 +151,16 @@ def _cut_queries(record: logging.LogRecord) -> None:
             return
 
 
+def _is_line_of_uvicorn(record: logging.LogRecord) -> bool:
+    said = record.msg
+    return record.name == "uvicorn.access" or (
+        record.name == "uvicorn.error" and isinstance(said, str) and _WEBSOCKET in said
+    )
+
+
 def _without_query(argument: Any) -> Any:
-    if not isinstance(argument, str) or not argument.startswith("/"):
+    """The argument up to its query. A path may begin with anything that a caller has written there."""
+    if not isinstance(argument, str):
         return argument
     path, mark, _ = argument.partition("?")
     return path + _CUT if mark else path

@@ -1,7 +1,10 @@
 """Leases that one event loop holds in a store outside this process: renewed while they are needed, ended after."""
 
 import asyncio
+import contextvars
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 from mlguard.errors import OverloadedError, UnavailableError
 from mlguard.store import Lease
@@ -49,7 +52,7 @@ class Leases:
         if lease.held:
             self._held[holder] = key
             if self._keeping is None:
-                self._keeping = asyncio.ensure_future(self._keep())
+                self._keeping = _apart(self._keep())
         return lease
 
     async def end(self, key: bytes, holder: bytes) -> None:
@@ -82,7 +85,7 @@ class Leases:
         if len(self._owed) < _MOST_OWED:
             self._owed[holder] = key, asyncio.get_running_loop().time() + self._ttl
         if self._repaying is None:
-            self._repaying = asyncio.ensure_future(self._repay())
+            self._repaying = _apart(self._repay())
 
     async def _repay(self) -> None:
         try:
@@ -98,3 +101,8 @@ class Leases:
             if ends > asyncio.get_running_loop().time():
                 await self._counts.end_lease(key, holder)
             del self._owed[holder]
+
+
+def _apart(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that is no part of the request in which it began: its log lines are not about that."""
+    return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
