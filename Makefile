@@ -2,7 +2,7 @@
 # make serve   the same service, kept running
 # make test    everything that decides whether a change is good
 # make bench   the numbers that README and docs quote
-# make attacks what each guard does to real attacks: the tables and figures of the docs, in ten minutes
+# make attacks what each guard does to real attacks: the tables and figures of the docs, in half an hour
 # make fuzz    ten minutes of a coverage-guided fuzzer on every reader of bodies
 
 PYTHON ?= python3.11
