@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -488,3 +489,10 @@ def test_waiting_for_nothing_is_no_crash(tmp_path: Path) -> None:
     asyncio.run(log.written())
     assert log.close()
     assert verify_audit_log(tmp_path, key=KEY).chains == []
+
+
+def test_a_mac_that_is_no_number_was_altered(copy: Path) -> None:
+    """In the first line of a file, of which it says what came before."""
+    file = files(copy / "log")[1]
+    edit(file, lambda lines: [re.sub(rb'"previous":"..', b'"previous":"zz', lines[0]), *lines[1:]])
+    assert f"{file.name}, line 1: it was altered" in problems(copy)
