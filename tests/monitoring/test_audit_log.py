@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -897,3 +898,26 @@ def test_a_log_that_nobody_closes_is_closed_at_the_end(tmp_path: Path) -> None:
     _close_at_exit(weakref.ref(log), weakref.ref(log._writer))
     assert [record["event"] for record in records(tmp_path)][-1] == "audit.closed"
     _close_at_exit(lambda: None, lambda: None)  # type: ignore[arg-type]
+
+
+def test_a_thread_that_is_far_behind_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop that is never idle would give it none: who hands events over steps back now and then."""
+    opened = threading.Event()
+    steps: list[float] = []
+    lines: list[bytes] = []
+
+    def take(line: bytes) -> None:
+        assert opened.wait(30)
+        lines.append(line)
+
+    log = AuditLog(sink=take, key=KEY, timeout=30)
+    monkeypatch.setattr(time, "sleep", steps.append)
+    for event in events(1_000):
+        log.put(event)
+    assert _audit_writer._WAY not in steps
+    for event in events(2_000):
+        log.put(event)
+    assert 1 <= steps.count(_audit_writer._WAY) <= 2_000 // _audit_writer._EVERY
+    opened.set()
+    assert log.close(30)
+    assert len(lines) == 3_002

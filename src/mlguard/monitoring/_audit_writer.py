@@ -21,6 +21,9 @@ _LINGER = 0.05  # seconds for which events are gathered that nobody waits for
 _AT_ONCE = 1_024  # events of one write
 _BREATH = 32  # events after which whoever serves requests gets a turn: every millisecond, about
 _BREATH_BEHIND = 128  # where the queue fills faster: each turn may cost milliseconds, on a machine that is busy
+_BEHIND = 1_024  # events that wait: the thread has too little of the processor
+_EVERY = 128  # events of those, after which who hands them over gives way
+_WAY = 0.004  # seconds for which it does; so many events take 3 ms
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0  # seconds
 _SAY_AGAIN = 60.0  # seconds between two alarms about the same
 
@@ -134,10 +137,17 @@ class AuditWriter:
     # On the way of a request --------------------------------------------------------------------------------------
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Hand an event over. Never waits, and never raises."""
-        if self._queue.qsize() >= self._max_queue or self._is_closed:
+        """Hand an event over. Never raises, and waits for nothing.
+
+        An event loop that is never idle lets go of the interpreter's lock for microseconds only, too short for a thread
+        to wake: it would write nothing. So where the thread is far behind, it is given a few milliseconds now and then.
+        """
+        waiting = self._queue.qsize()
+        if waiting >= self._max_queue or self._is_closed:
             self._drop()
             return
+        if waiting > _BEHIND and waiting % _EVERY == 0 and not self.is_down:
+            time.sleep(_WAY)
         self._queue.put((self._clock(), event))
         if self._thread is None:
             self._start()

@@ -182,12 +182,13 @@ class InputDigest:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        # Copied for each digest: hmac.digest lets go of the interpreter's lock, and other threads take it.
+        self._keyed = hmac.new(key, digestmod="sha256")
 
     def of_value(self, value: Any) -> bytes | None:
         """Of what a guard has read, with its dtype and shape; None of what is told by more than what it holds."""
         try:
-            return hmac.digest(self._key, b"value:" + canonical(value), "sha256")
+            return self._of(b"value:" + canonical(value))
         except NotCanonicalError:
             return None
 
@@ -195,12 +196,15 @@ class InputDigest:
         """Of a body: JSON in one form, with its members sorted; anything else as it is."""
         if len(body) <= _LARGEST_JSON:
             try:
-                return hmac.digest(
-                    self._key, b"json:" + orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS), "sha256"
-                )
+                return self._of(b"json:" + orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS))
             except (orjson.JSONDecodeError, orjson.JSONEncodeError):
                 pass
-        return hmac.digest(self._key, b"bytes:" + body, "sha256")
+        return self._of(b"bytes:" + body)
+
+    def _of(self, content: bytes) -> bytes:
+        mac = self._keyed.copy()
+        mac.update(content)
+        return mac.digest()
 
 
 def _template(route: Any) -> str:
