@@ -55,7 +55,7 @@ def private_key(key: PrivateKey, password: str | bytes | None) -> EllipticCurveP
         raise ConfigurationError("password is a text, or left out for a key that has none")
     loaded: object = key
     if isinstance(key, str | bytes | os.PathLike):
-        pem = _pem(key, "key")
+        pem = read_pem(key, "key")
         secret = password.encode() if isinstance(password, str) else password
         try:
             loaded = load_pem_private_key(pem, secret)
@@ -71,7 +71,7 @@ def private_key(key: PrivateKey, password: str | bytes | None) -> EllipticCurveP
 def _public_key(key: object, where: str) -> EllipticCurvePublicKey:
     loaded = key
     if isinstance(key, str | bytes | os.PathLike):
-        pem = _pem(key, where)
+        pem = read_pem(key, where)
         if b"PRIVATE KEY" in pem:
             raise ConfigurationError(
                 f"{where} is a private key: who verifies needs the public one only, and could sign with this one; "
@@ -90,7 +90,7 @@ def _public_key(key: object, where: str) -> EllipticCurvePublicKey:
     return loaded
 
 
-def _pem(key: str | bytes | os.PathLike[str], where: str) -> bytes:
+def read_pem(key: str | bytes | os.PathLike[str], where: str) -> bytes:
     """The text of a key, from itself or from its file. A text that begins no PEM is the path of a file."""
     if isinstance(key, bytes):
         return key

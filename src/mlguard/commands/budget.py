@@ -5,14 +5,14 @@ there are, the services have said there. Callers are kept as digests, so they ca
 """
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from mlguard.errors import ConfigurationError, UnavailableError
-from mlguard.store import Store, default_store
+from mlguard.commands._shared_store import ask, shared_store
+from mlguard.errors import ConfigurationError
+from mlguard.store import Store
 from mlguard.traffic._by import MAX_UNITS
 from mlguard.traffic.addresses import caller_at, parse_address
 from mlguard.traffic.ledger import EVERYBODY, BudgetStatus, Ledger, ledger_named, registered
@@ -63,8 +63,8 @@ def _add_caller(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    store = _store()
-    budgets = _ask(registered(store))
+    store = shared_store()
+    budgets = ask(registered(store))
     if options.budget is None:
         for name, ledgers in budgets.items():
             sys.stdout.write(f"{name}: {', '.join(f'{ledger.quota} for {what}' for what, ledger in ledgers.items())}\n")
@@ -72,7 +72,7 @@ def _show(options: argparse.Namespace) -> int:
             sys.stdout.write("No service has used a budget in this store.\n")
         return YES
     ledger = ledger_named(budgets, options.budget, _what(options))
-    status = _ask(ledger.status(store, _identity(options), time.time()))
+    status = ask(ledger.status(store, _identity(options), time.time()))
     return _print(ledger, options, status, note="" if status.used else _NOTHING)
 
 
@@ -89,14 +89,14 @@ def _change(
 ) -> int:
     store, ledger = _chosen(options)
     identity = _identity(options)
-    before = _ask(ledger.status(store, identity, time.time()))
-    after = _ask(change(ledger, store, identity))
+    before = ask(ledger.status(store, identity, time.time()))
+    after = ask(change(ledger, store, identity))
     return _print(ledger, options, after, note=f"before: {f'{before.used} spent' if before.used else _NOTHING}")
 
 
 def _chosen(options: argparse.Namespace) -> tuple[Store, Ledger]:
-    store = _store()
-    return store, ledger_named(_ask(registered(store)), options.budget, _what(options))
+    store = shared_store()
+    return store, ledger_named(ask(registered(store)), options.budget, _what(options))
 
 
 def _what(options: argparse.Namespace) -> str:
@@ -128,26 +128,6 @@ def _print(ledger: Ledger, options: argparse.Namespace, status: BudgetStatus, *,
         f"until {status.resets_at:%Y-%m-%d %H:%M} UTC{f'  ({note})' if note else ''}\n"
     )
     return YES
-
-
-def _store() -> Store:
-    store = default_store()
-    if store.forgets_on_restart:
-        raise ConfigurationError(
-            "MLGUARD_STORE_URL is memory://: each process of the service keeps its own counts, which nobody else sees"
-        )
-    return store
-
-
-def _ask(work: Awaitable[T]) -> T:
-    async def main() -> T:
-        return await work
-
-    try:
-        return asyncio.run(main())
-    except UnavailableError as refusal:
-        reason = refusal.reason
-    raise ConfigurationError(f"MLGUARD_STORE_URL: {reason}")
 
 
 def _address(text: str) -> str:

@@ -5,17 +5,16 @@ made it, and ends by itself where ``--for`` says when.
 """
 
 import argparse
-import asyncio
 import getpass
 import re
 import sys
 import time
-from collections.abc import Awaitable
 from typing import TypeVar
 
 from mlguard.auth.revocations import Revocations
 from mlguard.commands import keys
-from mlguard.errors import ConfigurationError, UnavailableError
+from mlguard.commands._shared_store import ask, shared_store
+from mlguard.errors import ConfigurationError
 from mlguard.monitoring._lockdown_state import (
     Block,
     UnreadableError,
@@ -29,7 +28,7 @@ from mlguard.monitoring._lockdown_state import (
     stored,
 )
 from mlguard.settings import load_settings
-from mlguard.store import Store, default_store
+from mlguard.store import Store
 from mlguard.traffic.addresses import networks
 
 T = TypeVar("T")
@@ -129,7 +128,7 @@ def _block(options: argparse.Namespace) -> int:
         by=_who(options),
         reason=options.reason,
     )
-    done, _ = _ask(set_block(_store(), block, ttl=options.ttl))
+    done, _ = ask(set_block(shared_store(), block, ttl=options.ttl))
     until = "until it is lifted" if done.until is None else f"until {spell_time(done.until)}"
     sys.stdout.write(f"{_shown(str(done))}, {until}\n")
     return _revoke(options) if getattr(options, "revoke", False) else YES
@@ -137,8 +136,8 @@ def _block(options: argparse.Namespace) -> int:
 
 def _revoke(options: argparse.Namespace) -> int:
     """Once it is blocked: what it holds is not to hold again when the block ends."""
-    revocations = Revocations(store=_store())
-    _ask(revocations.revoke_all(options.target, issuer=options.issuer, lifetime=options.token_lifetime))
+    revocations = Revocations(store=shared_store())
+    ask(revocations.revoke_all(options.target, issuer=options.issuer, lifetime=options.token_lifetime))
     whose = "without an issuer" if options.issuer is None else f"of {_shown(options.issuer)}"
     sys.stdout.write(f"its tokens {whose} are revoked, where the service looks at revocations\n")
     path = options.file or load_settings().api_keys_file
@@ -157,7 +156,7 @@ def _lift(options: argparse.Namespace) -> int:
             same and all(w in {None, b} for w, b in zip(wanted[2:], block.key[2:], strict=True))
         )
 
-    lifted, _ = _ask(lift_blocks(_store(), matches, by=_who(options), reason=options.reason))
+    lifted, _ = ask(lift_blocks(shared_store(), matches, by=_who(options), reason=options.reason))
     for block in lifted:
         sys.stdout.write(f"lifted: {_shown(str(block))}\n")
     if not lifted:
@@ -169,7 +168,7 @@ def _list(options: argparse.Namespace) -> int:  # noqa: ARG001  # as of every ac
     async def read(store: Store) -> tuple[bytes | None, float]:
         return await stored(store), await store_clock(store)
 
-    record, now = _ask(read(_store()))
+    record, now = ask(read(shared_store()))
     try:
         blocks = [block for block in read_state(record).blocks if not has_ended(block, now)]
     except UnreadableError as error:
@@ -186,7 +185,7 @@ def _list(options: argparse.Namespace) -> int:  # noqa: ARG001  # as of every ac
 
 
 def _reset(options: argparse.Namespace) -> int:
-    _ask(reset(_store(), by=_who(options), reason=options.reason))
+    ask(reset(shared_store(), by=_who(options), reason=options.reason))
     sys.stdout.write(
         "The record is begun anew. Workers that know what was locked down add that again: look at the list\n"
     )
@@ -194,27 +193,6 @@ def _reset(options: argparse.Namespace) -> int:
 
 
 # What they have in common --------------------------------------------------------------------------------------------
-
-
-def _store() -> Store:
-    store = default_store()
-    if store.forgets_on_restart:
-        raise ConfigurationError(
-            "MLGUARD_STORE_URL is memory://, which no other process sees: set it to the Redis of the service, such as "
-            "redis://host:6379/0"
-        )
-    return store
-
-
-def _ask(work: Awaitable[T]) -> T:
-    async def main() -> T:
-        return await work
-
-    try:
-        return asyncio.run(main())
-    except UnavailableError as refusal:
-        reason = refusal.reason
-    raise ConfigurationError(f"MLGUARD_STORE_URL: {reason}")
 
 
 def _who(options: argparse.Namespace) -> str:

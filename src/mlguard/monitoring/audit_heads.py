@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from mlguard._files import sync_folder
 from mlguard._lookout import Lookout
 from mlguard._numbers import is_number
+from mlguard.artifacts._signing_keys import read_pem
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._audit_chain import Point
 from mlguard.monitoring._audit_records import parsed
@@ -35,7 +36,6 @@ HeadSource: TypeAlias = str | os.PathLike[str] | Iterable[bytes]
 _DOMAIN = b"mlguard audit head 1\n"  # nothing else that is signed with this key begins like it
 _BEGINNING = b'{"chain":"'
 _END = b',"signature":"'
-_MAX_PEM = 16_384  # bytes
 _MAX_LINE = 1_024
 _MOST_CHAINS = 64  # that were begun since heads were kept for the last time
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | sum(getattr(os, f, 0) for f in ("O_NOFOLLOW", "O_CLOEXEC"))
@@ -236,7 +236,7 @@ def _point(line: bytes, keys: Sequence[Ed25519PublicKey]) -> Point | None:
 def _private_key(key: object) -> Ed25519PrivateKey:
     loaded = key
     if isinstance(key, str | bytes | os.PathLike):
-        pem = _pem(key, "AuditHeads(key=...)")
+        pem = read_pem(key, "AuditHeads(key=...)")
         try:
             loaded = load_pem_private_key(pem, None)
         except Exception:  # its text could quote the key
@@ -249,7 +249,7 @@ def _private_key(key: object) -> Ed25519PrivateKey:
 def _public_key(key: object) -> Ed25519PublicKey:
     loaded = key
     if isinstance(key, str | bytes | os.PathLike):
-        pem = _pem(key, "the key of heads")
+        pem = read_pem(key, "the key of heads")
         try:
             loaded = load_pem_public_key(pem)
         except Exception:
@@ -259,16 +259,3 @@ def _public_key(key: object) -> Ed25519PublicKey:
             "the key of heads is a public Ed25519 key; take it out with: openssl pkey -in head-key.pem -pubout"
         )
     return loaded
-
-
-def _pem(key: str | bytes | os.PathLike[str], where: str) -> bytes:
-    if isinstance(key, bytes):
-        return key
-    if isinstance(key, str) and "-----BEGIN" in key:
-        return key.encode("utf-8", "replace")
-    try:
-        with Path(key).open("rb") as file:
-            return file.read(_MAX_PEM)
-    except (OSError, ValueError) as error:  # not quoted: it may be a mistyped key
-        wrong = type(error).__name__
-    raise ConfigurationError(f"{where} is neither PEM nor the path of a file that can be read ({wrong})")
