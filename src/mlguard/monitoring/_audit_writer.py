@@ -1,10 +1,9 @@
 """The thread that writes an audit log: what it is handed is chained, written and on the disk, or is not called so."""
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 from mlguard._lookout import restart_after_fork
 from mlguard.monitoring._audit_chain import Chain, Point
 from mlguard.monitoring._audit_keys import ChainKeys
+from mlguard.monitoring._audit_marks import ChainEnd, Flush, Mark, tell
 from mlguard.monitoring._audit_records import CLOSED, DROPPED, Record, written_time
 from mlguard.monitoring._audit_sinks import Sink
 from mlguard.monitoring.events import record_event
@@ -38,39 +38,6 @@ class Heads(Protocol):
 
     def keep(self) -> None:
         """Keep what was reached now."""
-
-
-class Mark:
-    """Somebody who waits until everything before it is written.
-
-    Args:
-        future: Set to whether it is, in its loop.
-    """
-
-    __slots__ = ("future", "loop")
-
-    def __init__(self, future: "asyncio.Future[bool]") -> None:
-        self.future = future
-        self.loop = future.get_loop()
-
-    def tell(self, is_written: bool) -> None:
-        """Say whether it is. Called in the loop."""
-        if not self.future.done():
-            self.future.set_result(is_written)
-
-
-class ChainEnd(Mark):
-    """The same, for who wants the chain to end there. What is put later begins another one."""
-
-
-class Flush:
-    """The same, for who waits in a thread."""
-
-    __slots__ = ("is_written", "told")
-
-    def __init__(self) -> None:
-        self.told = threading.Event()
-        self.is_written = False
 
 
 class AuditWriter:
@@ -235,7 +202,7 @@ class AuditWriter:
                     self._let_go()
             except BaseException as error:  # a sink that wants to end the process is one that fails
                 self._fail(error, events)
-                _tell(marks, is_written=False)
+                tell(marks, is_written=False)
                 if is_over:
                     self._lose(len(events))
                     break
@@ -246,7 +213,7 @@ class AuditWriter:
                 self._busy_since = None
             retry = _FIRST_RETRY
             self._recover()
-            _tell(marks, is_written=True)
+            tell(marks, is_written=True)
             if is_over and self._queue.empty():
                 break
         self._sink.abandon()
@@ -372,26 +339,6 @@ class AuditWriter:
             self._queue = SimpleQueue()
         _alarm("audit.dropped", f"it ends with {count} events that cannot be written", count=self.dropped)
         return False
-
-
-def _tell(marks: list[Mark | Flush], *, is_written: bool) -> None:
-    """Tell all who wait, with one call into each of their loops."""
-    loops: dict[asyncio.AbstractEventLoop, list[Mark]] = {}
-    for mark in marks:
-        if isinstance(mark, Mark):
-            loops.setdefault(mark.loop, []).append(mark)
-        else:
-            mark.is_written = is_written
-            mark.told.set()
-    marks.clear()
-    for loop, theirs in loops.items():
-        with suppress(RuntimeError):  # it was closed meanwhile
-            loop.call_soon_threadsafe(_tell_all, theirs, is_written)
-
-
-def _tell_all(marks: Iterable[Mark], is_written: bool) -> None:
-    for mark in marks:
-        mark.tell(is_written)
 
 
 def _alarm(event: str, text: str, **facts: str | int) -> None:

@@ -14,10 +14,11 @@ from mlguard._numbers import is_number, whole
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.monitoring import events
 from mlguard.monitoring._audit_keys import AuditKey, audit_keys
+from mlguard.monitoring._audit_marks import ChainEnd, Flush, Mark
 from mlguard.monitoring._audit_records import RecordForm
 from mlguard.monitoring._audit_seals import Seals
 from mlguard.monitoring._audit_sinks import AuditFiles, LineSink, LinesTo, Sink, to_stdout
-from mlguard.monitoring._audit_writer import AuditWriter, ChainEnd, Flush, Mark
+from mlguard.monitoring._audit_writer import AuditWriter
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.log_context import RequestIds
 from mlguard.monitoring.measurements import Measurement
