@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from mlguard._numbers import whole
+from mlguard._sqlite_steps import in_one_step
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.quarantined_rows import Held, QuarantinedRow, ReleasedFeedback, State, bounded
@@ -309,20 +310,8 @@ class FeedbackQuarantine:
         return QuarantinedRow(id_, moment, state, method, issuer, caller, reason, json.loads(label), values)
 
     def _change(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Change something as one step. The lock is taken at once, or two who have read could not both go on."""
-
-        def in_one_step(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = change(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # some errors have rolled back already
-                    connection.execute("ROLLBACK")
-                raise
-            return result
-
-        return self._ask(in_one_step)
+        """Change something as one step."""
+        return self._ask(lambda connection: in_one_step(connection, change))
 
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Ask over a connection of its own: none is used by two threads, or by two processes after a fork."""

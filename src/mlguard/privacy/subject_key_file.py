@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from mlguard._sqlite_steps import in_one_step
 from mlguard.errors import ConfigurationError, UnavailableError
 
 T = TypeVar("T")
@@ -180,24 +181,16 @@ class SubjectKeyFile:
         return KeyRecord(*row) if row else None
 
     def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Change something as one step. The lock is taken at once, or two who have read could not both go on."""
+        """Change something as one step."""
 
-        def in_one_step(connection: sqlite3.Connection) -> T:
+        def changed(connection: sqlite3.Connection) -> T:
             # With a write-ahead log, what was removed stays in the file for a while. The mode is kept in the file, and
             # others may set it at any time, such as a program that makes backups. While they use it, this is an error.
             connection.execute("PRAGMA schema_version").fetchone()  # without a look, it does not know of that yet
             connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = change(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # some errors have rolled back already
-                    connection.execute("ROLLBACK")
-                raise
-            return result
+            return in_one_step(connection, change)
 
-        return self._ask(in_one_step)
+        return self._ask(changed)
 
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         if self._process != os.getpid():  # after a fork: SQLite's connections must not be used or closed in the child
