@@ -26,7 +26,7 @@ def pack(folder: Path, writer: Any) -> None:
             than 64 levels.
         OSError: A file cannot be read, or has become shorter meanwhile.
     """
-    with tarfile.open(fileobj=writer, mode="w|", bufsize=_BLOCK, copybufsize=_BLOCK) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=writer, mode="w|", bufsize=_BLOCK, copybufsize=_BLOCK) as tar:  # type: ignore[call-overload]  # untyped
         for name, path, inside in _walk(os.path.realpath(folder), Path(), None):
             if len(name.parts) > _DEEPEST:
                 raise ConfigurationError(
@@ -58,7 +58,7 @@ def unpack(reader: Any, folder: Path) -> None:
         with tarfile.open(fileobj=reader, mode="r|", bufsize=_BLOCK) as tar:
             while entry := tar.next():
                 _write(tar, entry, folder)
-                tar.members.clear()  # type: ignore[attr-defined]
+                tar.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
     except (tarfile.TarError, ValueError) as error:
         raise ModelDecryptionError(f"what was encrypted is no packed directory: {type(error).__name__}") from None
     while reader.read(_BLOCK):
@@ -98,7 +98,7 @@ def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:
         path.mkdir(mode=0o700)
         return
     content = tar.extractfile(entry)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123  # it is open
         shutil.copyfileobj(content, file, _BLOCK)  # type: ignore[arg-type]  # it is a regular file's
         file.flush()
         os.fsync(file.fileno())

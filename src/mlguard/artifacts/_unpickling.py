@@ -105,7 +105,7 @@ def _joblib_reader(copy: PrivateCopy, imports: _Imports) -> Any:
     content = copy.view
     from joblib.numpy_pickle import NumpyArrayWrapper, NumpyUnpickler  # noqa: PLC0415  # an extra
 
-    class Wrapper(NumpyArrayWrapper):  # type: ignore[misc]
+    class Wrapper(NumpyArrayWrapper):  # type: ignore[misc]  # joblib has no types
         """Takes an array out of memory in one piece, where joblib would read it piece by piece."""
 
         def read_array(self, unpickler: Any, ensure_native_byte_order: Any) -> Any:
@@ -122,7 +122,7 @@ def _joblib_reader(copy: PrivateCopy, imports: _Imports) -> Any:
                 return values
             return values.astype(self.dtype.newbyteorder("="), order="K")
 
-    class Unpickler(NumpyUnpickler):  # type: ignore[misc]
+    class Unpickler(NumpyUnpickler):  # type: ignore[misc]  # joblib has no types
         def find_class(self, module: str, name: str) -> Any:
             found = imports.find(module, name, self.proto)
             return Wrapper if (module, name) == JOBLIB_WRAPPER else found

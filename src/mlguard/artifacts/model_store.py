@@ -204,7 +204,7 @@ class ModelStore:
         found: ModelVersion,
         *,
         allow: Iterable[Name] = (),
-        format: str | None = None,  # noqa: A002
+        format: str | None = None,  # noqa: A002  # as load_model has it
         max_size: int = MAX_SIZE,
     ) -> Any:
         """Load what :meth:`find` has found: the bytes that are loaded must be the ones that were signed.

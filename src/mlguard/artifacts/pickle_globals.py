@@ -107,7 +107,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
         Returns:
             What stands for the object.
         """
-        frames = pickle._Unframer(self._file_read, self._file_readline)  # type: ignore[attr-defined]
+        frames = pickle._Unframer(self._file_read, self._file_readline)  # type: ignore[attr-defined]  # private
         self._unframer = frames
         self.read, self.readinto, self.readline = frames.read, frames.readinto, frames.readline
         self.metastack: list[Any] = []
@@ -119,7 +119,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
             while self.count < most:
                 self.count += 1
                 dispatch[read(1)[0]](self)
-        except pickle._Stop as stop:  # type: ignore[attr-defined]
+        except pickle._Stop as stop:  # type: ignore[attr-defined]  # private, and there
             if any(not made.built for made in self.unfinished):
                 self.contents.add_problem("an object is not finished")
             if frames.current_frame and frames.current_frame.read(1):

@@ -154,7 +154,7 @@ def _rows(quarantine: FeedbackQuarantine, options: argparse.Namespace, *, state:
     wanted = {"method": options.method, "issuer": options.issuer, "reason": options.reason}
     asked = {name: value for name, value in wanted.items() if value is not None}
     after = 0
-    while page := _ask(lambda: quarantine.rows(caller=options.caller, state=state, after=after, limit=_PAGE)):  # noqa: B023
+    while page := _ask(lambda: quarantine.rows(caller=options.caller, state=state, after=after, limit=_PAGE)):  # noqa: B023  # used at once
         yield from (row for row in page if all(getattr(row, name) == value for name, value in asked.items()))
         after = page[-1].id
 

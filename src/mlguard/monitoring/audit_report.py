@@ -48,9 +48,9 @@ def audit_report(
         OSError: A folder cannot be read. Files that cannot be read are told of on the page.
     """
     # A service makes no reports, and need not load what makes them.
-    from mlguard.monitoring._report_page import page  # noqa: PLC0415
-    from mlguard.monitoring._report_reading import Reading, chain_of, log_files  # noqa: PLC0415
-    from mlguard.monitoring._report_totals import Totals  # noqa: PLC0415
+    from mlguard.monitoring._report_page import page  # noqa: PLC0415  # heavy, and for this alone
+    from mlguard.monitoring._report_reading import Reading, chain_of, log_files  # noqa: PLC0415  # as above
+    from mlguard.monitoring._report_totals import Totals  # noqa: PLC0415  # heavy, and for this alone
 
     made = _utc(now) if now is not None else datetime.now(UTC)
     files = log_files([paths] if isinstance(paths, str | os.PathLike) else paths)

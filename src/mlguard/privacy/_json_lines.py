@@ -53,7 +53,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record | N
             if left < 0 and file is not plain:
                 raise PackedTooWellError
             if len(line) == MAX_LINE and not line.endswith(b"\n"):
-                _skip_line(file)  # type: ignore[arg-type]
+                _skip_line(file)  # type: ignore[arg-type]  # what gzip gives reads as a file does
                 yield line, None
             elif line.strip():
                 yield line.rstrip(b"\r\n"), parse(line)

@@ -21,7 +21,7 @@ Placing = Callable[[Any], NDArray[np.int64]]
 
 def is_nan(value: Any) -> bool:
     """Whether it is not even equal to itself."""
-    return bool(value != value)  # noqa: PLR0124
+    return bool(value != value)  # noqa: PLR0124  # NaN is not itself
 
 
 def is_finite(value: object) -> TypeGuard[float]:

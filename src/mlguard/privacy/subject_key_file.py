@@ -171,7 +171,7 @@ class SubjectKeyFile:
         if first is not None:
             yield first
         last = ""
-        while rows := self._ask(lambda connection: connection.execute(page, (last, _PAGE)).fetchall()):  # noqa: B023
+        while rows := self._ask(lambda connection: connection.execute(page, (last, _PAGE)).fetchall()):  # noqa: B023  # used at once
             yield from map(KeyRecord._make, rows)
             last = rows[-1][0]
 
