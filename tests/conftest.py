@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-# A deadline would be a timing assertion.
-settings.register_profile("mlguard", deadline=None)
+# A deadline would be a timing assertion. Where it decides whether a change may land, the same examples are tried each
+# time; elsewhere others, each time.
+settings.register_profile("mlguard", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mlguard")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlguard import APIKey, APIKeyAuth, APIKeys, ConfigurationError
@@ -62,6 +62,7 @@ moments = st.none() | st.datetimes(min_value=datetime(2000, 1, 1), max_value=dat
 )
 
 
+@example(not_before=datetime(2020, 2, 29, 23, 59, 59, 999_999, UTC), disabled=True, limits={"600/minute", "9/day"})
 @given(moments, st.booleans(), st.sets(st.sampled_from(["600/minute", "5/10 seconds", "9/day"])))
 def test_every_field_is_written_and_read(not_before: datetime | None, disabled: bool, limits: set[str]) -> None:
     """An entry that left out "disabled" would open a door."""

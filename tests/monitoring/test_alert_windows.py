@@ -51,6 +51,21 @@ def test_what_goes_on_is_told_once_a_window() -> None:
     assert len(told(windows, 181)) == 1
 
 
+def test_a_window_that_is_over_ends_with_the_next_event() -> None:
+    """Also where nobody has looked at its end, and where the clock went backwards."""
+    for at in (60.0, -1.0):
+        windows = make()
+        windows.note("query.suspected", {"principal": "alice"}, 0, 0)
+        windows.note("query.suspected", {"principal": "alice"}, 1, 1)
+        windows.note("query.suspected", {"principal": "bob"}, at, at)
+        assert windows.due == at + 60
+        assert told(windows, at) == [
+            ("query.suspected", 1, {"principal": "alice"}),
+            ("query.suspected", 1, {"principal": "alice"}),
+            ("query.suspected", 1, {"principal": "bob"}),
+        ]
+
+
 def test_a_flood_of_one_name_is_few_alerts_and_hides_no_other() -> None:
     """Thousands of distinct events of one name are ``most`` alerts and one that counts the rest; others are told."""
     windows = make()

@@ -141,6 +141,19 @@ def test_a_network_can_be_let_in() -> None:
     assert "/internal/metrics" not in app.openapi()["paths"]
 
 
+def test_one_name_with_several_labels_is_one_family() -> None:
+    """Told of once, with a line for each."""
+    sources = [Source(Measurement("mlguard_x", value, {"what": what})) for what, value in (("a", 1), ("b", 2))]
+    app = service(prometheus := PrometheusMetrics(), watch=sources)
+    call(app, "/x/1", method="GET")
+    page = prometheus.page().decode()
+    assert page.count("# TYPE mlguard_x gauge") == 1
+    assert {labels: value for (name, labels), value in parsed(page).items() if name == "mlguard_x"} == {
+        (("what", "a"),): 1,
+        (("what", "b"),): 2,
+    }
+
+
 def test_another_registry_is_shown_too() -> None:
     """What an app measures already is on the same page, and mlguard's is on the page that the app has already."""
     registry = prometheus_client.CollectorRegistry(auto_describe=True)

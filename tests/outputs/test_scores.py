@@ -72,6 +72,7 @@ def plain(value: Any) -> Any:
 @UNTIMED
 @given(PROBABILITIES)
 @example(HARD)
+@example(HARD[:1])
 @example(np.tile(HARD, (10, 1)))
 def test_a_batch_is_answered_as_its_rows_are(policy: OutputPolicy, batch: FloatArray) -> None:
     """No row's answer depends on the others, nor on whether it came as an array, a list, or in another order."""

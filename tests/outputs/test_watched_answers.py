@@ -99,6 +99,16 @@ def test_scores_are_seen_wherever_they_are(answer: Any, settings: dict[str, Any]
     assert [each.tolist() for each in watch.seen] == seen
 
 
+@pytest.mark.parametrize("classes", [2, 40])
+def test_scores_that_do_not_leave_are_not_seen(classes: int) -> None:
+    """NaN would be evidence of nothing, or stay in a sum for ever."""
+    watch = Watch()
+    scores = np.full((1, classes), 1 / classes)
+    scores[0, 1] = np.nan
+    assert send(service(watch, {"probabilities": scores}), "POST", "/predict").status_code == 500
+    assert watch.seen == []
+
+
 def test_who_watches_can_neither_change_nor_stop_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     """A monitor that fails is logged, and the caller gets what it would have got."""
 
