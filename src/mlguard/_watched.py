@@ -69,10 +69,10 @@ class Watched:
         shared: dict[int, int] = {}
         table, mask = self.marks, rule.slots - 1
         for mark in marks[1:]:  # as place_of says, without a call for each
-            place, tag = mark & mask, (mark >> 48) or 1
+            place, entry = mark & mask, ((mark >> 48) or 1) << 16 | number
             before = table[place]
-            table[place] = tag << 16 | number
-            if before >> 16 == tag and before & 0xFFFF != number:
+            table[place] = entry
+            if 0 < before ^ entry < 65_536:  # the same mark, of another query
                 other = before & 0xFFFF
                 shared[other] = shared.get(other, 0) + 1
         return NEAR if shared and max(shared.values()) >= rule.shared else NEW
@@ -80,14 +80,16 @@ class Watched:
     def _add(self, query: WatchedQuery, rule: Watch, *, is_near: bool) -> int:
         """Add to the sums. Which kinds vote now."""
         voting = 0
-        sums = self.sums
-        steps = query.near if is_near else query.apart
-        for number, (step, limit) in enumerate(zip(steps, rule.limits, strict=True)):
-            total = sums[number] + step
+        sums = []
+        for total, step, limit, kind in zip(
+            self.sums, query.near if is_near else query.apart, rule.limits, rule.kinds, strict=True
+        ):
+            total += step  # noqa: PLW2901  # it is read once
             if total >= limit:
-                voting |= 1 << rule.kinds[number]
-                total = min(total, 2 * limit)
-            sums[number] = max(0.0, total)
+                voting |= 1 << kind
+                total = min(total, 2 * limit)  # noqa: PLW2901
+            sums.append(total if total > 0.0 else 0.0)
+        self.sums = sums
         return voting
 
     def weight(self, rule: Watch, now: float) -> float:

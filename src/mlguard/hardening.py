@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from mlguard._body import IncomingBody
 from mlguard._guard import RequestMemory
 from mlguard._numbers import is_number, whole
 from mlguard._order import judge
+from mlguard._request_ids import new_request_id
 from mlguard._shortcuts import Shortcuts
 from mlguard._workers import second_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
@@ -214,7 +214,7 @@ class _Hardened:
             return
         if memory.plan is not None:  # an endpoint has handed its request on: to the guards it is another one
             memory = RequestMemory.renew(scope)
-        memory.request_id = secrets.token_hex(8)
+        memory.request_id = new_request_id()
         if scope["type"] == "http":
             memory.body = IncomingBody(scope, receive, memory, max_size=self._max_body_size, timeout=self._body_timeout)
             receive = memory.body.receive_outermost

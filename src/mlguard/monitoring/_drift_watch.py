@@ -18,6 +18,8 @@ Measure = Literal["psi", "ks"]
 #: Windows that are kept, together and for how a change came about.
 KEPT = 8
 _MOST_UNJUDGED = 16  # windows; then the current one goes on
+_GATHERED = 64  # rows that came one by one, and are counted together: that takes little longer than to count one
+_MOST_GATHERED = 65_536  # numbers in them
 _CALM = 2  # windows after which it is over
 _NOTHING = 1e-12  # of a psi
 #: A small shift of a normal distribution by d standard deviations has a psi of d**2, and a ks of 0.4 d.
@@ -86,6 +88,7 @@ class Watch:
         self._seconds = seconds
         self._least = least
         self._smallest = smallest
+        self._at_once = max(1, min(_GATHERED, _MOST_GATHERED // reference.columns))
         self._lock = OwnLock()
         self.windows = 0
         self.restart(now)
@@ -93,6 +96,7 @@ class Watch:
     def restart(self, now: float) -> None:
         """Begin anew, with no rows."""
         self._above = self._reference.empty()
+        self._gathered: list[NDArray[Any]] = []
         self._rows = 0
         self._began = now
         self._unjudged: deque[Counts] = deque()
@@ -105,7 +109,9 @@ class Watch:
         """Count rows, of shape (rows, columns)."""
         if len(rows) == 1:
             with self._lock:
-                self._reference.count(rows, self._above)
+                self._gathered.append(rows.copy())  # whose they are may change them
+                if len(self._gathered) >= self._at_once:
+                    self._count_gathered()
                 self._added(1, now)
             return
         above = self._reference.empty()
@@ -128,7 +134,13 @@ class Watch:
         if self._rows >= self._window and len(self._unjudged) < _MOST_UNJUDGED:
             self._end(now)
 
+    def _count_gathered(self) -> None:
+        if self._gathered:
+            rows, self._gathered = np.concatenate(self._gathered), []
+            self._reference.count(rows, self._above)
+
     def _end(self, now: float) -> None:
+        self._count_gathered()
         self._unjudged.append(Counts(self._above, self._rows))
         self._above, self._rows, self._began = self._reference.empty(), 0, now
 

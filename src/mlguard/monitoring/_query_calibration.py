@@ -37,7 +37,7 @@ def calibrate(x: Any, scores: Any, *, same_units: bool) -> QueryReference:
     if outputs is not None:
         outputs = outputs[order]
         output_centre = float(np.median(outputs)) if outputs.ndim == 1 or outputs.shape[1] == 1 else None
-        margins = _quantiles(margins_of(outputs, output_centre))
+        margins = _quantiles(np.array(margins_of(outputs, output_centre)))
     centre, scale = _spread(rows, same_units=same_units)
     near = np.unique(scaled(rows, centre, scale), axis=0)
     if len(near) < _LEAST_ROWS:
@@ -48,7 +48,9 @@ def calibrate(x: Any, scores: Any, *, same_units: bool) -> QueryReference:
     distances = _to_nearest(near[half:], centres)  # of rows that the centres were not made of
     reach, chance = _reach(near[:_PAIRED])
     usual = _quantiles(distances)
-    measures = [distances] if margins is None or outputs is None else [margins_of(outputs, output_centre), distances]
+    measures = [distances]
+    if outputs is not None:
+        measures.insert(0, np.array(margins_of(outputs, output_centre)))
     limits = _limits([_normals(values, _quantiles(values), drawn) for values in measures])
     if margins is None:
         limits = [*limits[:1], limits[0], limits[0], *limits[1:]]  # of sums that nothing is added to

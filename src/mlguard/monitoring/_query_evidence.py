@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from mlguard.monitoring.query_reference import Floats
+from mlguard.outputs.rounding import FEW
 
 _STILL = 1 / 3  # of the usual spread: what measures differ by from one query to the next in an attack
 _NEAR = 0.5  # of an attack's queries are near-duplicates of earlier ones
@@ -80,7 +81,7 @@ class Ranks:
         return _normal(place / parts)
 
 
-def margins_of(scores: Floats, output_centre: float | None) -> Floats:
+def margins_of(scores: Floats, output_centre: float | None) -> list[float]:
     """How sure the model is of each row.
 
     Args:
@@ -88,11 +89,13 @@ def margins_of(scores: Floats, output_centre: float | None) -> Floats:
         output_centre: The usual one of these: it stands for the margin how close to it an answer is.
 
     Returns:
-        The best score less the second, or that closeness, shape ``(rows,)``.
+        Of each row, the best score less the second, or that closeness.
     """
     if scores.ndim == 1 or scores.shape[1] == 1:
-        closeness: Floats = -np.abs(scores.reshape(-1) - (output_centre or 0.0))
+        closeness: list[float] = (-np.abs(scores.reshape(-1) - (output_centre or 0.0))).tolist()
         return closeness
-    best = np.partition(scores, -2, axis=1)
-    margins: Floats = best[:, -1] - best[:, -2]
+    if scores.size <= FEW:  # a fifth of the time, and numpy would let go of the interpreter's lock
+        return [best - second for second, best in (sorted(row)[-2:] for row in scores.tolist())]
+    parted = np.partition(scores, -2, axis=1)
+    margins: list[float] = (parted[:, -1] - parted[:, -2]).tolist()
     return margins

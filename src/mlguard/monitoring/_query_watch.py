@@ -1,13 +1,13 @@
 """What a monitor asks the store about queries: their marks, and the evidence that measures of them are."""
 
 import asyncio
-import threading
 from collections import OrderedDict, deque
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlguard._lookout import OwnLock
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._fingerprints import MARKS, SHARED, Fingerprints
 from mlguard.monitoring._query_evidence import (
@@ -24,9 +24,12 @@ from mlguard.store import NEAR, REPEAT, Sighting, Store, Watch, WatchedQuery, st
 
 _SLOTS = 4_096  # marks that are kept of a caller, in 24 KB: of its latest 300 queries
 _SLOTS_OF_ALL = 262_144  # and of all together, in 1.5 MB: of their latest 20 000
-_AT_ONCE = 128  # queries in one call of the store, so that no call takes long
+AT_ONCE = 128  # queries in one call of the store, so that no call takes long
 _MOST_CALLERS = 10_000  # of whom a process keeps the latest measures by itself
 _MOST_PENDING = 512  # margins of a caller that wait for its next request
+_MOST_ANSWERS = 16  # of one request, as a stream has many, whose margins wait for the request to be noted
+
+Measured = tuple[list[float], list[list[int]]]
 
 _KINDS = (0, 1, 1, 2, 2, 3)  # of the sums: those that the reference has a limit for, and near-duplicates of others
 
@@ -48,23 +51,52 @@ class Caller:
         self.pending: deque[float] = deque(maxlen=_MOST_PENDING)
 
 
-class Noted:
-    """The queries of one request, noted.
+class Asked:
+    """The queries of one request, which are noted now or later, and the margins of its answers.
+
+    Args:
+        key: Whose they are.
+        rows: What was asked, of the reference's columns. Nobody changes them.
+        watch: Notes them.
 
     Attributes:
-        sighting: What the store says.
+        sighting: What the store says; None: they are not noted yet.
     """
 
-    __slots__ = ("_caller", "_watch", "sighting")
+    __slots__ = ("_answers", "_caller", "_watch", "key", "rows", "sighting")
 
-    def __init__(self, sighting: Sighting, caller: Caller, watch: "QueryWatch") -> None:
-        self.sighting = sighting
-        self._caller = caller
+    def __init__(self, key: bytes, rows: NDArray[np.generic], watch: "QueryWatch") -> None:
+        self.key = key
+        self.rows = rows
+        self.sighting: Sighting | None = None
+        self._caller: Caller | None = None
+        self._answers: deque[list[float]] = deque(maxlen=_MOST_ANSWERS)
         self._watch = watch
 
     def see(self, scores: Floats) -> None:
         """Look at what the model has answered: a watcher of :class:`~mlguard._guard.RequestMemory`."""
-        self._watch.see(self._caller, scores, self.sighting.seen)
+        margins = self._watch.margins(scores)
+        if not margins:
+            return
+        with self._watch.lock:  # an answer may be looked at in another thread than that which notes
+            self._answers.append(margins)
+            self._keep()
+
+    def noted(self, sighting: Sighting, caller: Caller) -> None:
+        """They are noted: from now on, margins are kept for the caller's next request."""
+        with self._watch.lock:
+            self.sighting, self._caller = sighting, caller
+            self._keep()
+
+    def _keep(self) -> None:
+        """Margins are evidence. Those of repeats are none."""
+        if self.sighting is None or self._caller is None:
+            return
+        seen = self.sighting.seen
+        while self._answers:
+            margins = self._answers.popleft()
+            repeats = seen if len(seen) == len(margins) else (0,) * len(margins)
+            self._caller.pending.extend([z for z, was in zip(margins, repeats, strict=True) if was != REPEAT])
 
 
 class QueryWatch:
@@ -111,37 +143,66 @@ class QueryWatch:
         self._near, self._apart = near_step(own), apart_step(own)
         self._near_another, self._apart_others = near_step(others), apart_step(others)
         self._callers: OrderedDict[bytes, Caller] = OrderedDict()
-        self._lock = threading.Lock()
+        self.lock = OwnLock()
 
-    async def note(self, key: bytes, value: Any) -> Noted:
-        """Note the queries of one request.
+    def asked(self, key: bytes, value: Any) -> Asked:
+        """The queries of one request.
 
         Raises:
             ConfigurationError: They are not of the reference's columns.
+        """
+        rows = np.asarray(value)
+        if rows.dtype.kind not in "fiub" or rows.size % self._columns:
+            raise ConfigurationError("QueryMonitor: the rows have another number of columns than the reference")
+        return Asked(key, rows.reshape(-1, self._columns), self)
+
+    async def note(self, asked: Asked) -> Sighting:
+        """Note the queries of one request.
+
+        Raises:
             UnavailableError: The store does not answer (503).
         """
-        rows = self._rows(value)
-        caller = self._caller(key)
-        if not len(rows):
-            return Noted(await self.look(key), caller, self)
+        rows = asked.rows
+        if len(rows) <= AT_ONCE:
+            return await self.note_measured(asked, *self.measured(rows))
         seen: list[int] = []
         change = 0
-        for start in range(0, len(rows), _AT_ONCE):
-            if start:
-                await asyncio.sleep(0)  # others have their turn
-            sighting = await self._note_part(key, caller, rows[start : start + _AT_ONCE])
+        caller = self._caller(asked.key)
+        for start in range(0, len(rows), AT_ONCE):
+            sighting = await self._note_part(asked.key, caller, *self.measured(rows[start : start + AT_ONCE]))
             seen += sighting.seen
             change = sighting.change or change
-        return Noted(sighting._replace(seen=tuple(seen), change=change), caller, self)
+            await asyncio.sleep(0)  # others have their turn
+        sighting = sighting._replace(seen=tuple(seen), change=change)
+        asked.noted(sighting, caller)
+        return sighting
 
-    async def _note_part(self, key: bytes, caller: Caller, rows: NDArray[np.generic]) -> Sighting:
-        distances, marks = self._fingerprints.of(rows)
+    def measured(self, rows: NDArray[np.generic]) -> Measured:
+        """Distances and marks of rows, the same as of each row by itself."""
+        return self._fingerprints.of(rows) if len(rows) else ([], [])
+
+    async def note_measured(self, asked: Asked, distances: list[float], marks: list[list[int]]) -> Sighting:
+        """Note the few queries of one request, which were measured already.
+
+        Raises:
+            UnavailableError: The store does not answer (503).
+        """
+        caller = self._caller(asked.key)
+        sighting = (
+            await self._note_part(asked.key, caller, distances, marks) if distances else await self.look(asked.key)
+        )
+        asked.noted(sighting, caller)
+        return sighting
+
+    async def _note_part(
+        self, key: bytes, caller: Caller, distances: list[float], marks: list[list[int]]
+    ) -> Sighting:
         queries = []
         for distance, of_row in zip(distances, marks, strict=True):
             measured = (0.0, 0.0, *self._steps(caller, distance))
             near, apart = (self._near, *measured, 0.0), (self._apart, *measured, self._apart_others)
             queries.append(WatchedQuery(tuple(of_row), near, apart))
-        last, before = caller.margin, [caller.pending.popleft() for _ in range(min(_AT_ONCE, len(caller.pending)))]
+        last, before = caller.margin, [caller.pending.popleft() for _ in range(min(AT_ONCE, len(caller.pending)))]
         if before:
             caller.margin = before[-1]
         try:
@@ -160,18 +221,13 @@ class QueryWatch:
     async def forget(self, key: bytes) -> None:
         """Forget a caller."""
         await self._store.watch(key, (), self._rule, forget=True)
-        with self._lock:
+        with self.lock:
             self._callers.pop(key, None)
 
-    def see(self, caller: Caller, scores: Floats, seen: tuple[int, ...]) -> None:
-        """Keep margins, which are evidence, for the caller's next request. Those of repeats are none."""
-        if self._margins is None:
-            return
-        margins = margins_of(scores, self._output_centre).tolist()
-        repeats = seen if len(seen) == len(margins) else (0,) * len(margins)
-        for margin, was in zip(margins, repeats, strict=True):
-            if was != REPEAT:
-                caller.pending.append(self._margins.normal(margin))
+    def margins(self, scores: Floats) -> list[float]:
+        """The margins of an answer, as normal numbers; none where the reference has none."""
+        ranks = self._margins
+        return [] if ranks is None else [ranks.normal(margin) for margin in margins_of(scores, self._output_centre)]
 
     async def _compared(self, everybody: bytes, key: bytes, queries: list[WatchedQuery]) -> list[WatchedQuery]:
         """The same, where a near-duplicate of another caller's query is one, too, and of a kind of its own.
@@ -206,14 +262,8 @@ class QueryWatch:
         caller.distance = z
         return shift_step(z), still
 
-    def _rows(self, value: Any) -> NDArray[np.generic]:
-        rows = np.asarray(value)
-        if rows.dtype.kind not in "fiub" or rows.size % self._columns:
-            raise ConfigurationError("QueryMonitor: the rows have another number of columns than the reference")
-        return rows.reshape(-1, self._columns)
-
     def _caller(self, key: bytes) -> Caller:
-        with self._lock:
+        with self.lock:
             caller = self._callers.get(key)
             if caller is None:
                 caller = self._callers[key] = Caller()

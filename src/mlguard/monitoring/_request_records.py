@@ -8,6 +8,7 @@ import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -136,14 +137,14 @@ class Outputs:
     def __init__(self) -> None:
         self._labels: Counter[int] | None = None  # and so is the other, as one costs more than most scores
         self._confidence: Counter[int] = _NOTHING
-        self._kept: list[NDArray[Any]] = []
+        self._kept: list[list[list[float]]] = []
 
     def add(self, scores: NDArray[Any]) -> None:
         """Add scores of shape (rows, classes). Those of another shape are numbers, of which none is a label."""
         if scores.ndim != 2 or not scores.size:
             return
         if scores.size <= _LARGEST_KEPT and len(self._kept) < _MOST_KEPT:
-            self._kept.append(scores.copy())  # the model may use its array again
+            self._kept.append(scores.tolist())  # the model may use its array again
         else:
             self._count(scores)
 
@@ -153,8 +154,9 @@ class Outputs:
         Args:
             labels: The names of the classes, if they have any.
         """
-        while self._kept:
-            self._count(self._kept.pop())
+        for row in chain.from_iterable(self._kept):
+            self._count_one(row)
+        self._kept.clear()
         if self._labels is None:
             return None
         frequent = self._labels.most_common()
@@ -162,6 +164,14 @@ class Outputs:
         if len(frequent) > _MAX_LABELS:
             counts[_MORE] = sum(count for _, count in frequent[_MAX_LABELS:])
         return {"labels": counts, "confidence": {f"0.{tenth}": n for tenth, n in sorted(self._confidence.items())}}
+
+    def _count_one(self, scores: list[float]) -> None:
+        if self._labels is None:
+            self._labels, self._confidence = Counter(), Counter()
+        best = max(scores)
+        self._labels[scores.index(best)] += 1
+        if 0 <= best <= 1:
+            self._confidence[min(int(best * 10), 9)] += 1
 
     def _count(self, scores: NDArray[Any]) -> None:
         if self._labels is None:

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from functools import partial
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard import _fastapi
 from mlguard._guard import RequestMemory
+from mlguard._request_ids import new_request_id
 from mlguard.artifacts.served_model import ServedModel
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import (
@@ -200,7 +200,7 @@ class Audited:
             if self.log.accepts():
                 await self._app(scope, exchange.receive, exchange.send)
             else:
-                memory.request_id = secrets.token_hex(8)
+                memory.request_id = new_request_id()
                 await exchange.refuse(UnavailableError("the audit log cannot be written", retry_after=_RETRY_AFTER))
         except BaseException as error:
             exchange.note_end(error)

@@ -20,7 +20,8 @@ from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, QueriesSuspectedError, UnavailableError
 from mlguard.monitoring._query_calibration import calibrate
 from mlguard.monitoring._query_exempt import Exempt
-from mlguard.monitoring._query_watch import QueryWatch
+from mlguard.monitoring._query_queue import QueryQueue
+from mlguard.monitoring._query_watch import Asked, QueryWatch
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.measurements import Measurement
 from mlguard.monitoring.query_reference import QueryReference
@@ -156,6 +157,8 @@ class QueryMonitor(Guard):
             ttl=remember,
             across=across_callers,
         )
+        #: Nothing is done about what is found: nobody need wait for it.
+        self._queue = QueryQueue(self._watch, self._take, at_once=self.store.suspends) if act == "observe" else None
         self._suspects: OrderedDict[bytes, _Suspect] = OrderedDict()
         self._counts: Counter[str] = Counter()
         refusals = {"slow": (429,), "refuse": (403,)}.get(act, ())
@@ -197,6 +200,8 @@ class QueryMonitor(Guard):
             UnavailableError: The store does not answer (503).
         """
         key = self._key(caller)
+        if self._queue is not None:
+            self._queue.forget(key)
         await self._watch.forget(key)
         self._suspects.pop(key, None)
         record_event("query.cleared", **self._facts(caller, key), by="operator")
@@ -208,31 +213,39 @@ class QueryMonitor(Guard):
             yield Measurement(name, self._counts[what], {"monitor": self.name}, "counter")
         yield Measurement("mlguard_query_suspects", len(self._suspects), {"monitor": self.name}, "gauge")
         yield Measurement("mlguard_queries_waiting", self._waiting, {"monitor": self.name}, "gauge")
+        queued = 0 if self._queue is None else len(self._queue)
+        yield Measurement("mlguard_queries_queued", queued, {"monitor": self.name}, "gauge")
 
     async def _judge(self, conn: HTTPConnection, who: Any, rows: Any) -> None:
         caller = self._by.caller(conn, who)
         if self._exempt.covers(caller):
             return
-        key = self._key(caller)
+        asked = self._watch.asked(self._key(caller), rows)
+        if self._queue is not None and self._queue.put(asked, caller):
+            RequestMemory.of(conn.scope).watchers.append(asked.see)
+            return
         try:
-            watched = await self._watch.note(key, rows)
+            sighting = await self._watch.note(asked)
         except UnavailableError:
             if not self._allows:
                 raise
             self._counts["unwatched"] += 1
-            if self._is_suspect(key):
+            if self._is_suspect(asked.key):
                 self._coarsen(conn)
             return
-        sighting = watched.sighting
-        self._count(sighting)
-        self._remember(key, caller, sighting)
-        RequestMemory.of(conn.scope).watchers.append(watched.see)
-        await self._end_verdicts()
+        RequestMemory.of(conn.scope).watchers.append(asked.see)
+        await self._take(asked, caller, sighting)
         if not sighting.seconds:
             return
         if self.act == "refuse":
             raise self._refusal()
         self._coarsen(conn)
+
+    async def _take(self, asked: Asked, caller: Any, sighting: Sighting) -> None:
+        """Take what the store says of queries that were noted."""
+        self._count(sighting)
+        self._remember(asked.key, caller, sighting)
+        await self._end_verdicts()
 
     def _coarsen(self, conn: HTTPConnection) -> None:
         """Show a suspect less, if that is what is done. The other acts come before the body is read, or at once."""
