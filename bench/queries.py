@@ -6,7 +6,7 @@ Each query is a new one, as from a caller who never repeats himself: repeats are
 import gc
 import itertools
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.asgi import Post
 from bench.report import Extra, Line, Table
-from bench.timing import Timing, take_turns
+from bench.timing import Call, Timing, take_turns
 from mlguard.hardening import harden
 from mlguard.inputs.features import Features
 from mlguard.memory_store import MemoryStore
@@ -33,7 +33,6 @@ _CALLERS = 100
 _MOST = 70_000  # bytes
 
 Array = NDArray[np.float64]
-_Call = Callable[[], Awaitable[object]]
 
 
 async def measure(*, short: bool) -> Table:
@@ -69,7 +68,9 @@ async def _alone(reference: QueryReference, usual: Array, scores: Array, *, shor
 
     async def guarded() -> None:
         row, told = query()
-        (await watch.note(_CALLER, row)).see(told)
+        asked = watch.asked(_CALLER, row)
+        await watch.note(asked)
+        asked.see(told)
 
     return await _turns(bare, guarded, short=short)
 
@@ -93,7 +94,8 @@ async def _request(reference: QueryReference, usual: Array, scores: Array, *, sh
     def ask(path: str) -> Awaitable[object]:
         return next(posts[path])()
 
-    return await _turns(partial(ask, "bare"), partial(ask, "guarded"), short=short)
+    assert monitor._queue is not None
+    return await _turns(partial(ask, "bare"), partial(ask, "guarded"), short=short, later=monitor._queue.note_all)
 
 
 def _posts(app: FastAPI, path: str, usual: Array) -> Iterator[Post]:
@@ -102,8 +104,13 @@ def _posts(app: FastAPI, path: str, usual: Array) -> Iterator[Post]:
         yield Post(app, path, f'{{"features":{row.tolist()}}}'.encode(), {})
 
 
-async def _turns(bare: _Call, guarded: _Call, *, short: bool) -> Timing:
-    return await take_turns({"bare": bare, "guarded": guarded}, rounds=2 if short else 61, calls=1 if short else 100)
+async def _turns(bare: Call, guarded: Call, *, short: bool, later: Call | None = None) -> Timing:
+    return await take_turns(
+        {"bare": bare, "guarded": guarded},
+        rounds=2 if short else 61,
+        calls=1 if short else 100,
+        settle={} if later is None else {"guarded": later},
+    )
 
 
 async def _size() -> int:
@@ -111,11 +118,11 @@ async def _size() -> int:
     reference = QueryMonitor.calibrate(np.random.default_rng(5).normal(size=(200, 30)))
     watch = QueryWatch(reference, _KEY, MemoryStore(), bucket="", hold=60, ttl=60, across=False)
     row = np.zeros((1, 30))
-    await watch.note(_CALLER, row)
+    await watch.note(watch.asked(_CALLER, row))
     gc.collect()
     tracemalloc.start()
     for number in range(_CALLERS):
-        await watch.note(store_key(str(number)), row)
+        await watch.note(watch.asked(store_key(str(number)), row))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return size // _CALLERS

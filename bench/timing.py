@@ -26,33 +26,42 @@ class Timing:
         return median(contender / reference for contender, reference in pairs)
 
 
-async def take_turns(contenders: Mapping[str, Call], *, rounds: int, calls: int) -> Timing:
+async def take_turns(
+    contenders: Mapping[str, Call], *, rounds: int, calls: int, settle: Mapping[str, Call] | None = None
+) -> Timing:
     """Time contenders in interleaved rounds, A B C A B C, all on the running event loop.
 
     Args:
         contenders: What to call, by name. Each is called ``calls`` times first, to warm up.
         rounds: How often each one takes its turn.
         calls: How many calls make one turn.
+        settle: What a contender has left to do later, by name. It is called at the end of each turn, and its time is
+            that of the calls, too.
     """
-    for call in contenders.values():
-        await _turn(call, calls)
+    settle = settle or {}
+    for name, call in contenders.items():
+        await _turn(call, calls, settle.get(name))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     try:
         for _ in range(rounds):
             for name, call in contenders.items():
                 gc.collect()
                 gc.disable()
-                seconds[name].append(await _turn(call, calls))
+                seconds[name].append(await _turn(call, calls, settle.get(name)))
     finally:
         gc.enable()
     return Timing(seconds)
 
 
-async def _turn(call: Call, calls: int) -> float:
+async def _turn(call: Call, calls: int, settle: Call | None) -> float:
     total = 0.0
     for _ in range(calls):
         start = perf_counter()
         await call()
         total += perf_counter() - start
         await asyncio.sleep(0)  # as between the requests of a server: the event loop tidies up its timers
+    if settle is not None:
+        start = perf_counter()
+        await settle()
+        total += perf_counter() - start
     return total / calls

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _QUERIES = 60  # of the attack, at most; it is noticed within 25
 _NOTICED_SECONDS = 3
 _LOCKED_SECONDS = 3  # a second for the block to arrive, and time for a machine that has more to do
+_PACE = 0.02  # seconds between two queries, as over a network
 _STEP = 0.05  # of a brightness: nobody sees it
 
 
@@ -87,6 +88,7 @@ class _Incident:
             answer = self._caller.predict(np.clip(middle + jitter, 0, 16).round(4).tolist(), key=self._keys.mallory)
             if answer.status_code != 200:
                 raise UnexpectedError(f"expected a prediction, got {answer.status_code}")
+            time.sleep(_PACE)
             if self._alert():
                 break
             if query <= 10:  # bisection

@@ -81,14 +81,13 @@ class Watched:
         """Add to the sums. Which kinds vote now."""
         voting = 0
         sums = []
-        for total, step, limit, kind in zip(
-            self.sums, query.near if is_near else query.apart, rule.limits, rule.kinds, strict=True
-        ):
-            total += step  # noqa: PLW2901  # it is read once
+        steps = query.near if is_near else query.apart
+        for before, step, limit, kind in zip(self.sums, steps, rule.limits, rule.kinds, strict=True):
+            total = before + step
             if total >= limit:
                 voting |= 1 << kind
-                total = min(total, 2 * limit)  # noqa: PLW2901
-            sums.append(total if total > 0.0 else 0.0)
+                total = min(total, 2 * limit)
+            sums.append(max(0.0, total))
         self.sums = sums
         return voting
 

@@ -207,6 +207,23 @@ def test_windows_that_nobody_judges_take_no_more_memory() -> None:
     assert sum(one.rows for one in watch._unjudged) + watch._rows == 5_000
 
 
+@pytest.mark.parametrize("cuts", [[1], [59], [1, 2, 3, 30, 31], [*range(1, 60)], [20, 40]])
+def test_rows_one_by_one_are_counted_as_rows_together(cuts: list[int]) -> None:
+    """In whatever parts they come, with missing values, and where the model writes into its input."""
+    rows, usual = (np.where(RNG.random((count, COLUMNS)) < 0.1, np.nan, 1.0) for count in (60, 300))
+    rows, usual = rows * RNG.normal(size=rows.shape), usual * RNG.normal(size=usual.shape)
+    reference = DriftMonitor.learn(usual)
+    together, apart = [monitor(reference=reference, window=60) for _ in range(2)]
+    together._add(rows)
+    for part in np.split(rows, cuts):
+        given = part.copy()
+        apart._add(given)
+        given[:] = 0.0
+    (expected,), (found,) = (one._watches["input"]._unjudged for one in (together, apart))
+    assert expected.rows == found.rows == 60
+    assert expected.above.tolist() == found.above.tolist()
+
+
 def test_rows_from_many_threads_are_counted_once() -> None:
     """No update is lost, of single rows and of batches."""
     drift = monitor(window=1_000_000)

@@ -66,7 +66,9 @@ def test_a_near_duplicate_among_many_says_less() -> None:
 def test_margins_are_how_sure_a_model_is() -> None:
     """The best score less the second; for one number as answer, how close it is to the usual one."""
     scores = np.array([[0.2, 0.7, 0.1], [0.5, 0.5, 0.0]])
-    assert margins_of(scores, None).tolist() == pytest.approx([0.5, 0.0])
+    assert margins_of(scores, None) == pytest.approx([0.5, 0.0])
+    many = np.random.default_rng(1).dirichlet(np.ones(7), 50)
+    assert margins_of(many, None) == pytest.approx([margins_of(row[np.newaxis], None)[0] for row in many])
     for answers in (np.array([10.0, 13.0]), np.array([[10.0], [13.0]])):
-        assert margins_of(answers, 11.0).tolist() == [-1.0, -2.0]
+        assert margins_of(answers, 11.0) == [-1.0, -2.0]
     assert math.isclose(margins_of(np.array([3.0]), None)[0], -3.0)

@@ -202,7 +202,7 @@ def test_an_account_that_asks_everything_before_hides_nothing(events: Events) ->
 def test_a_walk_over_two_routes_is_one_walk() -> None:
     """Two monitors of one name, as for two formats, know each other's fingerprints, also without a key."""
     store = MemoryStore()
-    one, other = Service(store=store), Service(store=store)
+    one, other = [Service(store=store, act="coarsen") for _ in range(2)]
 
     async def work() -> None:
         await one.send(walk(1))
@@ -219,7 +219,7 @@ def test_repeats_that_are_known_no_longer_are_outweighed() -> None:
     watch = QueryWatch(REFERENCE, KEY.encode(), MemoryStore(), bucket="", hold=60, ttl=60, across=True)
 
     async def work() -> list[Sighting]:
-        return [(await watch.note(b"honest", rows)).sighting for _ in range(4)]
+        return [await watch.note(watch.asked(b"honest", rows)) for _ in range(4)]
 
     first, *again = asyncio.run(work())
     assert first.queries == 1_000
@@ -449,7 +449,7 @@ def test_a_verdict_ends_and_that_is_an_event(events: Events) -> None:
 def test_a_verdict_ends_with_the_suspects_own_request(events: Events) -> None:
     """Where that comes first."""
     clock = Clock(1.0)
-    service = Service(hold=60.0, clock=clock, store=MemoryStore(clock=clock))
+    service = Service(act="coarsen", hold=60.0, clock=clock, store=MemoryStore(clock=clock))
 
     async def work() -> None:
         await service.send(walk(40))
@@ -480,7 +480,7 @@ def test_who_was_cleared_elsewhere_is_not_cleared_again(events: Events) -> None:
     """A process that had told of the verdict learns that there is none any more."""
     clock = Clock(1.0)
     store = MemoryStore(clock=clock)
-    one, other = [Service(store=store, key=KEY, hold=60.0, clock=clock) for _ in range(2)]
+    one, other = [Service(act="coarsen", store=store, key=KEY, hold=60.0, clock=clock) for _ in range(2)]
 
     async def work() -> None:
         await one.send(walk(40))
@@ -569,7 +569,7 @@ class Away(MemoryStore):
 @pytest.mark.parametrize(("setting", "status"), [("refuse", 503), ("allow", 200)])
 def test_what_happens_while_the_store_is_away(setting: str, status: int) -> None:
     """By setting, nobody is admitted, or everybody unwatched."""
-    service = Service(store=Away(), on_store_error=setting)
+    service = Service(act="coarsen", store=Away(), on_store_error=setting)
     assert asyncio.run(service.send(walk(3))) == [status] * 3
     assert service.numbers == ({"queries_unwatched": 3} if setting == "allow" else {})
 
@@ -596,10 +596,11 @@ def test_margins_that_wait_take_little_room() -> None:
     watch = QueryWatch(REFERENCE, KEY.encode(), MemoryStore(), bucket="", hold=60, ttl=60, across=False)
 
     async def work() -> int:
-        noted = await watch.note(b"warm", USUAL)
+        asked = watch.asked(b"warm", USUAL)
+        await watch.note(asked)
         tracemalloc.start()
         try:
-            noted.see(np.concatenate([scores(USUAL)] * 10))
+            asked.see(np.concatenate([scores(USUAL)] * 10))
             return tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
@@ -612,7 +613,7 @@ def test_evidence_waits_for_a_store_that_is_away(events: Events) -> None:
     clock = Clock(1.0)
     store = Away(clock=clock)
     store.down = False
-    service = Service(store=store, clock=clock, hold=60.0, on_store_error="allow")
+    service = Service(act="coarsen", store=store, clock=clock, hold=60.0, on_store_error="allow")
 
     async def work() -> None:
         await service.send(walk(40))
@@ -655,7 +656,7 @@ def test_a_verdict_that_another_process_prolongs_does_not_end(events: Events) ->
     """Who has told of its beginning asks before it tells of the end."""
     clock = Clock(1.0)
     store = MemoryStore(clock=clock)
-    one, other = [Service(store=store, key=KEY, hold=60.0, clock=clock) for _ in range(2)]
+    one, other = [Service(act="coarsen", store=store, key=KEY, hold=60.0, clock=clock) for _ in range(2)]
 
     async def work() -> None:
         await one.send(walk(40))

@@ -96,7 +96,7 @@ class Watch:
     def restart(self, now: float) -> None:
         """Begin anew, with no rows."""
         self._above = self._reference.empty()
-        self._gathered: list[NDArray[Any]] = []
+        self._gathered: list[Floats] = []
         self._rows = 0
         self._began = now
         self._unjudged: deque[Counts] = deque()
@@ -106,10 +106,15 @@ class Watch:
         self.last = Distances(np.zeros(self._reference.columns), np.zeros(self._reference.columns))
 
     def add(self, rows: NDArray[Any], now: float) -> None:
-        """Count rows, of shape (rows, columns)."""
+        """Count rows, of shape (rows, columns).
+
+        Raises:
+            TypeError: They are no real numbers.
+        """
         if len(rows) == 1:
+            row = rows.astype(np.float64, casting="same_kind")  # a copy, as the model may write into its input
             with self._lock:
-                self._gathered.append(rows.copy())  # whose they are may change them
+                self._gathered.append(row)
                 if len(self._gathered) >= self._at_once:
                     self._count_gathered()
                 self._added(1, now)

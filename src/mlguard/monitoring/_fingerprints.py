@@ -93,13 +93,13 @@ class Fingerprints:
             spreads *= self._per_spread
         np.maximum(spreads, -_FAR, out=spreads)
         near = np.minimum(spreads, _FAR, out=spreads).astype(np.float32)
-        square = float(near @ near)
+        square = float(near.dot(near))
         if math.isnan(square):
             np.nan_to_num(near, copy=False)
-            square = float(near @ near)
-        products = near @ self._matrix
+            square = float(near.dot(near))
+        products = near.dot(self._matrix)
         products += self._offsets
-        distance = math.sqrt(max(0.0, float(products[: self._groups].min()) + square))
+        distance = math.sqrt(max(0.0, min(products[: self._groups].tolist()) + square))
         steps = np.floor(products[self._groups :]).astype(np.int64).view(np.uint64)
         hashed = np.einsum("jk,jk->j", steps.reshape(MARKS, _PROJECTIONS), self._factors)
         hashed += self._salts

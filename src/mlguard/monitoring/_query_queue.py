@@ -8,14 +8,14 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlguard._lookout import OwnLock, restart_after_fork
 from mlguard.errors import UnavailableError
-from mlguard.monitoring._query_watch import AT_ONCE, Asked, QueryWatch
+from mlguard.monitoring._query_watch import AT_ONCE, Asked, Measured, QueryWatch
 from mlguard.monitoring.log_context import Served, current_request
 from mlguard.store import Sighting
 
@@ -35,7 +35,8 @@ class Waiting(NamedTuple):
     served: Served | None
 
 
-Measured = tuple[Waiting, list[float], list[list[int]]]
+#: What waits, and what was measured of it, where that was done together with others.
+Part = tuple[Waiting, Measured | None]
 
 
 class QueryQueue:
@@ -71,13 +72,18 @@ class QueryQueue:
         return len(self._waiting)
 
     def put(self, asked: Asked, caller: Any) -> bool:
-        """Have queries noted later. False: they are too many, or too many wait; somebody must wait for these."""
-        if len(asked.rows) > AT_ONCE or len(self._waiting) >= _MOST or self._numbers >= _MOST_NUMBERS:
-            return False
-        asked.rows = asked.rows.copy()  # the model may write into its input
+        """Have queries noted later. False: too much waits, and somebody must wait for these."""
+        self._wake()
         with self._lock:
+            if len(self._waiting) >= _MOST or self._numbers + asked.rows.size > _MOST_NUMBERS:
+                return False
+            asked.rows = asked.rows.copy()  # the model may write into its input
             self._numbers += asked.rows.size
             self._waiting.append(Waiting(asked, caller, current_request.get()))
+        return True
+
+    def _wake(self) -> None:
+        """See to it that this event loop notes what waits."""
         task = self._task
         loop = asyncio.get_running_loop()
         if task is None or task.done() or task.get_loop() is not loop:
@@ -85,7 +91,6 @@ class QueryQueue:
             self._task = task = loop.create_task(self._note_later(), context=contextvars.Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return True
 
     def forget(self, key: bytes) -> None:
         """Note nothing of what a caller has asked."""
@@ -105,8 +110,7 @@ class QueryQueue:
     async def note_all(self) -> bool:
         """Note what waits now. Returns whether the store has answered; what it has not noted goes on waiting."""
         while part := self._take():
-            rows = np.concatenate([one.asked.rows for one in part])
-            callers = self._by_caller(part, *self._watch.measured(rows))
+            callers = self._by_caller(part)
             if self._at_once and len(callers) > 1:
                 answered = await asyncio.gather(*map(self._note, callers))
             else:
@@ -130,23 +134,25 @@ class QueryQueue:
                 part.append(self._waiting.popleft())
         return part
 
-    def _by_caller(
-        self, part: list[Waiting], distances: list[float], marks: list[list[int]]
-    ) -> Iterable[deque[Measured]]:
-        callers: dict[bytes, deque[Measured]] = {}
+    def _by_caller(self, part: list[Waiting]) -> list[deque[Part]]:
+        """What each caller has asked, measured; of a single request with many rows, that is left to who notes it."""
+        if len(part) == 1:
+            return [deque([(part[0], None)])]
+        distances, marks = self._watch.measured(np.concatenate([one.asked.rows for one in part]))
+        callers: dict[bytes, deque[Part]] = {}
         begin = 0
         for one in part:
             end = begin + len(one.asked.rows)
-            callers.setdefault(one.asked.key, deque()).append((one, distances[begin:end], marks[begin:end]))
+            callers.setdefault(one.asked.key, deque()).append((one, (distances[begin:end], marks[begin:end])))
             begin = end
-        return callers.values()
+        return [*callers.values()]
 
-    async def _note(self, queries: deque[Measured]) -> bool:
+    async def _note(self, queries: deque[Part]) -> bool:
         """Note what one caller has asked, in its order. Returns whether the store has answered."""
         try:
             while queries:
-                waiting, distances, marks = queries[0]
-                sighting = await self._watch.note_measured(waiting.asked, distances, marks)
+                waiting, measured = queries[0]
+                sighting = await self._watch.note(waiting.asked, measured)
                 queries.popleft()
                 before = current_request.set(waiting.served)
                 try:
@@ -161,7 +167,7 @@ class QueryQueue:
             return True
         finally:
             if queries:
-                self._put_back([waiting for waiting, *_ in queries])
+                self._put_back([waiting for waiting, _ in queries])
         return True
 
     def _put_back(self, left: list[Waiting]) -> None:

@@ -156,47 +156,42 @@ class QueryWatch:
             raise ConfigurationError("QueryMonitor: the rows have another number of columns than the reference")
         return Asked(key, rows.reshape(-1, self._columns), self)
 
-    async def note(self, asked: Asked) -> Sighting:
+    async def note(self, asked: Asked, measured: Measured | None = None) -> Sighting:
         """Note the queries of one request.
+
+        Args:
+            asked: Those.
+            measured: What :meth:`measured` says of them, where they are at most ``AT_ONCE`` and that is known.
 
         Raises:
             UnavailableError: The store does not answer (503).
         """
-        rows = asked.rows
-        if len(rows) <= AT_ONCE:
-            return await self.note_measured(asked, *self.measured(rows))
-        seen: list[int] = []
-        change = 0
-        caller = self._caller(asked.key)
-        for start in range(0, len(rows), AT_ONCE):
-            sighting = await self._note_part(asked.key, caller, *self.measured(rows[start : start + AT_ONCE]))
-            seen += sighting.seen
-            change = sighting.change or change
-            await asyncio.sleep(0)  # others have their turn
-        sighting = sighting._replace(seen=tuple(seen), change=change)
+        rows, caller = asked.rows, self._caller(asked.key)
+        if not len(rows):
+            sighting = await self.look(asked.key)
+        elif len(rows) <= AT_ONCE:
+            sighting = await self._note_part(asked.key, caller, *(measured or self.measured(rows)))
+        else:
+            sighting = await self._note_parts(asked.key, caller, rows)
         asked.noted(sighting, caller)
         return sighting
 
     def measured(self, rows: NDArray[np.generic]) -> Measured:
-        """Distances and marks of rows, the same as of each row by itself."""
-        return self._fingerprints.of(rows) if len(rows) else ([], [])
+        """Distances and marks of rows, whoever has asked them."""
+        return self._fingerprints.of(rows)
 
-    async def note_measured(self, asked: Asked, distances: list[float], marks: list[list[int]]) -> Sighting:
-        """Note the few queries of one request, which were measured already.
+    async def _note_parts(self, key: bytes, caller: Caller, rows: NDArray[np.generic]) -> Sighting:
+        seen: list[int] = []
+        change = 0
+        for start in range(0, len(rows), AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # others have their turn
+            sighting = await self._note_part(key, caller, *self.measured(rows[start : start + AT_ONCE]))
+            seen += sighting.seen
+            change = sighting.change or change
+        return sighting._replace(seen=tuple(seen), change=change)
 
-        Raises:
-            UnavailableError: The store does not answer (503).
-        """
-        caller = self._caller(asked.key)
-        sighting = (
-            await self._note_part(asked.key, caller, distances, marks) if distances else await self.look(asked.key)
-        )
-        asked.noted(sighting, caller)
-        return sighting
-
-    async def _note_part(
-        self, key: bytes, caller: Caller, distances: list[float], marks: list[list[int]]
-    ) -> Sighting:
+    async def _note_part(self, key: bytes, caller: Caller, distances: list[float], marks: list[list[int]]) -> Sighting:
         queries = []
         for distance, of_row in zip(distances, marks, strict=True):
             measured = (0.0, 0.0, *self._steps(caller, distance))

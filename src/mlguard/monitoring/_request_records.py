@@ -6,10 +6,10 @@ scope or its exceptions: thousands of records may wait.
 
 import hmac
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,10 @@ class RequestRecord(Mapping[str, Any]):
     def __len__(self) -> int:
         """How many members it has."""
         return len(self._members())
+
+    def items(self) -> ItemsView[str, Any]:
+        """All of them at once."""
+        return self._members().items()
 
     def _members(self) -> dict[str, Any]:
         if self._made is None:

@@ -67,8 +67,10 @@ class QueryMonitor(Guard):
         features: The guard that reads the rows, such as ``Features``. Each row is a query.
         by: Whose queries, as for ``RateLimit``.
         reference: What usual queries are like: from :meth:`calibrate`, or :meth:`QueryReference.load`.
-        act: What is done about a suspect. ``"observe"``: nothing but the event. ``"slow"``: each request waits before
-            its body is read. ``"coarsen"``: ``truncate_output`` answers with the label alone. ``"refuse"``: 403.
+        act: What is done about a suspect. ``"observe"``: nothing but the event, so no request waits for a verdict:
+            queries are noted up to 0.1 s later, and a request to end the process may be quicker. ``"slow"``: each
+            request waits before its body is read. ``"coarsen"``: ``truncate_output`` answers with the label alone.
+            ``"refuse"``: 403.
         delay: Seconds that a suspect's request waits, with ``"slow"``, 0 to 30.
         max_waiting: Requests that wait at a time. More of suspects are refused (429).
         hold: Seconds for which a verdict holds after the last query that gave cause for it.
@@ -84,7 +86,8 @@ class QueryMonitor(Guard):
             to one model; of two names they share nothing.
         store: Where callers are remembered. None is the store that all guards share.
         on_store_error: What happens while the store does not answer. ``"refuse"``: nobody is admitted. ``"allow"``:
-            everybody is, unwatched; whom this process knows as a suspect is treated as one.
+            everybody is, unwatched; whom this process knows as a suspect is treated as one. With ``"observe"``, that is
+            so once 4 096 requests, or 16 MB of them, wait to be noted.
         clock: Seconds, never going backwards.
 
     Raises:

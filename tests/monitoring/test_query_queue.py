@@ -1,0 +1,267 @@
+"""Queries that are noted a moment later: none is lost, none is noted twice, and no request waits for it."""
+
+import asyncio
+import logging
+import secrets
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlguard import AuditLog, MemoryStore, RedisStore, RequestIds, Sighting, Watch, WatchedQuery, install_audit_log
+from mlguard.monitoring.query_reference import Floats
+from tests.monitoring.test_query_monitor import COLUMNS, KEY, USUAL, Away, Events, Service, events, scores, walk
+from tests.redis_server import redis_server
+
+__all__ = ["events"]  # the fixture
+
+
+class Busy(MemoryStore):
+    """A store whose answers come when they are let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+        self.asked.set()
+        await self.let.wait()
+        return await super().watch(key, queries, rule, **more)
+
+
+def test_no_request_waits_for_the_store(events: Events) -> None:
+    """All are answered while it does not; then every query is noted, in order."""
+
+    async def work() -> Service:
+        store = Busy()
+        service = Service(store=store)
+        assert set(await service.send(walk(40))) == {200}
+        await store.asked.wait()
+        assert set(await service.send(walk(60)[40:])) == {200}
+        assert "queries_watched" not in service.numbers
+        store.let.set()
+        return service
+
+    service = asyncio.run(work())
+    assert service.numbers["queries_watched"] == 60
+    (event,) = events()
+    assert event["queries"] <= 25
+
+
+def test_what_waits_is_noted_while_the_loop_goes_on(events: Events) -> None:
+    """Soon, without another request, and when many have come."""
+    service = Service()
+
+    async def work() -> None:
+        await service.send(walk(200))
+        while service.numbers.get("queries_watched") != 200:  # noqa: ASYNC110  # the monitor has no event for it
+            await asyncio.sleep(0.01)
+        assert len(events()) == 1
+        assert "queries_queued" not in service.numbers
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+
+
+@pytest.mark.parametrize(("setting", "status"), [("refuse", 503), ("allow", 200)])
+def test_few_wait_for_a_store_that_is_away(
+    setting: str, status: int, monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    """As many as may; then it is as with any other act. What has waited is noted when the store is back."""
+    monkeypatch.setattr("mlguard.monitoring._query_queue._MOST", 30)
+    store = Away()
+    service = Service(store=store, on_store_error=setting)
+
+    async def work() -> None:
+        assert await service.send(walk(33)) == [*[200] * 30, *[status] * 3]
+        assert service.numbers["queries_queued"] == 30
+
+    asyncio.run(work())
+    assert service.numbers["queries_queued"] == 30, "and it was tried when the loop ended"
+    store.down = False
+    asyncio.run(service.send(USUAL[:1], "honest"))
+    assert service.numbers["queries_watched"] == 31
+    assert len(events()) == 1
+
+
+def test_large_rows_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends as much as may wait, waits for more of it to be noted."""
+    monkeypatch.setattr("mlguard.monitoring._query_queue._MOST_NUMBERS", 130 * COLUMNS)
+    service = Service(store=Away(), on_store_error="allow")
+
+    async def work() -> None:
+        await service.send(np.stack([USUAL[:60], USUAL[60:120], USUAL[120:180]]))
+
+    asyncio.run(work())
+    assert service.numbers["queries_queued"] == 2
+    assert service.numbers["queries_unwatched"] == 1
+
+
+def test_a_store_that_is_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again and again, without another request."""
+    monkeypatch.setattr("mlguard.monitoring._query_queue._LINGER", 0.0)
+    monkeypatch.setattr("mlguard.monitoring._query_queue._AGAIN", 0.0)
+    store = Away()
+    service = Service(store=store)
+
+    async def work() -> None:
+        await service.send(USUAL[:3])
+        await asyncio.sleep(0.02)
+        assert service.numbers == {"queries_queued": 3}
+        store.down = False
+        while service.numbers.get("queries_watched") != 3:  # noqa: ASYNC110  # the monitor has no event for it
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+
+
+streams = st.lists(
+    st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["walk", "usual"]), st.integers(1, 200)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=20)
+@given(streams)
+def test_what_is_noted_later_is_what_would_be_noted_now(stream: list[tuple[str, str, int]]) -> None:
+    """Whoever asks what, in whatever parts: the same queries are new, near or repeated, and the same are suspects."""
+    now, later = [Service(act=act, across_callers=False, key=KEY) for act in ("coarsen", "observe")]
+    kinds = {"walk": walk(200), "usual": USUAL}
+
+    async def work(service: Service) -> None:
+        for number, (client, kind, rows) in enumerate(stream):
+            await service.ask(kinds[kind][number : number + rows], client)
+
+    for service in (now, later):
+        asyncio.run(work(service))
+    names = ("queries_watched", "queries_near", "queries_repeated", "queries_suspected", "query_suspects")
+    assert {name: now.numbers.get(name) for name in names} == {name: later.numbers.get(name) for name in names}
+
+
+def test_a_model_that_writes_into_its_input_changes_nothing() -> None:
+    """What was asked is noted, and not what was made of it."""
+
+    def model(x: Floats) -> Floats:
+        told = scores(x)
+        x[:] = 0.0
+        return told
+
+    service = Service(model=model)
+    asyncio.run(service.send(USUAL[:5]))
+    assert service.numbers == {"queries_watched": 5}
+
+
+def test_a_row_in_another_kind_of_number_is_another_query() -> None:
+    """As it is where it is noted at once."""
+    kinds = iter([np.float64, np.float32, np.float32, np.float64])
+
+    def rows() -> Any:
+        return USUAL[:1].astype(next(kinds))
+
+    service = Service(features=rows)
+    asyncio.run(service.send([[0.0]] * 4))
+    assert service.numbers["queries_watched"] == 4
+    assert service.numbers["queries_repeated"] == 2
+
+
+def test_events_name_the_request(events: Events, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """That of the query that was too much, although it is over."""
+    service = Service()
+    install_audit_log(service.app, log := AuditLog(tmp_path, key=secrets.token_urlsafe(32)))
+    caplog.handler.addFilter(RequestIds())
+
+    async def work() -> list[str]:
+        return [(await service.ask(row)).headers["x-request-id"] for row in walk(60)]
+
+    ids = asyncio.run(work())
+    log.close()
+    (event,) = events()
+    (record,) = [one for one in caplog.records if vars(one).get("event") == "query.suspected"]
+    assert vars(record)["request_id"] == ids[event["queries"] - 1]
+
+
+def test_who_is_cleared_is_not_suspected_for_what_still_waits(events: Events) -> None:
+    """Others are."""
+    service = Service(across_callers=False)
+
+    async def work() -> None:
+        for client in ("mallory", "eve"):
+            await service.send(walk(40), client)
+        await service.monitor.clear("mallory")
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.cleared", "query.suspected"]
+    assert service.numbers["queries_watched"] == 40
+
+
+def test_a_fault_is_logged_and_stops_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a store of somebody's own, say."""
+
+    class Faulty(MemoryStore):
+        async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+            if len(queries) == 7:
+                raise ValueError("seven")
+            return await super().watch(key, queries, rule, **more)
+
+    service = Service(store=Faulty(), across_callers=False)
+
+    async def work() -> None:
+        for rows in (USUAL[:7], USUAL[7:10], USUAL[10:12]):
+            await service.ask(rows)
+
+    asyncio.run(work())
+    assert service.numbers == {"queries_watched": 5}
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "what a caller has asked could not be noted"
+    ]
+
+
+def test_many_callers_are_noted_at_a_time_in_redis(events: Events) -> None:
+    """Each of them in the order in which it has asked."""
+    with redis_server() as server:
+        service = Service(store=RedisStore(server.url, timeout=30.0), key=KEY, across_callers=False)
+
+        async def work() -> None:
+            await asyncio.gather(*[service.send(walk(40, seed=number), f"mallory {number}") for number in range(5)])
+
+        asyncio.run(work())
+    assert len(events()) == 5
+    assert all(event["queries"] <= 25 for event in events())
+    assert service.numbers["queries_watched"] == 200
+
+
+def test_several_event_loops_share_what_waits() -> None:
+    """As the threads of a server may: every query is noted exactly once."""
+    service = Service(across_callers=False)
+    rows = np.random.default_rng(5).normal(size=(4, 100, COLUMNS))
+
+    def work(number: int) -> None:
+        asyncio.run(service.send(rows[number], f"client {number}"))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert service.numbers["queries_watched"] == 400
+    assert "queries_queued" not in service.numbers
+
+
+def test_a_child_of_a_fork_leaves_what_waits_to_its_parent() -> None:
+    """Or it would be noted twice."""
+    service = Service()
+
+    async def work() -> None:
+        await service.send(USUAL[:3])
+        assert service.monitor._queue is not None
+        service.monitor._queue.restart_in_child()
+        await service.send(USUAL[3:5])
+
+    asyncio.run(work())
+    assert service.numbers == {"queries_watched": 2}
