@@ -3,9 +3,7 @@
 Each query is a new one, as from a caller who never repeats himself: repeats are cheaper.
 """
 
-import gc
 import itertools
-import tracemalloc
 from collections.abc import Awaitable, Iterator
 from functools import partial
 from typing import Annotated, Any
@@ -15,6 +13,7 @@ from fastapi import Depends, FastAPI
 from numpy.typing import NDArray
 
 from bench.asgi import Post
+from bench.attacks.watching import bytes_of_caller
 from bench.report import Extra, Line, Table
 from bench.timing import Call, Timing, take_turns
 from mlguard.hardening import harden
@@ -29,7 +28,6 @@ from mlguard.store import store_key
 _KEY = b"of the benches, the same in every run"
 _CALLER = store_key("bench")
 _CLASSES = 10
-_CALLERS = 100
 _MOST = 70_000  # bytes
 
 Array = NDArray[np.float64]
@@ -49,7 +47,8 @@ async def measure(*, short: bool) -> Table:
             Extra(f"a query, {columns} numbers", alone, target),
             Extra(f"a whole request, {columns} numbers", whole, target),
         ]
-    size = f"\n{await _size():,} bytes are kept of a caller (<= {_MOST:,})."
+    kept = await bytes_of_caller(QueryMonitor.calibrate(np.random.default_rng(5).normal(size=(200, 30))))
+    size = f"\n{kept:,} bytes are kept of a caller (<= {_MOST:,})."
     return Table("Queries watched, every one new", lines, [size])
 
 
@@ -111,18 +110,3 @@ async def _turns(bare: Call, guarded: Call, *, short: bool, later: Call | None =
         calls=1 if short else 100,
         settle={} if later is None else {"guarded": later},
     )
-
-
-async def _size() -> int:
-    """Bytes that are kept of a caller, in the store and beside it."""
-    reference = QueryMonitor.calibrate(np.random.default_rng(5).normal(size=(200, 30)))
-    watch = QueryWatch(reference, _KEY, MemoryStore(), bucket="", hold=60, ttl=60, across=False)
-    row = np.zeros((1, 30))
-    await watch.note(watch.asked(_CALLER, row))
-    gc.collect()
-    tracemalloc.start()
-    for number in range(_CALLERS):
-        await watch.note(watch.asked(store_key(str(number)), row))
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return size // _CALLERS

@@ -1,7 +1,8 @@
 """``python -m bench.attacks [--quick] [attack ...]``: attack, print what was found, and write it into the docs.
 
 Writes a CSV file for each table and an SVG file for each figure into ``docs/figures/attacks``, and the tables into the
-pages. On one machine they are the same each time, but for the times in ``cost.csv``. A quick pass writes nothing.
+pages. On one machine they are the same each time, but for the times in ``cost.csv`` and ``watching.csv``. A quick pass
+writes nothing.
 """
 
 import argparse

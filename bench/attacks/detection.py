@@ -20,6 +20,7 @@ from bench.attacks import copying, evasion, membership, solving
 from bench.attacks.models import Data, Secret, Task, customers, digits, tumours
 from bench.attacks.results import Columns, Measures
 from bench.attacks.victim import Labels, Rows, read_answer
+from bench.attacks.watching import cost
 from mlguard import (
     APIKey,
     APIKeyAuth,
@@ -37,6 +38,7 @@ from mlguard.store import store_key
 TABLES = {
     "detection": Columns("Attacks that are noticed", ("attack", "index of all"), ("noticed", "queries", "latest")),
     "false-alarms": Columns("Honest callers that are suspected", ("data", "caller", "index of all"), ("suspected",)),
+    "watching": Columns("What it costs to watch a caller", ("data",), ("columns", "microseconds", "bytes"), "median"),
 }
 WITH, WITHOUT = "with", "without"
 
@@ -227,7 +229,11 @@ def run(seed: int, *, quick: bool) -> dict[str, Measures]:
         for index in (WITH, WITHOUT):
             for kind, share in _suspected(target, seed, across=index == WITH, quick=quick).items():
                 alarms[target.task.name, kind, index] = {"suspected": share}
-    return {"detection": found, "false-alarms": alarms}
+    watched: Measures = {
+        (target.task.name,): cost(target.reference, target.usual.x, target.task.model.predict_proba(target.usual.x))
+        for target in (images, people)
+    }
+    return {"detection": found, "false-alarms": alarms, "watching": watched}
 
 
 def _until_noticed(attacker: Attacker, attack: Callable[[Any, int], object], number: int) -> float:

@@ -229,6 +229,17 @@ def _false_alarms(read: Read) -> str:
     )
 
 
+def _watching(read: Read) -> str:
+    rows = read("watching")
+    lines = [
+        [row["data"], row["columns"], f"{float(row['microseconds']):.0f} µs", f"{float(row['bytes']) / 1e3:.0f} KB"]
+        for row in rows
+    ]
+    return _markdown(
+        ["model", "columns", "a query", "kept of a caller"], lines, f"Medians over {rows[0]['runs']} runs."
+    )
+
+
 def _poisoning(read: Read, poison: str) -> str:
     rows = read("poisoning")
     guards = [guard for guard in _values(rows, "guard") if guard]
@@ -324,6 +335,7 @@ TABLES: dict[str, Callable[[Read], str]] = {
     "watermark": _watermark,
     "detection": _detection,
     "false-alarms": _false_alarms,
+    "watching": _watching,
     "poisoning": partial(_poisoning, poison="5%"),
     "poisoning-20": partial(_poisoning, poison="20%"),
     "poison-accepted": _poison_accepted,

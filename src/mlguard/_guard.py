@@ -183,8 +183,8 @@ class RequestMemory:
         self.answered = False
         #: What an Open Inference request says beside its tensors, if ``Features`` has read one.
         self.inference_call: InferenceCall | None = None
-        #: Units that are left of each budget that was charged, by its name.
-        self.budget_left: dict[str, int] = {}
+        #: What is left of each budget that was charged, by its name: units, or an epsilon.
+        self.budget_left: dict[str, float] = {}
         #: Set by a guard or by ``Lockdown``: whatever the policy, ``truncate_output`` answers with the label alone.
         self.label_only = False
         #: Called by ``truncate_output`` with the scores that the model has given, before anything is taken from them:

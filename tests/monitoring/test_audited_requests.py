@@ -30,6 +30,8 @@ from mlguard import (
     BudgetExceededError,
     ClientAddress,
     ConfigurationError,
+    DPNoise,
+    EpsilonLedger,
     Features,
     Lockdown,
     MemoryStore,
@@ -39,6 +41,7 @@ from mlguard import (
     ServedModel,
     Text,
     UnavailableError,
+    add_noise,
     harden,
     install_audit_log,
     truncate_output,
@@ -192,6 +195,26 @@ def test_what_is_left_of_a_budget_is_recorded_of_a_refusal_too() -> None:
     service.ask()
     service.ask()
     assert [record["budget_left"] for record in service.log.records] == [{"rows": 3}, {"rows": 1}, {"rows": 1}]
+
+
+def test_what_is_left_of_an_epsilon_is_recorded() -> None:
+    """Of an answer with noise, and of a refusal because there is too little left for another one."""
+    log = Notebook()
+    app = hardened(log)
+    ledger = EpsilonLedger("1/ever", name="iris", store=MemoryStore())
+
+    @app.get("/predict")
+    @truncate_output(decimals=2)
+    @add_noise(DPNoise(epsilon=0.4, sensitivity=2.0), ledger=ledger)
+    def predict() -> Any:
+        return {"probabilities": [[0.5, 0.5]]}
+
+    assert [call(app, "/predict", method="GET").status for _ in range(3)] == [200, 200, 429]
+    assert [record["budget_left"] for record in log.records] == [
+        {"epsilon iris": 0.6},
+        {"epsilon iris": 0.2},
+        {"epsilon iris": 0.2},
+    ]
 
 
 def test_a_missing_scope_is_a_refusal_of_the_guard_that_knows_the_caller() -> None:
@@ -566,6 +589,23 @@ def test_who_may_not_be_recorded_is_refused_before_anything_is_read() -> None:
     assert service.log.last["budget_left"] == {"rows": 3}
 
 
+@pytest.mark.parametrize("durability", ["batch", "request"])
+def test_a_probe_is_answered_also_where_it_cannot_be_recorded(durability: str) -> None:
+    """Or the service would be restarted for a full disk. Whatever else is spelt like it is refused."""
+    log = Notebook(durability)
+    app = hardened(log, health=["/live"])
+    log.is_open = log.is_writable = False
+
+    @app.get("/{path:path}")
+    def live() -> str:
+        return "yes"
+
+    assert call(app, "/live", method="GET").json == "yes"
+    assert call(app, "/live", method="GET", root_path="/api").json == "yes"
+    assert [call(app, path, method="GET").status for path in ("/live/", "/LIVE", "//live", "/health")] == [503] * 4
+    assert [record["status"] for record in log.records] == [200, 200, 503, 503, 503, 503]
+
+
 def test_an_answer_leaves_when_its_record_is_durable() -> None:
     """Not a byte before; its time is that up to the first byte."""
     log = Notebook("request")
@@ -936,6 +976,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         lambda: install_audit_log(ready, log, input_key="password"),
         lambda: install_audit_log(ready, log, address="10.0.0.1"),  # type: ignore[arg-type]
         lambda: install_audit_log(ready, log, trust_traceparent=1),  # type: ignore[arg-type]
+        lambda: install_audit_log(ready, log, health="/health"),
+        lambda: install_audit_log(ready, log, health=["health"]),
     ]
     for install in weak:
         with pytest.raises(ConfigurationError):

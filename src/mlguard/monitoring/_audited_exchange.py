@@ -37,15 +37,27 @@ _BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "websoc
 
 
 class Exchange:
-    """One request and what is sent for it."""
+    """One request and what is sent for it.
+
+    Args:
+        audited: What its record needs to know of the app.
+        scope: Of the request.
+        receive: The messages of the caller's.
+        send: Where those of the app's go.
+        memory: What guards say of the request.
+        waits: Whether its answer waits until its record is durable.
+    """
 
     _body_size = 0
     _told: str | None = None  # how it has ended, as far as the record says so
     _started = _is_complete = _is_put = _is_withheld = _has_whole_body = _has_trailers = False
 
-    def __init__(self, audited: "Audited", scope: Scope, receive: Receive, send: Send, memory: RequestMemory) -> None:
+    def __init__(
+        self, audited: "Audited", scope: Scope, receive: Receive, send: Send, memory: RequestMemory, *, waits: bool
+    ) -> None:
         self._began = time.perf_counter_ns()
         self._audited = audited
+        self._waits = waits
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -79,9 +91,9 @@ class Exchange:
         if not self._started:
             if kind in _STARTS:
                 self._start(message.get("status", _STARTS[kind]))
-                if self._audited.is_durable and not await self._is_durable():
+                if self._waits and not await self._is_durable():
                     return
-            elif self._audited.is_durable:  # hints that come before an answer: it may never come
+            elif self._waits:  # hints that come before an answer: it may never come
                 return
         elif kind == "websocket.close":
             self._record.close_code = message.get("code", 1000)

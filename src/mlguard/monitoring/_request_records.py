@@ -59,7 +59,7 @@ class RequestRecord(Mapping[str, Any]):
     guards: tuple[Guard, ...] = ()
     refusal: tuple[str | None, str | None, str | None] = (None, None, None)
     rows: int | None = None
-    budget_left: Mapping[str, int] | None = None
+    budget_left: Mapping[str, float] | None = None
     model: Any = None
     input: bytes | None = None
     outputs: "Outputs | None" = None

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from mlguard.errors import (
 )
 from mlguard.hardening import _is_hardened, _security_headers
 from mlguard.monitoring._audited_exchange import Exchange
+from mlguard.monitoring._probes import HEALTH, Probes
 from mlguard.monitoring._request_records import InputDigest, model_facts
 from mlguard.monitoring.log_context import Served, current_request, otel_trace_id
 from mlguard.traffic.addresses import Address, ClientAddress, peer_address
@@ -70,6 +71,7 @@ def install_audit_log(
     input_key: str | bytes | None = None,
     address: ClientAddress | None = None,
     trust_traceparent: bool = False,
+    health: Sequence[str] = HEALTH,
 ) -> None:
     """Record every request and WebSocket of a hardened app, whatever becomes of it.
 
@@ -83,7 +85,7 @@ def install_audit_log(
     what comes later. Where that ends badly, an event ``request.ended`` says so.
 
     A request that a log refuses (``on_failure="refuse"``) is answered with a 503 before a guard is asked or a byte of
-    its body is read.
+    its body is read. Not so the probes of an orchestrator, which would only restart what cannot write: ``health``.
 
     The record of a request is made by the outermost app. An app that is mounted in it needs no log of its own. Where an
     endpoint hands its request on to an app, that is another request, with a record of its own.
@@ -107,6 +109,7 @@ def install_audit_log(
         trust_traceparent: Whether the trace id is taken from the header ``traceparent`` (W3C Trace Context) where
             OpenTelemetry has no active span. Only where a proxy of your own sets it: callers can write one, and choose
             somebody else's id.
+        health: Paths that are answered also where their record cannot be written, exactly as a probe asks for them.
 
     Raises:
         ConfigurationError: The app is not hardened, runs already or has a log; something that is no log; a key that can
@@ -129,6 +132,7 @@ def install_audit_log(
     build_stack: Any = app.build_middleware_stack
     if getattr(build_stack, "__mlguard_audited__", False):
         raise ConfigurationError("install_audit_log(app, log) was called twice")
+    probes = Probes(health, where="install_audit_log(health=...)")
     key = None if input_key is None else secret_bytes(input_key, where="install_audit_log(input_key=...)")
 
     def build_middleware_stack() -> ASGIApp:
@@ -140,6 +144,7 @@ def install_audit_log(
             digest=None if key is None else InputDigest(key),
             address=address,
             trust_traceparent=trust_traceparent,
+            probes=probes,
         )
 
     build_middleware_stack.__mlguard_audited__ = True  # type: ignore[attr-defined]  # ours
@@ -170,11 +175,13 @@ class Audited:
         digest: InputDigest | None,
         address: ClientAddress | None,
         trust_traceparent: bool,
+        probes: Probes,
     ) -> None:
         self._app = app
         self._hardened = hardened
         self.log = log
-        self.is_durable = log.durability == "request"
+        self._is_durable = log.durability == "request"
+        self._probes = probes
         self._model = model
         self.digest = digest
         self._address = address
@@ -193,11 +200,12 @@ class Audited:
         if memory is None:
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(self, scope, receive, send, memory)
+        is_probe = self._probes.covers(scope)
+        exchange = Exchange(self, scope, receive, send, memory, waits=self._is_durable and not is_probe)
         served = Served(memory)
         before = current_request.set(served)
         try:
-            if self.log.accepts():
+            if is_probe or self.log.accepts():
                 await self._app(scope, exchange.receive, exchange.send)
             else:
                 memory.request_id = new_request_id()

@@ -17,6 +17,7 @@ from mlguard.monitoring._lockdown_middleware import LockdownMiddleware, OpenSock
 from mlguard.monitoring._lockdown_rules import Rules
 from mlguard.monitoring._lockdown_state import MOST, Block, lift_blocks, set_block
 from mlguard.monitoring._lockdown_watch import STALE, Watch
+from mlguard.monitoring._probes import HEALTH, Probes
 from mlguard.monitoring.measurements import Measurement
 from mlguard.settings import load_settings
 from mlguard.store import Store, default_store, store_from_url
@@ -81,7 +82,7 @@ class Lockdown:
         self,
         *,
         store: Store | None = None,
-        health: Sequence[str] = ("/health",),
+        health: Sequence[str] = HEALTH,
         address: ClientAddress | None = None,
         on_store_error: Literal["refuse", "allow"] = "refuse",
         max_age: float = 10.0,
@@ -90,15 +91,13 @@ class Lockdown:
         self.store = _own_store() if store is None else store
         if not isinstance(self.store, Store):
             raise ConfigurationError("Lockdown(store=...) must be a mlguard store, such as RedisStore(url)")
-        if isinstance(health, str) or not all(isinstance(one, str) and one.startswith("/") for one in health):
-            raise ConfigurationError('Lockdown(health=...) is a list of paths, such as ["/health"]')
         if address is not None and not isinstance(address, ClientAddress):
             raise ConfigurationError("Lockdown(address=...) is a ClientAddress, or left out for the socket's own")
         if on_store_error not in {"refuse", "allow"}:
             raise ConfigurationError('Lockdown(on_store_error=...) is "refuse" or "allow"')
         if not is_number(max_age) or not 1 <= max_age < math.inf:
             raise ConfigurationError("Lockdown(max_age=...) is a number of seconds, at least 1")
-        self._health = frozenset(health)
+        self._probes = Probes(health, where="Lockdown(health=...)")
         self._address: Callable[[HTTPConnection], Address | None] = peer_address if address is None else address.address
         self._refuses = on_store_error == "refuse"
         self._max_age = max_age
@@ -144,12 +143,7 @@ class Lockdown:
 
     def is_health(self, scope: Scope) -> bool:
         """Whether a request is one that is never refused."""
-        path: str = scope["path"]
-        if path not in self._health:
-            root: str = scope.get("root_path", "").rstrip("/")
-            if not root or not path.startswith(f"{root}/") or path[len(root) :] not in self._health:
-                return False
-        return bool(scope["type"] == "http")
+        return self._probes.covers(scope)
 
     async def current(self) -> Rules:
         """What is in force, not older than a second if the store answers.

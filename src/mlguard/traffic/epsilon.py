@@ -156,8 +156,15 @@ class EpsilonLedger(CountingGuard):
         Raises:
             PrivacyBudgetExceededError: There is too little left (429).
         """
-        charge = await self._charge(caller, epsilon, answers)
-        RequestMemory.of(conn.scope).headers.append((b"epsilon-remaining", self._left(charge).encode()))
+        memory = RequestMemory.of(conn.scope)
+        try:
+            charge = await self._charge(caller, epsilon, answers)
+        except PrivacyBudgetExceededError as refusal:
+            self._note_left(memory, (refusal.headers or {})["Epsilon-Remaining"])
+            raise
+        left = self._left(charge)
+        self._note_left(memory, left)
+        memory.headers.append((b"epsilon-remaining", left.encode()))
 
     async def spend(self, caller: Any, epsilon: float) -> EpsilonStatus:
         """Charge outside of a request, all of it or nothing: for jobs, and for :class:`PrivateAggregates`.
@@ -193,6 +200,9 @@ class EpsilonLedger(CountingGuard):
             f"{describe(caller)}",
             headers=headers,
         )
+
+    def _note_left(self, memory: RequestMemory, left: str) -> None:
+        memory.budget_left = {**memory.budget_left, f"epsilon {self.name}": float(left)}
 
     def _left(self, charge: Charge) -> str:
         return str(Decimal(max(0, self.quota.limit - charge.spending.used)) / UNITS)
