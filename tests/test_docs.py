@@ -189,6 +189,7 @@ def prose(page: Path) -> str:
 def test_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every snippet and command of a page runs, from top to bottom, and gives what the page shows."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)  # some write where they are
     if lacking := missing_packages(page):
         pytest.skip(f"not installed: {', '.join(lacking)}")
     with Reader(page.name, tmp_path, monkeypatch.setenv) as reader:
