@@ -157,7 +157,7 @@ class Exchange:
         units = guard.units(value)
         record.rows = int(units) if isinstance(units, int | np.integer) else len(units)
         if digest is not None:
-            record.input = digest.of_value(value)
+            record.input = digest.of_value_later(value)
             if record.input is not None:
                 self._body = None
 

@@ -26,6 +26,8 @@ _MAX_LABELS = 20
 _MORE = "..."
 _LARGEST_KEPT = 64  # scores; more are counted at once
 _MOST_KEPT = 4
+_LARGEST_COPIED = 1_024  # bytes of an array that waits for its digest
+_NUMBERS = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))  # of arrays of these there is a digest in any case
 _LARGEST_JSON = 1_048_576  # bytes that are parsed to bring them into one form
 
 #: The scheme that is named beside a digest.
@@ -33,6 +35,8 @@ _SCHEME = "hmac-sha256:"
 
 
 _NOTHING: Counter[int] = Counter()
+
+Digest = bytes | None
 
 
 class RequestRecord(Mapping[str, Any]):
@@ -61,7 +65,7 @@ class RequestRecord(Mapping[str, Any]):
     rows: int | None = None
     budget_left: Mapping[str, float] | None = None
     model: Any = None
-    input: bytes | None = None
+    input: "Digest | Callable[[], Digest]" = None
     outputs: "Outputs | None" = None
     is_closed = False
     took = 0
@@ -101,6 +105,7 @@ class RequestRecord(Mapping[str, Any]):
 
     def _make(self) -> dict[str, Any]:
         refused_by, rule, reason = self.refusal
+        digest = self.input() if callable(self.input) else self.input
         address = None if self.address is None else self.address()
         who = self.principal
         members: dict[str, Any] = {
@@ -118,7 +123,7 @@ class RequestRecord(Mapping[str, Any]):
             "rows": self.rows,
             "budget_left": dict(self.budget_left or {}),
             "model": model_facts(self.model),
-            "input": None if self.input is None else _SCHEME + self.input.hex(),
+            "input": None if digest is None else _SCHEME + digest.hex(),
             "output": None if self.outputs is None else self.outputs.summary(_labels(self.route)),
             "latency_ms": round(self.took / 1e6, 3),
         }
@@ -199,12 +204,18 @@ class InputDigest:
         # Copied for each digest: hmac.digest lets go of the interpreter's lock, and other threads take it.
         self._keyed = hmac.new(key, digestmod="sha256")
 
-    def of_value(self, value: Any) -> bytes | None:
+    def of_value(self, value: Any) -> Digest:
         """Of what a guard has read, with its dtype and shape; None of what is told by more than what it holds."""
         try:
             return self._of(b"value:" + canonical(value))
         except NotCanonicalError:
             return None
+
+    def of_value_later(self, value: Any) -> Digest | Callable[[], Digest]:
+        """The same, of a small array only when it is called for: by the thread that writes."""
+        if type(value) is np.ndarray and value.nbytes <= _LARGEST_COPIED and value.dtype in _NUMBERS:
+            return partial(self.of_value, value.copy())  # the model may use its array again
+        return self.of_value(value)
 
     def of_body(self, body: bytes) -> bytes:
         """Of a body: JSON in one form, with its members sorted; anything else as it is."""
