@@ -23,7 +23,7 @@ PAGES = (
 TUMOURS = "tumours, logistic regression"  # as ``models.tumours`` calls it
 
 _WORTH = ("accuracy", "ECE", "a request")
-_MARKED = re.compile(r"(<!-- attacks: ([\w-]+) -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- attacks: ([\w-]+) -->\n)(.*?\n)??(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, str]
 Rows = Sequence[Row]
@@ -41,7 +41,7 @@ def rewrite(page: str, read: Read) -> str:
     """
 
     def table(match: re.Match[str]) -> str:
-        return match[1] + TABLES[match[2]](read) + match[4]
+        return f"{match[1]}{TABLES[match[2]](read)}\n{match[4]}"
 
     return _MARKED.sub(table, page)
 
