@@ -7,11 +7,21 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlguard.store
-from mlguard import Principal, QueryBudget, RedisStore, SubjectErasedError, SubjectKeyFile, SubjectKeys
+from mlguard import (
+    FeedbackQuarantine,
+    Principal,
+    QueryBudget,
+    RedisStore,
+    SubjectErasedError,
+    SubjectKeyFile,
+    SubjectKeys,
+)
 from mlguard.__main__ import main
+from mlguard.monitoring.quarantined_rows import Held
 from tests.redis_server import RedisServer, redis_server
 
 SECRET = secrets.token_urlsafe(32)
@@ -61,6 +71,22 @@ def spend(redis: RedisServer) -> None:
         await budget._charge("203.0.113.7", 1)
 
     asyncio.run(spend())
+
+
+def test_rows_in_quarantine_are_exported_and_erased(run: Run, tmp_path: Path) -> None:
+    """Of the file that is named. One that is not there is not made."""
+    path = tmp_path / "feedback.db"
+    asked = ("alice", "--api-key", "alice", "--quarantine", str(path))
+    assert run("export", *asked, keys=False)[0] == 3
+    assert not path.exists()
+    quarantine = FeedbackQuarantine(path)
+    quarantine.bind(shape=[2], dtype="float64", labels=["a"])
+    quarantine.add([Held(("api-key", "", who), "far", "a", np.array([1.0, 2.0])) for who in ("alice", "bob")])
+    code, out, _ = run("export", *asked, keys=False)
+    assert (code, [row["features"] for row in json.loads(out)["feedback"]]) == (0, [[1.0, 2.0]])
+    code, out, _ = run("erase", *asked, "--yes", keys=False)
+    assert (code, json.loads(out)["feedback_removed"]) == (0, 1)
+    assert [row.caller for row in quarantine.rows()] == ["bob"]
 
 
 CALLERS = ("--api-key", "alice", "--token", "https://id.example.org", "alice", "--name", "203.0.113.7")

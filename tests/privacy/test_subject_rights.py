@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
 from mlguard import (
     BudgetUse,
     ConfigurationError,
     EpsilonLedger,
+    FeedbackQuarantine,
     MemoryStore,
     Principal,
     Pseudonymiser,
@@ -28,6 +30,7 @@ from mlguard import (
     erase_subject,
     export_subject,
 )
+from mlguard.monitoring.quarantined_rows import Held
 from mlguard.traffic.ledger import EVERYBODY
 from tests.clock import Clock
 from tests.redis_server import RedisServer, redis_server
@@ -123,6 +126,42 @@ def test_erasure_resets_budgets_and_not_epsilon(redis: RedisServer, caplog: pyte
     run(erase())
     assert "alice" not in caplog.text
     assert "subject.erasure_done" in caplog.text
+
+
+def test_rows_in_quarantine_are_theirs_too(tmp_path: Path) -> None:
+    """Those that wait and those that were released, of just these callers: another's token may have the same name."""
+    quarantine = FeedbackQuarantine(tmp_path / "feedback.db")
+    quarantine.bind(shape=[2], dtype="float64", labels=["a", "b"])
+    others = [("jwt", "https://elsewhere.test", "alice"), ("api-key", "", "bob")]
+    mine = [("api-key", "", "alice"), ("jwt", "https://id.example.org", "alice"), ("name", "", "203.0.113.7")]
+    for number, who in enumerate([*others, *mine, *[mine[0]] * 150]):
+        quarantine.add([Held(who, "model", "a", np.array([number, np.nan]))])
+    assert quarantine.release([3]) == 1
+
+    async def rights() -> None:
+        asked: Any = {"callers": [KEY, TOKEN, "203.0.113.7"], "store": MemoryStore(), "quarantine": quarantine}
+        export = await export_subject("alice", **asked)
+        assert [row.id for row in export.feedback] == [*range(3, 156)]
+        assert [row.state for row in export.feedback[:2]] == ["released", "held"]
+        written = json.loads(export.as_json())["feedback"]
+        assert (written[0]["features"], written[0]["label"], written[0]["issuer"]) == ([2.0, None], "a", "")
+        assert not any("quarantine" in missing for missing in export.not_looked_up)
+        erasure = await erase_subject("alice", **asked, token_lifetime=900)
+        assert erasure.feedback_removed == 153
+        assert not any("quarantine" in kept for kept in erasure.kept)
+
+    run(rights())
+    assert [(row.method, row.issuer, row.caller) for row in quarantine.rows()] == others
+    assert quarantine.count("released") == 0
+
+
+def test_a_quarantine_that_is_not_given_is_told() -> None:
+    """Nobody is to believe that it was looked into."""
+    export = run(export_subject("alice", store=MemoryStore()))
+    erasure = run(erase_subject("alice", store=MemoryStore()))
+    assert any("no quarantine=" in missing for missing in export.not_looked_up)
+    assert any("no quarantine=" in kept for kept in erasure.kept)
+    assert (export.feedback, erasure.feedback_removed) == ([], 0)
 
 
 def test_tokens_of_the_erased_hold_no_more() -> None:

@@ -63,7 +63,7 @@ def _add_which(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    quarantine = _open(options)
+    quarantine = open_quarantine(options.file)
     _ask(quarantine.purge)
     shown = 0
     for row in _rows(quarantine, options, state="released" if options.released else "held"):
@@ -80,7 +80,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    quarantine = _open(options)
+    quarantine = open_quarantine(options.file)
     row = _ask(lambda: quarantine.row(options.id))
     if row is None:
         sys.stderr.write("mlguard: there is no such row\n")
@@ -102,17 +102,17 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _release(options: argparse.Namespace) -> int:
-    quarantine = _open(options)
+    quarantine = open_quarantine(options.file)
     return _decide(options, quarantine, quarantine.release, "released")
 
 
 def _reject(options: argparse.Namespace) -> int:
-    quarantine = _open(options)
+    quarantine = open_quarantine(options.file)
     return _decide(options, quarantine, quarantine.reject, "rejected")
 
 
 def _withdraw(options: argparse.Namespace) -> int:
-    quarantine = _open(options)
+    quarantine = open_quarantine(options.file)
     return _decide(options, quarantine, quarantine.withdraw, "withdrawn", state="released")
 
 
@@ -159,10 +159,15 @@ def _rows(quarantine: FeedbackQuarantine, options: argparse.Namespace, *, state:
         after = page[-1].id
 
 
-def _open(options: argparse.Namespace) -> FeedbackQuarantine:
-    if not Path(options.file).is_file():  # a new one would hold nothing
+def open_quarantine(path: str) -> FeedbackQuarantine:
+    """A quarantine that is there.
+
+    Raises:
+        ConfigurationError: It is not, or cannot be used.
+    """
+    if not Path(path).is_file():  # a new one would hold nothing
         raise ConfigurationError("there is no such file of a quarantine")
-    return FeedbackQuarantine(options.file)
+    return FeedbackQuarantine(path)
 
 
 def _ask(question: Callable[[], Any]) -> Any:

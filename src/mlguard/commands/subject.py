@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import orjson
 
 from mlguard._guard import Principal
+from mlguard.commands.feedback import open_quarantine
 from mlguard.errors import ConfigurationError, UnavailableError
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
 from mlguard.privacy.subject_key_file import SubjectKeyFile
 from mlguard.privacy.subject_keys import SubjectKeys
 from mlguard.privacy.subject_rights import erase_subject, export_subject
@@ -51,6 +53,7 @@ def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParse
     parser.add_argument("--token", action="append", default=[], nargs=2, metavar=("ISSUER", "SUB"), help="of tokens")
     parser.add_argument("--name", action="append", default=[], help="what by= returns for them, such as an address")
     parser.add_argument("--keys", metavar="FILE", help="of subject keys")
+    parser.add_argument("--quarantine", metavar="FILE", help="of rows with labels that wait for an operator")
     parser.add_argument(
         "--secret", action="append", default=[], metavar="ID=FILE", help="a file with what wraps them; newest first"
     )
@@ -64,6 +67,7 @@ def _export(options: argparse.Namespace) -> int:
         options.subject,
         callers=_callers(options),
         keys=_keys(options),
+        quarantine=_quarantine(options),
         logs=options.log,
         names=options.alias,
         **fields,
@@ -85,11 +89,12 @@ def _erase(options: argparse.Namespace) -> int:
         options.subject,
         callers=callers,
         keys=_keys(options),
+        quarantine=_quarantine(options),
         token_lifetime=options.token_lifetime,
     )
     erasure = _ask(question)
     sys.stdout.write(orjson.dumps(dataclasses.asdict(erasure), option=orjson.OPT_INDENT_2).decode() + "\n")
-    if erasure.key_shredded or erasure.tokens_revoked or erasure.budgets_reset:
+    if erasure.key_shredded or erasure.tokens_revoked or erasure.budgets_reset or erasure.feedback_removed:
         return YES
     sys.stderr.write("mlguard: there was nothing to erase; is it the right person, written as elsewhere?\n")
     return NO
@@ -102,6 +107,10 @@ def _callers(options: argparse.Namespace) -> list[Principal | str]:
         *(Principal(id_, method="jwt", issuer=issuer or None) for issuer, id_ in options.token),
         *options.name,
     ]
+
+
+def _quarantine(options: argparse.Namespace) -> FeedbackQuarantine | None:
+    return None if options.quarantine is None else open_quarantine(options.quarantine)
 
 
 def _keys(options: argparse.Namespace) -> SubjectKeys | None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
+from mlguard._guard import Principal
 from mlguard._numbers import whole
 from mlguard._sqlite_steps import in_one_step
 from mlguard.errors import ConfigurationError, UnavailableError
@@ -35,6 +36,7 @@ CREATE INDEX held_until ON held (expires);
 CREATE TABLE form (json TEXT NOT NULL);
 """
 _COLUMNS = "id, at, state, method, issuer, caller, reason, label, features"
+_OF_CALLER = "(? IS NULL OR caller = ?) AND (? IS NULL OR method = ?) AND (? IS NULL OR issuer = ?)"
 _WAIT = 5.0  # seconds for whoever else writes
 _MOST_IDS = 500  # in one statement
 
@@ -178,12 +180,13 @@ class FeedbackQuarantine:
     # The operator -------------------------------------------------------------------------------------------------
 
     def rows(
-        self, *, caller: str | None = None, state: State = "held", after: int = 0, limit: int = 100
+        self, *, caller: Principal | str | None = None, state: State = "held", after: int = 0, limit: int = 100
     ) -> list[QuarantinedRow]:
         """Rows in quarantine, in the order in which they came.
 
         Args:
-            caller: The id of who has sent them. None: everybody. A key and a token may have the same.
+            caller: Who has sent them: a :class:`Principal`; or the id, which a key and a token may both have. None:
+                everybody.
             state: Which rows: that wait, or that were released and not fetched yet.
             after: Only rows with a higher id: the last one of the page before.
             limit: How many at most.
@@ -191,10 +194,9 @@ class FeedbackQuarantine:
         limit = whole("FeedbackQuarantine.rows(limit=...)", limit, least=1)
         query = (
             f"SELECT {_COLUMNS} FROM held WHERE state = ? AND id > ? AND expires > ? "  # noqa: S608  # nothing from outside
-            "AND (? IS NULL OR caller = ?) ORDER BY id LIMIT ?"
+            f"AND {_OF_CALLER} ORDER BY id LIMIT ?"
         )
-        who = None if caller is None else bounded(caller)
-        values = (state, after, self._clock(), who, who, limit)
+        values = (state, after, self._clock(), *_who(caller), limit)
         return self._ask(lambda one: [self._read(one, row) for row in one.execute(query, values).fetchall()])
 
     def row(self, id: int) -> QuarantinedRow | None:  # noqa: A002  # it is called so
@@ -257,16 +259,17 @@ class FeedbackQuarantine:
             record_event(event, method=method, **({"issuer": issuer} if issuer else {}), **named, rows=rows)
         return whose.total()
 
-    def forget(self, caller: str) -> int:
+    def forget(self, caller: Principal | str) -> int:
         """Remove all rows of a caller, released or not: for one who is to be erased. No event names them.
 
         Args:
-            caller: Its id, whatever it was proved by.
+            caller: A :class:`Principal`; or the id, whatever it was proved by.
 
         Returns:
             How many there were.
         """
-        return self._change(lambda one: one.execute("DELETE FROM held WHERE caller = ?", (bounded(caller),)).rowcount)
+        statement = f"DELETE FROM held WHERE {_OF_CALLER}"  # noqa: S608  # nothing from outside
+        return self._change(lambda one: one.execute(statement, _who(caller)).rowcount)
 
     def purge(self) -> int:
         """Remove what is older than ``keep``. Whatever is added and fetched does it too.
@@ -331,6 +334,14 @@ class FeedbackQuarantine:
 
     def __repr__(self) -> str:
         return f"FeedbackQuarantine({self.path.name!r})"
+
+
+def _who(caller: Principal | str | None) -> tuple[str | None, ...]:
+    """What ``_OF_CALLER`` asks for."""
+    if isinstance(caller, Principal):
+        method, issuer, id_ = caller.identity
+        return (bounded(id_),) * 2 + (method,) * 2 + (bounded(issuer),) * 2
+    return (None if caller is None else bounded(caller),) * 2 + (None,) * 4
 
 
 def _purge(connection: sqlite3.Connection, now: float) -> int:

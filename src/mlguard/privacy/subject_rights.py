@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +18,8 @@ from mlguard._numbers import is_number
 from mlguard.auth.revocations import Revocations, revocation_keys
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring.events import record_event
+from mlguard.monitoring.feedback_quarantine import FeedbackQuarantine
+from mlguard.monitoring.quarantined_rows import QuarantinedRow, State
 from mlguard.privacy._json_lines import Record
 from mlguard.privacy._subject_logs import About
 from mlguard.privacy.subject_keys import SubjectKeys
@@ -34,7 +37,10 @@ _NOT_BY_NAME = (
     "failed logins, and addresses logged in from: under digests of name and address, for up to 30 days",
     "answers that repeat_cache keeps: under keyed digests of the questions, until its ttl",
     "when API keys were last used: under their digest, for 400 days; see mlguard keys list",
+    "what QueryMonitor remembers of queries: under digests, for a day after the last one, or as its remember= says",
+    "who is locked down: by their id, until that ends; see mlguard lockdown list",
 )
+_NO_QUARANTINE = "rows with labels in quarantine: no quarantine= was given"
 _IN_MEMORY = "budgets: each process of the service has them in its memory, until it ends"
 
 
@@ -55,6 +61,7 @@ class SubjectExport:
         subject: Who.
         budgets: What they have spent, of each budget of which they have.
         tokens_revoked_until: By issuer (``""`` for none): tokens of this subject that were issued before do not hold.
+        feedback: Rows with labels that they have sent, and that are in quarantine.
         records: Records of the logs about them, with what was sealed for them opened.
         unread: What of the logs could not be read or opened, and so may be missing.
         not_looked_up: What else may be held, and cannot be found by who they are.
@@ -63,13 +70,15 @@ class SubjectExport:
     subject: str
     budgets: list[BudgetUse]
     tokens_revoked_until: dict[str, datetime]
+    feedback: list[QuarantinedRow]
     records: list[Record]
     unread: list[str]
     not_looked_up: list[str]
 
     def as_json(self) -> bytes:
         """All of it as one JSON document, to hand out once somebody has looked through it."""
-        return orjson.dumps(dataclasses.asdict(self), default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+        options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        return orjson.dumps(dataclasses.asdict(self), default=str, option=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,14 @@ class SubjectErasure:
         key_shredded: Whether something was sealed for them, which opens no more.
         tokens_revoked: How many issuers' tokens hold no more.
         budgets_reset: Budgets of which they had spent something.
+        feedback_removed: How many rows of theirs were in quarantine.
         kept: What is held still, and why.
     """
 
     key_shredded: bool
     tokens_revoked: int
     budgets_reset: list[str]
+    feedback_removed: int
     kept: list[str]
 
 
@@ -95,6 +106,7 @@ async def export_subject(
     callers: Sequence[Principal | str] = (),
     store: Store | None = None,
     keys: SubjectKeys | None = None,
+    quarantine: FeedbackQuarantine | None = None,
     logs: Iterable[str | os.PathLike[str] | Mapping[str, Any]] = (),
     names: Iterable[str] = (),
     fields: Iterable[str] = ("subject", "principal"),
@@ -114,6 +126,7 @@ async def export_subject(
         callers: As whom they call: ``Principal("alice", method="api-key")``, or a name that ``by=`` returns.
         store: The service's. None is what ``MLGUARD_STORE_URL`` names.
         keys: Opens what is sealed.
+        quarantine: Where rows with labels wait.
         logs: Files of JSON lines, packed by gzip or not, or records.
         names: What else stands for them in records, such as their pseudonyms.
         fields: Which members of records name a person.
@@ -139,13 +152,19 @@ async def export_subject(
     if keys is None:
         missing.append("what is sealed in logs: no keys= were given to open it")
 
+    feedback: list[QuarantinedRow] = []
+    if quarantine is None:
+        missing.append(_NO_QUARANTINE)
+    else:
+        feedback = await run_in_threadpool(_rows_of, quarantine, callers)
+
     def look_into_logs() -> About:
         about = About(subject, keys=keys, names=frozenset({subject, *names}), fields=frozenset(fields))
         about.look_into(logs)
         return about
 
     about = await run_in_threadpool(look_into_logs)
-    return SubjectExport(subject, budgets, revoked, about.records, about.unread, missing)
+    return SubjectExport(subject, budgets, revoked, feedback, about.records, about.unread, missing)
 
 
 async def erase_subject(
@@ -154,14 +173,15 @@ async def erase_subject(
     callers: Sequence[Principal | str] = (),
     store: Store | None = None,
     keys: SubjectKeys | None = None,
+    quarantine: FeedbackQuarantine | None = None,
     token_lifetime: float | None = None,
     clock: Callable[[], float] = time.time,
 ) -> SubjectErasure:
     """Erase what the store holds of a person, and make unreadable what was sealed for them.
 
-    Tokens of theirs that were issued up to now hold no more, their key is shredded, and what they have spent of budgets
-    is set to 0. Done again, it does what is left. What it does not reach is in the result: what stands in clear in
-    logs, and what ends by itself.
+    Tokens of theirs that were issued up to now hold no more, their key is shredded, what they have spent of budgets is
+    set to 0, and their rows leave the quarantine. Done again, it does what is left. What it does not reach is in the
+    result: what stands in clear in logs, what a model was trained on, and what ends by itself.
 
     Epsilon ledgers stay as they are: what was told about **other** people's data is not untold, and who is erased could
     ask for it anew.
@@ -173,6 +193,7 @@ async def erase_subject(
         callers: As for :func:`export_subject`.
         store: As for :func:`export_subject`.
         keys: Whose key to shred.
+        quarantine: Where rows with labels wait.
         token_lifetime: Seconds after which the last of their tokens has expired. Needed for callers by ``"jwt"``.
         clock: Seconds since 1970.
 
@@ -186,6 +207,8 @@ async def erase_subject(
         raise ConfigurationError("erase_subject(token_lifetime=...) is for how many seconds their tokens may hold yet")
     store = default_store() if store is None else store
     kept = [*_NOT_BY_NAME, "what stands in logs in clear", "API keys and logins: see mlguard keys revoke"]
+    if quarantine is None:
+        kept.append(_NO_QUARANTINE)
     for caller in tokens:
         revocations = Revocations(store=store, clock=clock)
         await revocations.erase(caller.id, issuer=caller.issuer, lifetime=token_lifetime or 0.0)
@@ -200,8 +223,9 @@ async def erase_subject(
         spent = await ledger.forget(store, identity, clock())
         if spent:
             reset.append(budget)
-    record_event("subject.erasure_done", key_shredded=int(shredded), tokens=len(tokens), budgets=len(reset))
-    return SubjectErasure(shredded, len(tokens), reset, kept)
+    rows = 0 if quarantine is None else await run_in_threadpool(_forget, quarantine, callers)
+    record_event("subject.erasure_done", key_shredded=int(shredded), tokens=len(tokens), budgets=len(reset), rows=rows)
+    return SubjectErasure(shredded, len(tokens), reset, rows, kept)
 
 
 def _identities(subject: object, callers: Sequence[Principal | str]) -> list[tuple[str, ...]]:
@@ -215,6 +239,20 @@ def _identities(subject: object, callers: Sequence[Principal | str]) -> list[tup
 
 def _tokens(callers: Sequence[Principal | str]) -> list[Principal]:
     return [caller for caller in callers if isinstance(caller, Principal) and caller.method == "jwt"]
+
+
+def _rows_of(quarantine: FeedbackQuarantine, callers: Sequence[Principal | str]) -> list[QuarantinedRow]:
+    found: dict[int, QuarantinedRow] = {}
+    for caller, state in product(callers, get_args(State)):
+        after = -1
+        while page := quarantine.rows(caller=caller, state=state, after=after):
+            found.update((row.id, row) for row in page)
+            after = page[-1].id
+    return [found[id_] for id_ in sorted(found)]
+
+
+def _forget(quarantine: FeedbackQuarantine, callers: Sequence[Principal | str]) -> int:
+    return sum(quarantine.forget(caller) for caller in callers)
 
 
 async def _accounts(
