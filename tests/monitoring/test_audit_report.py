@@ -297,6 +297,21 @@ def test_callers_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert "alice (jwt of https://id.example): 9" in spoken(tree(page).find(".//section[@id='callers']/figure[1]"))
 
 
+def test_suspects_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """So that nobody is blamed for what somebody with the same id has done."""
+    suspected = [
+        event("query.suspected", principal="alice", method="jwt", issuer="https://id.example"),
+        event("query.suspected", principal="alice", method="jwt", issuer="https://id.example"),
+        event("query.suspected", principal="alice", method="api-key"),
+        event("query.suspected", principal="bob", method="api-key"),
+    ]
+    page = _page(tmp_path, *suspected)
+    told = "3 callers were suspected, alice (jwt of https://id.example) the most, twice"
+    assert heading(page, "suspects") == told
+    names = [spoken(one) for one in tree(page).findall(".//section[@id='suspects']//tbody//th")]
+    assert {"alice (jwt of https://id.example)", "alice (api-key)", "bob"} <= set(names)
+
+
 def test_more_files_than_are_named(tmp_path: Path) -> None:
     """Of many files that cannot be read, some are named and the rest are counted."""
     for number in range(23):

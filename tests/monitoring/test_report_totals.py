@@ -141,6 +141,7 @@ def test_suspects_are_named_by_their_facts() -> None:
     """By principal, or by what else says who; what is sealed by its key."""
     totals = _counted(
         (_START, event("query.suspected", principal="mallory", score=3.5)),
+        (_START, event("query.suspected", principal="mallory", method="jwt", issuer="https://id.test")),
         (_START, event("query.suspected", principal={"id": "mallory"})),
         (_START, event("query.suspected", key="k1", principal="")),
         (_START, event("query.suspected", principal="s1.abc.def")),
@@ -148,7 +149,8 @@ def test_suspects_are_named_by_their_facts() -> None:
         (_START, event("query.cleared", principal="mallory")),
     )
     assert {who: entry.weight for who, entry in totals.suspects.entries.items()} == {
-        "mallory": 2, "k1": 1, "s1.abc": 1, "": 1,
+        ("", "", "mallory"): 2, ("jwt", "https://id.test", "mallory"): 1, ("", "", "k1"): 1, ("", "", "s1.abc"): 1,
+        ("", "", ""): 1,
     }  # fmt: skip
 
 

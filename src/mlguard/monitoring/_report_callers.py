@@ -1,7 +1,6 @@
 """Who asks how much, and what is refused."""
 
 import itertools
-from collections import Counter
 from functools import partial
 
 from mlguard.monitoring._report_html import Html, element, joined, name_of
@@ -18,6 +17,7 @@ from mlguard.monitoring._report_parts import (
     figure,
     head,
     moment_cell,
+    namesakes,
     note,
     number,
     numbers_behind,
@@ -101,10 +101,7 @@ def _over_time(totals: Totals, what: str) -> Html:
 
 
 def _namesakes(totals: Totals) -> frozenset[str]:
-    """Ids that several callers have: the key "alice" and a token of "alice" are not the same."""
-    known = {caller for sketch in (totals.by_rows, totals.by_requests) for caller in sketch.entries}
-    times = Counter(caller[2] for caller in known if caller is not None)
-    return frozenset(identity for identity, callers in times.items() if callers > 1)
+    return namesakes(caller for sketch in (totals.by_rows, totals.by_requests) for caller in sketch.entries)
 
 
 def _in_the_plots(totals: Totals) -> list[Caller]:

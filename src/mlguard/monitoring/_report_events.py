@@ -1,16 +1,21 @@
 """Who was suspected, what else happened, whether the chain holds, and what could not be read."""
 
+from collections.abc import Container
+
 from mlguard.monitoring._report_html import Html, element, joined, name_of, shown
 from mlguard.monitoring._report_numbers import DASH, minute, percent, second, size, things, whole
 from mlguard.monitoring._report_parts import (
     Finding,
     Section,
     bounded,
+    caller_html,
+    caller_name,
     cell,
     empty,
     figure,
     head,
     moment_cell,
+    namesakes,
     note,
     number,
     numbers_behind,
@@ -55,19 +60,25 @@ def suspects(totals: Totals) -> Section:
         )
         return Section("suspects", topic, "Nobody was suspected", body)
     times = times_of(totals)
+    several = namesakes(who for who, _ in ranked)
     series = [
-        Series(who or _UNNAMED, [entry.series.get(n, 0) for n in times.numbers], 3, is_ours=not who)
+        Series(
+            caller_name(who, several)[0] if who[2] else _UNNAMED,
+            [entry.series.get(n, 0) for n in times.numbers],
+            3,
+            is_ours=not who[2],
+        )
         for who, entry in ranked[:_IN_A_PLOT]
     ]
     rows = [
-        [head(_named(who)), number(whole(entry.weight)), moment_cell(entry.first), moment_cell(entry.last),
+        [head(_named(who, several)), number(whole(entry.weight)), moment_cell(entry.first), moment_cell(entry.last),
          cell(entry.note or DASH, "facts")]
         for who, entry in ranked[:_IN_A_TABLE]
     ]  # fmt: skip
-    heading = words(_named(ranked[0][0]), f" was suspected {_times(ranked[0][1].weight)}")
+    heading = words(_named(ranked[0][0], several), f" was suspected {_times(ranked[0][1].weight)}")
     if len(ranked) > 1:
         many = f"{whole(len(ranked))} callers were suspected, "
-        heading = words(many, _named(ranked[0][0]), f" the most, {_times(ranked[0][1].weight)}")
+        heading = words(many, _named(ranked[0][0], several), f" the most, {_times(ranked[0][1].weight)}")
     caption = "When callers were suspected"
     body = joined(
         [
@@ -87,8 +98,8 @@ def suspects(totals: Totals) -> Section:
 _UNNAMED = "not named"
 
 
-def _named(who: str) -> str:
-    return name_of(who) if who else _UNNAMED
+def _named(who: tuple[str, str, str], several: Container[str]) -> Html:
+    return caller_html(who, several) if who[2] else joined([_UNNAMED])
 
 
 def _times(number_of_times: int) -> str:

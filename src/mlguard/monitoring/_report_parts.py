@@ -1,6 +1,7 @@
 """What the sections of a report are made of."""
 
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -160,6 +161,12 @@ def words(*parts: str) -> Html:
     return joined(parts)
 
 
+def namesakes(callers: Iterable[Caller]) -> frozenset[str]:
+    """Ids that several callers have: the key "alice" and a token of "alice" are not the same."""
+    times = Counter(caller[2] for caller in {*callers} if caller is not None)
+    return frozenset(identity for identity, number in times.items() if number > 1)
+
+
 def caller_name(caller: Caller, namesakes: Container[str] = ()) -> tuple[str, Html | None]:
     """A caller, in a text and in HTML. None: it has no name, and is called by ours.
 
@@ -170,7 +177,7 @@ def caller_name(caller: Caller, namesakes: Container[str] = ()) -> tuple[str, Ht
     if caller is None:
         return NOBODY, None
     method, issuer, identity = caller
-    if identity not in namesakes:
+    if identity not in namesakes or not method:  # or nobody has told how it was proved
         return identity, name_of(identity)
     told = f"{identity} ({method} of {issuer})" if issuer else f"{identity} ({method})"
     return told, joined([name_of(identity), " (", proof(caller), ")"])

@@ -105,7 +105,7 @@ class Totals:
         routes: By requests.
         labels: Of answers, by rows.
         models: (name, version, digest) by rows.
-        suspects: By how often they were suspected.
+        suspects: (method, issuer, id) by how often they were suspected; with no id where none was told.
         callers: About how many there were.
         chains: About how many processes wrote.
         width: Length of a slot of time, in seconds.
@@ -123,7 +123,7 @@ class Totals:
         self.routes = Heaviest[tuple[str, str]](_MOST_NAMES)
         self.labels = Heaviest[str](_MOST_NAMES)
         self.models = Heaviest[tuple[str, str, str]](_MOST_NAMES)
-        self.suspects = Heaviest[str](_MOST_ADDRESSES)
+        self.suspects = Heaviest[tuple[str, str, str]](_MOST_ADDRESSES)
         self.callers = Distinct()
         self.chains = Distinct()
         self.slots: dict[int, Slot] = {}
@@ -232,7 +232,8 @@ class Totals:
         elif entry > latest[0]:
             heapq.heapreplace(latest, entry)
         if event == "query.suspected":
-            suspect = self.suspects.add(_who(facts), number, at)
+            proof = [name(facts.get(member)) or "" for member in ("method", "issuer")]
+            suspect = self.suspects.add((proof[0], _unsealed(proof[1]), _who(facts)), number, at)
             suspect.note = told
 
     def _sketches(self) -> "tuple[Heaviest[Any], ...]":

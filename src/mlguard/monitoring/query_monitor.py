@@ -328,7 +328,8 @@ class QueryMonitor(Guard):
     def _facts(self, caller: Any, key: bytes) -> dict[str, str]:
         """Who, for an event. What a function names callers by may be no business of a log: a digest stands for it."""
         if isinstance(caller, Principal):
-            return {"monitor": self.name, "principal": caller.id, "method": caller.method}
+            issuer = {"issuer": caller.issuer} if caller.issuer else {}
+            return {"monitor": self.name, "principal": caller.id, "method": caller.method, **issuer}
         return {"monitor": self.name, "caller": key.hex()[:16]}
 
     def __repr__(self) -> str:
