@@ -98,8 +98,8 @@ class Scores:
         Raises:
             UnsafeOutputError: It holds NaN or an infinity, or no scores although the policy needs some (500).
         """
-        if not self.needed and (row := self.digits.row(value)) is not None:
-            return row
+        if not self.needed and (ready := self._row(value, for_json=for_json)) is not None:
+            return ready
         if self.policy.bins is not None:
             binned = self.binned(value, where)
             return binned if isinstance(value, np.ndarray) and binned.ndim else binned.tolist()
@@ -123,6 +123,15 @@ class Scores:
                 return orjson.Fragment(ready)
             entries = self._entries(rows, names)
         return entries if scores.ndim == 2 else entries[0]
+
+    def _row(self, value: Any, *, for_json: bool) -> list[Any] | None:
+        """One short row of scores, or a batch of one, by hand; None for all else."""
+        if for_json and type(value) is np.ndarray and value.dtype == np.float64 and value.size <= FEW:
+            value = value.tolist()
+        if type(value) is list and len(value) == 1:
+            row = self.digits.row(value[0])
+            return None if row is None else [row]
+        return self.digits.row(value)
 
     def _one_by_hand(self, batch: FloatArray, names: tuple[str | int, ...], where: str) -> list[Any] | None:
         """What stands for one short row, on which numpy would spend most of its time getting started; None for more."""
