@@ -98,8 +98,8 @@ class Scores:
         Raises:
             UnsafeOutputError: It holds NaN or an infinity, or no scores although the policy needs some (500).
         """
-        if not self.needed and (ready := self._row(value, for_json=for_json)) is not None:
-            return ready
+        if not self.needed and (row := self._row(value, for_json=for_json)) is not None:
+            return row
         if self.policy.bins is not None:
             binned = self.binned(value, where)
             return binned if isinstance(value, np.ndarray) and binned.ndim else binned.tolist()
