@@ -416,3 +416,28 @@ def test_a_verdict_that_was_lost_on_its_way_is_an_event(rows: int, events: Event
     asyncio.run(service.send(USUAL[:1], "honest"))
     assert [event["event"] for event in events()] == ["query.suspected"]
     assert service.numbers["queries_suspected"] == 1
+
+
+def test_requests_without_rows_are_noted_few_at_a_time() -> None:
+    """Each of them is a call of the store."""
+    most = 0
+
+    class Counting(MemoryStore):
+        calls = 0
+        suspends = True
+
+        async def watch(self, *what: Any, **more: Any) -> Sighting:
+            nonlocal most
+            self.calls += 1
+            most = max(most, self.calls)
+            await asyncio.sleep(0)
+            self.calls -= 1
+            return await super().watch(*what, **more)
+
+    service = Service(features=lambda: USUAL[:0], store=Counting())
+
+    async def work() -> None:
+        await asyncio.gather(*[service.ask([], f"client {number}") for number in range(300)])
+
+    asyncio.run(work())
+    assert most == 128

@@ -142,7 +142,7 @@ class QueryQueue:
         with self._lock:
             while self._waiting:
                 rows = self._waiting[0].asked.rows
-                room -= len(rows)
+                room -= len(rows) or 1
                 if part and (room < 0 or rows.dtype != part[0].asked.rows.dtype):
                     break
                 self._numbers -= rows.size
