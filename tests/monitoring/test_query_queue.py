@@ -441,3 +441,22 @@ def test_requests_without_rows_are_noted_few_at_a_time() -> None:
 
     asyncio.run(work())
     assert most == 128
+
+
+@pytest.mark.parametrize("rows", [1, 256])
+def test_who_is_cleared_is_not_suspected_for_what_is_being_noted(rows: int, events: Events) -> None:
+    """But for what the store has been given before: one call."""
+    asked = np.concatenate([USUAL[:128], walk(128)]) if rows > 1 else np.concatenate([USUAL[:1], walk(40)])
+
+    async def work() -> None:
+        store = Busy()
+        service = Service(store=store, across_callers=False)
+        await service.send(asked.reshape(-1, rows, COLUMNS))
+        await store.asked.wait()
+        clearing = asyncio.create_task(service.monitor.clear("mallory"))
+        await asyncio.sleep(0)
+        store.let.set()
+        await clearing
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.cleared"]

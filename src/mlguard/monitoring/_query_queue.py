@@ -10,6 +10,7 @@ import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,7 @@ class QueryQueue:
         """After a fork, in the child: what waits is noted by the parent."""
         self._waiting: deque[Waiting] = deque()
         self._numbers = 0
+        self._parts: list[list[Waiting]] = []  # which are being noted
         self._tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -101,6 +103,9 @@ class QueryQueue:
         """Note nothing of what a caller has asked."""
         with self._lock:
             self._replace([one for one in self._waiting if one.asked.key != key])
+            for one in chain.from_iterable(self._parts):
+                if one.asked.key == key:
+                    one.asked.forget()
 
     async def _note_later(self) -> None:
         wait = _LINGER
@@ -117,11 +122,12 @@ class QueryQueue:
     async def note_all(self) -> bool:
         """Note what waits now. Returns whether the store has answered; what it has not noted goes on waiting."""
         while part := self._take():
-            callers = self._by_caller(part)
+            callers: list[deque[Part]] = []
             try:
+                callers += self._by_caller(part)
                 answered = await self._note_callers(callers)
             finally:  # also what nobody has come to yet when the event loop ends
-                self._put_back([waiting for queries in callers for waiting, _ in queries])
+                self._put_back(part, [waiting for queries in callers for waiting, _ in queries])
             if not answered:
                 return False
             await asyncio.sleep(0)  # requests have their turn
@@ -147,17 +153,20 @@ class QueryQueue:
                     break
                 self._numbers -= rows.size
                 part.append(self._waiting.popleft())
+            if part:
+                self._parts.append(part)
         return part
 
     def _by_caller(self, part: list[Waiting]) -> list[deque[Part]]:
         """What each caller has asked, measured; of a single request with many rows, that is left to who notes it."""
         if len(part) == 1:
             return [deque([(part[0], None)])]
-        distances, marks = self._watch.measured(_together([one.asked.rows for one in part]))
+        rows = [one.asked.rows for one in part]
+        distances, marks = self._watch.measured(_together(rows))
         callers: dict[bytes, deque[Part]] = {}
         begin = 0
-        for one in part:
-            end = begin + len(one.asked.rows)
+        for one, its in zip(part, rows, strict=True):
+            end = begin + len(its)
             callers.setdefault(one.asked.key, deque()).append((one, (distances[begin:end], marks[begin:end])))
             begin = end
         return [*callers.values()]
@@ -181,9 +190,10 @@ class QueryQueue:
                 current_request.reset(before)
         return True
 
-    def _put_back(self, left: list[Waiting]) -> None:
-        if left:
-            with self._lock:
+    def _put_back(self, part: list[Waiting], left: list[Waiting]) -> None:
+        with self._lock:
+            self._parts = [one for one in self._parts if one is not part]
+            if left:
                 self._replace([*left, *self._waiting])
 
     def _replace(self, waiting: list[Waiting]) -> None:

@@ -56,7 +56,7 @@ class Asked:
 
     Args:
         key: Whose they are.
-        rows: What was asked, of the reference's columns. Nobody changes them.
+        rows: What was asked, of the reference's columns. Nobody writes into them.
         watch: Notes them.
 
     Attributes:
@@ -93,6 +93,10 @@ class Asked:
         with self._watch.lock:
             self.sighting, self._caller = sighting, caller
             self._keep()
+
+    def forget(self) -> None:
+        """Note nothing more of them."""
+        self.rows = self.rows[:0]
 
     def _keep(self) -> None:
         """Margins are evidence. Those of repeats are none."""
@@ -179,7 +183,7 @@ class QueryWatch:
             elif len(rows) <= AT_ONCE:
                 sighting = await self._note_part(asked.key, caller, *(measured or self.measured(rows)))
             else:
-                sighting = await self._note_parts(asked, caller)
+                sighting = await self._note_parts(asked, caller, len(rows))
         except BaseException:
             asked.was_tried = True
             raise
@@ -190,9 +194,9 @@ class QueryWatch:
         """Distances and marks of rows, whoever has asked them."""
         return self._fingerprints.of(rows)
 
-    async def _note_parts(self, asked: Asked, caller: Caller) -> Sighting:
+    async def _note_parts(self, asked: Asked, caller: Caller, number: int) -> Sighting:
         """Note many, part by part; where that was cut short before, what was left then."""
-        for start in range(len(asked.seen), len(asked.rows), AT_ONCE):
+        for start in range(len(asked.seen), number, AT_ONCE):
             if start:
                 await asyncio.sleep(0)  # others have their turn
             measured = self.measured(asked.rows[start : start + AT_ONCE])
