@@ -596,14 +596,15 @@ def test_a_probe_is_answered_also_where_it_cannot_be_recorded(durability: str) -
     app = hardened(log, health=["/live"])
     log.is_open = log.is_writable = False
 
-    @app.get("/{path:path}")
+    @app.api_route("/{path:path}", methods=["GET", "POST"])
     def live() -> str:
         return "yes"
 
     assert call(app, "/live", method="GET").json == "yes"
     assert call(app, "/live", method="GET", root_path="/api").json == "yes"
     assert [call(app, path, method="GET").status for path in ("/live/", "/LIVE", "//live", "/health")] == [503] * 4
-    assert [record["status"] for record in log.records] == [200, 200, 503, 503, 503, 503]
+    assert call(app, "/live", method="POST").status == 503, "it may be a question to a model"
+    assert [record["status"] for record in log.records] == [200, 200, 503, 503, 503, 503, 503]
 
 
 def test_an_answer_leaves_when_its_record_is_durable() -> None:

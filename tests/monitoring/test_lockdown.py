@@ -248,9 +248,15 @@ def test_health_is_its_very_path(lockdown: Lockdown, path: str) -> None:
     assert call(app, path, method="GET").status == 503
 
 
+@pytest.mark.parametrize(("method", "is_probe"), [("HEAD", True), ("OPTIONS", True), ("POST", False), ("get", False)])
+def test_a_probe_only_asks(lockdown: Lockdown, method: str, is_probe: bool) -> None:
+    """What is posted to such a path may be a question to a model."""
+    assert lockdown.is_health({"type": "http", "method": method, "path": "/health"}) is is_probe
+
+
 def test_a_websocket_to_health_is_none(lockdown: Lockdown) -> None:
     """Probes ask over HTTP."""
-    assert lockdown.is_health({"type": "http", "path": "/health"})
+    assert lockdown.is_health({"type": "http", "method": "GET", "path": "/health"})
     assert not lockdown.is_health({"type": "websocket", "path": "/health"})
 
 

@@ -13,8 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlguard import AuditLog, MemoryStore, RedisStore, RequestIds, Sighting, Watch, WatchedQuery, install_audit_log
+from mlguard import (
+    AuditLog,
+    MemoryStore,
+    RedisStore,
+    RequestIds,
+    Sighting,
+    UnavailableError,
+    Watch,
+    WatchedQuery,
+    install_audit_log,
+)
 from mlguard.monitoring.query_reference import Floats
+from tests.clock import Clock
 from tests.monitoring.test_query_monitor import COLUMNS, KEY, USUAL, Away, Events, Service, events, scores, walk
 from tests.redis_server import redis_server
 
@@ -265,3 +276,187 @@ def test_a_child_of_a_fork_leaves_what_waits_to_its_parent() -> None:
 
     asyncio.run(work())
     assert service.numbers == {"queries_watched": 2}
+
+
+@pytest.mark.parametrize("suspends", [True, False])
+def test_nothing_is_lost_where_an_event_loop_ends_in_the_middle(suspends: bool) -> None:
+    """Also what was taken out of the queue, and nobody has begun to note."""
+
+    class Slow(MemoryStore):
+        async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+            await asyncio.sleep(0)
+            return await super().watch(key, queries, rule, **more)
+
+    store = Slow()
+    store.suspends = suspends
+    service = Service(store=store, across_callers=False)
+
+    async def work() -> None:
+        for client in "abcde":
+            await service.send(USUAL[:2], client)
+        while "queries_queued" in service.numbers:  # noqa: ASYNC110  # the monitor has no event for it
+            await asyncio.sleep(0)
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    asyncio.run(work())
+    assert service.numbers == {"queries_watched": 10}
+
+
+def test_an_event_loop_ends_also_where_the_store_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could not note waits for another one."""
+    monkeypatch.setattr("mlguard.monitoring._query_queue._AT_END", 0.0)
+    service = Service(store=Busy())
+    asyncio.run(asyncio.wait_for(service.send(USUAL[:3]), 30))
+    assert service.numbers == {"queries_queued": 3}
+
+
+def test_event_loops_have_one_task_each_while_the_store_is_away() -> None:
+    """Also where they take turns: it might be away for long."""
+    service = Service(store=Away())
+    loops = [asyncio.Runner(), asyncio.Runner()]
+    for number in range(10):
+        loops[number % 2].run(service.send(USUAL[number : number + 1]))
+    assert [len(asyncio.all_tasks(one.get_loop())) for one in loops] == [1, 1]
+    for one in loops:
+        one.close()
+    assert service.numbers == {"queries_queued": 10}
+
+
+def test_what_cannot_be_told_costs_no_other_query(caplog: pytest.LogCaptureFixture) -> None:
+    """A store that fails when it is asked for the end of a verdict: what was noted is noted, and so is what comes."""
+
+    class Forgetful(MemoryStore):
+        async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+            if not queries:
+                raise ValueError("nothing")
+            return await super().watch(key, queries, rule, **more)
+
+    clock = Clock()
+    service = Service(store=Forgetful(clock=clock), across_callers=False, clock=clock, hold=10.0)
+    asyncio.run(service.send(walk(40)))
+    assert service.numbers["query_suspects"] == 1
+    clock.now = 11.0
+
+    async def work() -> None:
+        for client in "abc":
+            await service.send(USUAL[:4], client)
+
+    asyncio.run(work())
+    assert service.numbers["queries_watched"] == 52
+    assert "what a caller has asked could not be noted" in caplog.messages
+
+
+def test_a_row_that_is_not_in_native_bytes_is_the_same_alone_and_among_others() -> None:
+    """It was noted alone once, and then twice with others: no near-duplicate."""
+    service = Service(features=lambda: USUAL[:1].astype(">f8"))
+    for rows in (1, 3):
+        asyncio.run(service.send([[0.0]] * rows))
+    assert service.numbers == {"queries_watched": 4, "queries_repeated": 3}
+
+
+def test_what_was_tried_before_is_evidence_as_it_would_have_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query is not compared with itself because the store was away."""
+    monkeypatch.setattr("mlguard.monitoring._query_evidence.random.random", lambda: 0.5)
+    noted: dict[bool, list[tuple[float, ...]]] = {True: [], False: []}
+
+    class Noting(Away):
+        async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+            sighting = await super().watch(key, queries, rule, **more)
+            noted[is_away].extend([query.apart for query in queries])
+            return sighting
+
+    for is_away in (True, False):
+        store = Noting()
+        service = Service(store=store, across_callers=False, key=KEY)
+        store.down = False
+        asyncio.run(service.send(USUAL[:1]))
+        store.down = is_away
+        asyncio.run(service.send(USUAL[1:2]))
+        store.down = False
+        asyncio.run(service.send(USUAL[2:3]))
+    assert np.allclose(noted[True], noted[False], atol=1e-4)  # measured alone or together, they differ by rounding
+
+
+def test_many_rows_that_were_noted_in_part_are_noted_to_the_end(events: Events) -> None:
+    """Where the store went away in between: no row twice, and the verdict in the first part is an event."""
+
+    class Shaky(MemoryStore):
+        calls = 0
+
+        async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+            self.calls += 1
+            if self.calls == 2:
+                raise UnavailableError("away", retry_after=1)
+            return await super().watch(key, queries, rule, **more)
+
+    service = Service(store=Shaky(), across_callers=False)
+    asyncio.run(service.ask(walk(300)))
+    asyncio.run(service.send(USUAL[:1], "honest"))
+    assert service.numbers["queries_watched"] == 301
+    assert "queries_repeated" not in service.numbers
+    assert [event["event"] for event in events()] == ["query.suspected"]
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_a_verdict_that_was_lost_on_its_way_is_an_event(rows: int, events: Events) -> None:
+    """The store tells only once that it began, and has answered too late, or just when the event loop ended."""
+
+    class Late(MemoryStore):
+        async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+            sighting = await super().watch(key, queries, rule, **more)
+            if sighting.change:
+                raise UnavailableError("late", retry_after=1)
+            return sighting
+
+    service = Service(store=Late(), across_callers=False)
+    asyncio.run(service.send(walk(200).reshape(-1, rows, COLUMNS)))
+    asyncio.run(service.send(USUAL[:1], "honest"))
+    assert [event["event"] for event in events()] == ["query.suspected"]
+    assert service.numbers["queries_suspected"] == 1
+
+
+def test_requests_without_rows_are_noted_few_at_a_time() -> None:
+    """Each of them is a call of the store."""
+    most = 0
+
+    class Counting(MemoryStore):
+        calls = 0
+        suspends = True
+
+        async def watch(self, *what: Any, **more: Any) -> Sighting:
+            nonlocal most
+            self.calls += 1
+            most = max(most, self.calls)
+            await asyncio.sleep(0)
+            self.calls -= 1
+            return await super().watch(*what, **more)
+
+    service = Service(features=lambda: USUAL[:0], store=Counting())
+
+    async def work() -> None:
+        await asyncio.gather(*[service.ask([], f"client {number}") for number in range(300)])
+
+    asyncio.run(work())
+    assert most == 128
+
+
+@pytest.mark.parametrize("rows", [1, 256])
+def test_who_is_cleared_is_not_suspected_for_what_is_being_noted(rows: int, events: Events) -> None:
+    """But for what the store has been given before: one call."""
+    asked = np.concatenate([USUAL[:128], walk(128)]) if rows > 1 else np.concatenate([USUAL[:1], walk(40)])
+
+    async def work() -> None:
+        store = Busy()
+        service = Service(store=store, across_callers=False)
+        await service.send(asked.reshape(-1, rows, COLUMNS))
+        await store.asked.wait()
+        clearing = asyncio.create_task(service.monitor.clear("mallory"))
+        await asyncio.sleep(0)
+        store.let.set()
+        await clearing
+
+    asyncio.run(work())
+    assert [event["event"] for event in events()] == ["query.cleared"]

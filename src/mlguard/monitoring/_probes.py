@@ -7,6 +7,7 @@ from starlette.types import Scope
 from mlguard.errors import ConfigurationError
 
 HEALTH = ("/health",)
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # what is posted to such a path may be a question to a model
 
 
 class Probes:
@@ -26,10 +27,10 @@ class Probes:
         self._paths = frozenset(paths)
 
     def covers(self, scope: Scope) -> bool:
-        """Whether a request is one for them. One that is spelt in another way is none."""
+        """Whether a request is a probe. One that is spelt in another way is none, or that would have something done."""
         path: str = scope["path"]
         if path not in self._paths:
             root: str = scope.get("root_path", "").rstrip("/")
             if not root or not path.startswith(f"{root}/") or path[len(root) :] not in self._paths:
                 return False
-        return bool(scope["type"] == "http")
+        return scope["type"] == "http" and scope["method"] in _METHODS

@@ -5,13 +5,16 @@ measure one, and no request waits for the store.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlguard._lookout import OwnLock, restart_after_fork
 from mlguard.errors import UnavailableError
@@ -23,6 +26,7 @@ logger = logging.getLogger("mlguard")
 
 _LINGER = 0.1  # seconds for which queries are gathered
 _AGAIN = 1.0  # seconds after which a store that does not answer is asked again
+_AT_END = 5.0  # seconds for which an event loop that ends waits for it
 _MOST = 4_096  # requests that wait
 _MOST_NUMBERS = 2_000_000  # in their rows: 16 MB
 
@@ -64,8 +68,8 @@ class QueryQueue:
         """After a fork, in the child: what waits is noted by the parent."""
         self._waiting: deque[Waiting] = deque()
         self._numbers = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._parts: list[list[Waiting]] = []  # which are being noted
+        self._tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         """How many requests' queries wait."""
@@ -84,18 +88,24 @@ class QueryQueue:
 
     def _wake(self) -> None:
         """See to it that this event loop notes what waits."""
-        task = self._task
         loop = asyncio.get_running_loop()
-        if task is None or task.done() or task.get_loop() is not loop:
+        task = self._tasks.get(loop)
+        if task is None or task.done():
             # In no request's context, which would be the one that came first.
-            self._task = task = loop.create_task(self._note_later(), context=contextvars.Context())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task = self._tasks[loop] = loop.create_task(self._note_later(), context=contextvars.Context())
+            task.add_done_callback(self._let_go)
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(task.get_loop()) is task:
+            del self._tasks[task.get_loop()]
 
     def forget(self, key: bytes) -> None:
         """Note nothing of what a caller has asked."""
         with self._lock:
             self._replace([one for one in self._waiting if one.asked.key != key])
+            for one in chain.from_iterable(self._parts):
+                if one.asked.key == key:
+                    one.asked.forget()
 
     async def _note_later(self) -> None:
         wait = _LINGER
@@ -104,21 +114,32 @@ class QueryQueue:
                 await asyncio.sleep(wait)
                 wait = _LINGER if await self.note_all() else _AGAIN
         except asyncio.CancelledError:  # the event loop ends
-            await self.note_all()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AT_END):
+                    await self.note_all()
             raise
 
     async def note_all(self) -> bool:
         """Note what waits now. Returns whether the store has answered; what it has not noted goes on waiting."""
         while part := self._take():
-            callers = self._by_caller(part)
-            if self._at_once and len(callers) > 1:
-                answered = await asyncio.gather(*map(self._note, callers))
-            else:
-                answered = [await self._note(one) for one in callers]
-            if not all(answered):
+            callers: list[deque[Part]] = []
+            try:
+                callers += self._by_caller(part)
+                answered = await self._note_callers(callers)
+            finally:  # also what nobody has come to yet when the event loop ends
+                self._put_back(part, [waiting for queries in callers for waiting, _ in queries])
+            if not answered:
                 return False
             await asyncio.sleep(0)  # requests have their turn
         return True
+
+    async def _note_callers(self, callers: list[deque[Part]]) -> bool:
+        """Note what each caller has asked. What is left in the end was not noted."""
+        if not self._at_once or len(callers) == 1:
+            return all([await self._note(one) for one in callers])
+        async with asyncio.TaskGroup() as group:  # which ends when all of them have, also when it is cancelled
+            tasks = [group.create_task(self._note(one)) for one in callers]
+        return not any(task.cancelled() or not task.result() for task in tasks)
 
     def _take(self) -> list[Waiting]:
         """A part of what waits, of one kind of number: the same row in another kind is another query."""
@@ -127,53 +148,59 @@ class QueryQueue:
         with self._lock:
             while self._waiting:
                 rows = self._waiting[0].asked.rows
-                room -= len(rows)
+                room -= len(rows) or 1
                 if part and (room < 0 or rows.dtype != part[0].asked.rows.dtype):
                     break
                 self._numbers -= rows.size
                 part.append(self._waiting.popleft())
+            if part:
+                self._parts.append(part)
         return part
 
     def _by_caller(self, part: list[Waiting]) -> list[deque[Part]]:
         """What each caller has asked, measured; of a single request with many rows, that is left to who notes it."""
         if len(part) == 1:
             return [deque([(part[0], None)])]
-        distances, marks = self._watch.measured(np.concatenate([one.asked.rows for one in part]))
+        rows = [one.asked.rows for one in part]
+        distances, marks = self._watch.measured(_together(rows))
         callers: dict[bytes, deque[Part]] = {}
         begin = 0
-        for one in part:
-            end = begin + len(one.asked.rows)
+        for one, its in zip(part, rows, strict=True):
+            end = begin + len(its)
             callers.setdefault(one.asked.key, deque()).append((one, (distances[begin:end], marks[begin:end])))
             begin = end
         return [*callers.values()]
 
     async def _note(self, queries: deque[Part]) -> bool:
         """Note what one caller has asked, in its order. Returns whether the store has answered."""
-        try:
-            while queries:
-                waiting, measured = queries[0]
+        while queries:
+            waiting, measured = queries[0]
+            before = current_request.set(waiting.served)
+            try:
                 sighting = await self._watch.note(waiting.asked, measured)
                 queries.popleft()
-                before = current_request.set(waiting.served)
-                try:
-                    await self._tell(waiting.asked, waiting.caller, sighting)
-                finally:
-                    current_request.reset(before)
-        except UnavailableError:
-            return False
-        except Exception:
-            logger.exception("what a caller has asked could not be noted")
-            queries.popleft()
-            return True
-        finally:
-            if queries:
-                self._put_back([waiting for waiting, _ in queries])
+                await self._tell(waiting.asked, waiting.caller, sighting)
+            except UnavailableError:
+                return False
+            except Exception:
+                logger.exception("what a caller has asked could not be noted")
+                if waiting.asked.sighting is None:  # or it is noted, and something else has failed
+                    queries.popleft()
+            finally:
+                current_request.reset(before)
         return True
 
-    def _put_back(self, left: list[Waiting]) -> None:
+    def _put_back(self, part: list[Waiting], left: list[Waiting]) -> None:
         with self._lock:
-            self._replace([*left, *self._waiting])
+            self._parts = [one for one in self._parts if one is not part]
+            if left:
+                self._replace([*left, *self._waiting])
 
     def _replace(self, waiting: list[Waiting]) -> None:
         self._waiting = deque(waiting)
         self._numbers = sum(one.asked.rows.size for one in waiting)
+
+
+def _together(rows: list[NDArray[np.generic]]) -> NDArray[np.generic]:
+    """Rows of one kind of number, in which they stay: numpy would turn their bytes around where they are not native."""
+    return np.concatenate(rows, dtype=rows[0].dtype)

@@ -56,19 +56,25 @@ class Asked:
 
     Args:
         key: Whose they are.
-        rows: What was asked, of the reference's columns. Nobody changes them.
+        rows: What was asked, of the reference's columns. Nobody writes into them.
         watch: Notes them.
 
     Attributes:
         sighting: What the store says; None: they are not noted yet.
+        seen: What it has said so far of their parts, where they are many.
+        change: Of the verdict, in those parts: it is told only once.
+        was_tried: Whether they could not be noted before, or what the store has said was lost.
     """
 
-    __slots__ = ("_answers", "_caller", "_watch", "key", "rows", "sighting")
+    __slots__ = ("_answers", "_caller", "_watch", "change", "key", "rows", "seen", "sighting", "was_tried")
 
     def __init__(self, key: bytes, rows: NDArray[np.generic], watch: "QueryWatch") -> None:
         self.key = key
         self.rows = rows
         self.sighting: Sighting | None = None
+        self.seen: list[int] = []
+        self.change = 0
+        self.was_tried = False
         self._caller: Caller | None = None
         self._answers: deque[list[float]] = deque(maxlen=_MOST_ANSWERS)
         self._watch = watch
@@ -87,6 +93,10 @@ class Asked:
         with self._watch.lock:
             self.sighting, self._caller = sighting, caller
             self._keep()
+
+    def forget(self) -> None:
+        """Note nothing more of them."""
+        self.rows = self.rows[:0]
 
     def _keep(self) -> None:
         """Margins are evidence. Those of repeats are none."""
@@ -167,12 +177,16 @@ class QueryWatch:
             UnavailableError: The store does not answer (503).
         """
         rows, caller = asked.rows, self._caller(asked.key)
-        if not len(rows):
-            sighting = await self.look(asked.key)
-        elif len(rows) <= AT_ONCE:
-            sighting = await self._note_part(asked.key, caller, *(measured or self.measured(rows)))
-        else:
-            sighting = await self._note_parts(asked.key, caller, rows)
+        try:
+            if not len(rows):
+                sighting = await self.look(asked.key)
+            elif len(rows) <= AT_ONCE:
+                sighting = await self._note_part(asked.key, caller, *(measured or self.measured(rows)))
+            else:
+                sighting = await self._note_parts(asked, caller, len(rows))
+        except BaseException:
+            asked.was_tried = True
+            raise
         asked.noted(sighting, caller)
         return sighting
 
@@ -180,24 +194,26 @@ class QueryWatch:
         """Distances and marks of rows, whoever has asked them."""
         return self._fingerprints.of(rows)
 
-    async def _note_parts(self, key: bytes, caller: Caller, rows: NDArray[np.generic]) -> Sighting:
-        seen: list[int] = []
-        change = 0
-        for start in range(0, len(rows), AT_ONCE):
+    async def _note_parts(self, asked: Asked, caller: Caller, number: int) -> Sighting:
+        """Note many, part by part; where that was cut short before, what was left then."""
+        for start in range(len(asked.seen), number, AT_ONCE):
             if start:
                 await asyncio.sleep(0)  # others have their turn
-            sighting = await self._note_part(key, caller, *self.measured(rows[start : start + AT_ONCE]))
-            seen += sighting.seen
-            change = sighting.change or change
-        return sighting._replace(seen=tuple(seen), change=change)
+            measured = self.measured(asked.rows[start : start + AT_ONCE])
+            sighting = await self._note_part(asked.key, caller, *measured)
+            asked.seen += sighting.seen
+            asked.change = sighting.change or asked.change
+        return sighting._replace(seen=tuple(asked.seen), change=asked.change)
 
     async def _note_part(self, key: bytes, caller: Caller, distances: list[float], marks: list[list[int]]) -> Sighting:
         queries = []
+        last_distance = caller.distance
         for distance, of_row in zip(distances, marks, strict=True):
             measured = (0.0, 0.0, *self._steps(caller, distance))
             near, apart = (self._near, *measured, 0.0), (self._apart, *measured, self._apart_others)
             queries.append(WatchedQuery(tuple(of_row), near, apart))
-        last, before = caller.margin, [caller.pending.popleft() for _ in range(min(AT_ONCE, len(caller.pending)))]
+        with self.lock:  # another event loop may note the same caller's
+            last, before = caller.margin, [caller.pending.popleft() for _ in range(min(AT_ONCE, len(caller.pending)))]
         if before:
             caller.margin = before[-1]
         try:
@@ -205,7 +221,7 @@ class QueryWatch:
                 queries = await self._compared(self._all, key, queries)
             return await self._store.watch(key, [*_of_margins(last, before), *queries], self._rule)
         except BaseException:
-            caller.margin = last
+            caller.distance, caller.margin = last_distance, last
             caller.pending.extendleft(reversed(before))
             raise
 

@@ -109,7 +109,8 @@ def install_audit_log(
         trust_traceparent: Whether the trace id is taken from the header ``traceparent`` (W3C Trace Context) where
             OpenTelemetry has no active span. Only where a proxy of your own sets it: callers can write one, and choose
             somebody else's id.
-        health: Paths that are answered also where their record cannot be written, exactly as a probe asks for them.
+        health: Paths whose GET, HEAD and OPTIONS are answered also where their record cannot be written, exactly as a
+            probe asks for them.
 
     Raises:
         ConfigurationError: The app is not hardened, runs already or has a log; something that is no log; a key that can

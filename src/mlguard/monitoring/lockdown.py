@@ -62,7 +62,8 @@ class Lockdown:
         store: Where it is kept. None: where ``MLGUARD_STORE_URL`` says, with connections of its own, so that a crowd
             in the line for those of the guards does not hold it up. What is in ``memory://`` holds in this process
             alone, and ``mlguard lockdown`` does not see it.
-        health: Paths that are never refused, exactly as written, for the probes of whoever restarts the service.
+        health: Paths that are never refused to a GET, HEAD or OPTIONS, exactly as written, for the probes of whoever
+            restarts the service.
         address: Whose address it is behind proxies. None: the other end of the socket. An address that cannot be told
             is refused while any network is blocked.
         on_store_error: What becomes of requests when the record could not be read for ``max_age`` seconds, or never:

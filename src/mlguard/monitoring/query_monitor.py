@@ -247,6 +247,8 @@ class QueryMonitor(Guard):
     async def _take(self, asked: Asked, caller: Any, sighting: Sighting) -> None:
         """Take what the store says of queries that were noted."""
         self._count(sighting)
+        if asked.was_tried and sighting.seconds and not sighting.change and asked.key not in self._suspects:
+            sighting = sighting._replace(change=1)  # its beginning may have been told to nobody
         self._remember(asked.key, caller, sighting)
         await self._end_verdicts()
 
