@@ -171,14 +171,14 @@ def test_a_walk_that_is_spread_over_accounts_is_noticed(events: Events) -> None:
             # What an account asks itself is apart, what accounts ask is not.
             await service.ask(row + (number // 40) * 0.5, f"mallory {number % 40}")
 
-    seen = Service()
+    seen = Service(act="coarsen")
     asyncio.run(spread(seen))
     assert {event["event"] for event in events()} == {"query.suspected"}
     assert len(events()) == 40
     assert all(event["queries"] <= 10 for event in events())
     assert "near-duplicates" in events()[0]["votes"]
     before = len(events())
-    unseen = Service(across_callers=False)
+    unseen = Service(act="coarsen", across_callers=False)
     asyncio.run(spread(unseen))
     assert all("near-duplicates" not in event["votes"] for event in events()[before:])
 

@@ -452,6 +452,7 @@ def test_who_is_cleared_is_not_suspected_for_what_is_being_noted(rows: int, even
         store = Busy()
         service = Service(store=store, across_callers=False)
         await service.send(asked.reshape(-1, rows, COLUMNS))
+        await service.send(USUAL[130:131], "eve")
         await store.asked.wait()
         clearing = asyncio.create_task(service.monitor.clear("mallory"))
         await asyncio.sleep(0)

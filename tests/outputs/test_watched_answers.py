@@ -109,6 +109,16 @@ def test_scores_that_do_not_leave_are_not_seen(classes: int) -> None:
     assert watch.seen == []
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_k": 1}, {"labels": CLASSES}, {"exact": True}])
+def test_the_label_alone_has_one_form_however_the_scores_come(settings: dict[str, Any]) -> None:
+    """Of one row a label, of a batch of one a list of one: as an array, or as lists."""
+    label = "dog" if "labels" in settings else 1
+    for row in ([0.25, 0.75], np.array([0.25, 0.75])):
+        assert ask(service(Watch(label_only=True), {"probabilities": row}, **settings)) == {"probabilities": label}
+    for batch in ([[0.25, 0.75]], np.array([[0.25, 0.75]])):
+        assert ask(service(Watch(label_only=True), {"probabilities": batch}, **settings)) == {"probabilities": [label]}
+
+
 def test_who_watches_can_neither_change_nor_stop_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     """A monitor that fails is logged, and the caller gets what it would have got."""
 

@@ -70,6 +70,7 @@ class Scores:
     digits: Digits = dataclasses.field(init=False)
     needed: bool = dataclasses.field(init=False)
     of_classes: bool = dataclasses.field(init=False)
+    _is_rounding: bool = dataclasses.field(init=False, repr=False, compare=False)
     _inner: FloatArray = dataclasses.field(init=False, repr=False, compare=False)
     _bins: FloatArray = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -79,6 +80,7 @@ class Scores:
         object.__setattr__(self, "of_classes", self.policy.needs_classes or self.labels is not None)
         needed = self.required or self.policy.replaces_rows or self.labels is not None
         object.__setattr__(self, "needed", needed and not self.optional)
+        object.__setattr__(self, "_is_rounding", not needed)
         edges = np.array(self.policy.bins or (0.0, 1.0))
         object.__setattr__(self, "_inner", edges[1:-1])
         object.__setattr__(self, "_bins", _bins(edges, self.policy.bins_as))
@@ -98,7 +100,7 @@ class Scores:
         Raises:
             UnsafeOutputError: It holds NaN or an infinity, or no scores although the policy needs some (500).
         """
-        if not self.needed and (row := self._row(value, for_json=for_json)) is not None:
+        if self._is_rounding and (row := self._row(value, for_json=for_json)) is not None:
             return row
         if self.policy.bins is not None:
             binned = self.binned(value, where)
