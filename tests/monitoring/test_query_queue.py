@@ -46,6 +46,12 @@ class Busy(MemoryStore):
         return await super().watch(key, queries, rule, **more)
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is noted before the event loop ends, however slow the machine is."""
+    monkeypatch.setattr("mlguard.monitoring._query_queue._LINGER", 60.0)
+
+
 def test_no_request_waits_for_the_store(events: Events) -> None:
     """All are answered while it does not; then every query is noted, in order."""
 
@@ -197,6 +203,7 @@ def test_events_name_the_request(events: Events, caplog: pytest.LogCaptureFixtur
     assert vars(record)["request_id"] == ids[event["queries"] - 1]
 
 
+@pytest.mark.usefixtures("patience")
 def test_who_is_cleared_is_not_suspected_for_what_still_waits(events: Events) -> None:
     """Others are."""
     service = Service(across_callers=False)
@@ -264,6 +271,7 @@ def test_several_event_loops_share_what_waits() -> None:
     assert "queries_queued" not in service.numbers
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_child_of_a_fork_leaves_what_waits_to_its_parent() -> None:
     """Or it would be noted twice."""
     service = Service()
@@ -278,6 +286,7 @@ def test_a_child_of_a_fork_leaves_what_waits_to_its_parent() -> None:
     assert service.numbers == {"queries_watched": 2}
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("suspends", [True, False])
 def test_nothing_is_lost_where_an_event_loop_ends_in_the_middle(suspends: bool) -> None:
     """Also what was taken out of the queue, and nobody has begun to note."""
@@ -294,12 +303,13 @@ def test_nothing_is_lost_where_an_event_loop_ends_in_the_middle(suspends: bool) 
     async def work() -> None:
         for client in "abcde":
             await service.send(USUAL[:2], client)
+        assert service.monitor._queue is not None
+        noting = asyncio.create_task(service.monitor._queue.note_all())
         while "queries_queued" in service.numbers:  # noqa: ASYNC110  # the monitor has no event for it
             await asyncio.sleep(0)
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        noting.cancel()
+        await asyncio.wait([noting])
+        assert "queries_queued" in service.numbers, "it was put back"
 
     asyncio.run(work())
     assert service.numbers == {"queries_watched": 10}
@@ -418,6 +428,7 @@ def test_a_verdict_that_was_lost_on_its_way_is_an_event(rows: int, events: Event
     assert service.numbers["queries_suspected"] == 1
 
 
+@pytest.mark.usefixtures("patience")
 def test_requests_without_rows_are_noted_few_at_a_time() -> None:
     """Each of them is a call of the store."""
     most = 0
