@@ -26,3 +26,21 @@ def whole(where: str, value: object, *, least: int, most: int | None = None) -> 
         return value
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise ConfigurationError(f"{where} is a whole number {bounds}")
+
+
+def seconds(where: str, value: object, *, least: float | None = None, most: float) -> float:
+    """A number of seconds in its bounds.
+
+    Args:
+        where: As for :func:`whole`.
+        value: What was given.
+        least: The smallest that is allowed. None: any above 0.
+        most: The largest.
+
+    Raises:
+        ConfigurationError: It is none, or out of bounds.
+    """
+    if is_number(value) and value <= most and (value > 0 if least is None else value >= least):  # none is true of NaN
+        return float(value)
+    bounds = f"above 0, at most {most:,.12g}" if least is None else f"from {least:,.12g} to {most:,.12g}"
+    raise ConfigurationError(f"{where} is a number of seconds {bounds}")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
-from mlguard._numbers import is_number, whole
+from mlguard._numbers import seconds, whole
 from mlguard._records import DROPS
 from mlguard._redis_cluster import RedisCluster
 from mlguard._redis_connection import Redis, RedisConnection, Script, StoreHealth
@@ -66,8 +66,7 @@ class RedisStore:
         prefix: str = "mlguard",
         max_nonces_per_owner: int = 100_000,
     ) -> None:
-        if not is_number(timeout) or not 0 < timeout <= 60:
-            raise ConfigurationError("RedisStore(timeout=...) is a number of seconds above 0, at most 60")
+        timeout = seconds("RedisStore(timeout=...)", timeout, most=60)
         if not isinstance(prefix, str) or not prefix or set(prefix) & set("{}"):
             raise ConfigurationError("RedisStore(prefix=...) is a text without braces, and not empty")
         self._prefix = prefix

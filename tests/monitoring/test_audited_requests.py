@@ -247,14 +247,16 @@ def test_of_several_ways_to_prove_who_one_is_the_one_that_failed_is_no_refusal()
         assert (log.last["refused_by"], log.last["principal"]["id"]) == (refused_by, "alice")
 
 
-class Crash(Guard):
-    """A guard of the app's own that crashes."""
+class Refusing(Guard):
+    """A guard of the app's own that raises whatever it was given."""
 
-    control = Control.ADDRESS
+    def __init__(self, control: Control, error: Exception) -> None:
+        self.control = control  # type: ignore[misc]  # for this one guard
+        self._error = error
 
     async def __call__(self, conn: Request) -> None:
         async def decide() -> None:
-            raise RuntimeError("postgres://admin:hunter2@db")
+            raise self._error
 
         await once(conn, self, decide)
 
@@ -264,7 +266,9 @@ def test_a_crash_is_a_500_of_which_nothing_is_told_but_its_kind() -> None:
     log = Notebook()
     app = hardened(log)
 
-    @app.get("/guard", dependencies=[Depends(Crash())])
+    crashing = Refusing(Control.ADDRESS, RuntimeError("postgres://admin:hunter2@db"))
+
+    @app.get("/guard", dependencies=[Depends(crashing)])
     def guarded() -> None: ...
 
     @app.get("/endpoint")
@@ -278,7 +282,7 @@ def test_a_crash_is_a_500_of_which_nothing_is_told_but_its_kind() -> None:
     for path, status in (("/guard", 500), ("/endpoint", 500), ("/teapot", 418)):
         assert call(app, path, method="GET", chunks=[]).status == status
     guard, crash, teapot_ = log.records
-    assert (guard["refused_by"], guard["rule"], guard["reason"]) == ("Crash", "internal-error", "RuntimeError")
+    assert (guard["refused_by"], guard["rule"], guard["reason"]) == ("Refusing", "internal-error", "RuntimeError")
     assert (crash["status"], crash["refused_by"], crash["rule"], crash["reason"]) == (500, None, "internal-error", None)
     assert teapot_["rule"] == "http-418"
     assert "hunter2" not in str(log.records)
@@ -466,28 +470,16 @@ def test_what_is_cancelled_after_the_answer_has_ended_well() -> None:
     assert (log.last["status"], log.last.get("ended")) == (200, None)
 
 
-class Spent(Guard):
-    """A budget of the app's own, which does not say what is left."""
-
-    control = Control.BUDGET
-
-    async def __call__(self, conn: Request) -> None:
-        async def decide() -> None:
-            raise BudgetExceededError("spent")
-
-        await once(conn, self, decide)
-
-
 def test_a_budget_that_does_not_say_what_is_left_is_recorded_without() -> None:
     """It has refused all the same."""
     log = Notebook()
     app = hardened(log)
 
-    @app.get("/", dependencies=[Depends(Spent())])
+    @app.get("/", dependencies=[Depends(Refusing(Control.BUDGET, BudgetExceededError("spent")))])
     def home() -> None: ...
 
     assert call(app, "/", method="GET", chunks=[b""]).status == 429
-    assert (log.last["refused_by"], log.last["reason"], log.last["budget_left"]) == ("Spent", "spent", {})
+    assert (log.last["refused_by"], log.last["reason"], log.last["budget_left"]) == ("Refusing", "spent", {})
 
 
 @pytest.fixture

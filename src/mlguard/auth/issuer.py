@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from joserfc.jwk import Key
 
+from mlguard._numbers import seconds
 from mlguard.auth._issued_token_auth import IssuedTokenAuth
 from mlguard.auth._issuer_keys import ACCESS, REFRESH, IssuerKeys
 from mlguard.auth._refresh_families import RefreshFamilies, ReusedError
@@ -111,11 +112,10 @@ class TokenIssuer:
         self._access_lifetime = _checked_seconds("access_lifetime", access_lifetime, _DAY)
         self._session_lifetime = _checked_seconds("session_lifetime", session_lifetime, 366 * _DAY)
         self._refresh_lifetime = _checked_seconds("refresh_lifetime", refresh_lifetime, session_lifetime)
-        if type(retry_grace) not in {int, float} or not 0 <= retry_grace <= 60:
-            raise ConfigurationError("TokenIssuer(retry_grace=...) is a number of seconds between 0 and 60")
+        grace = seconds("TokenIssuer(retry_grace=...)", retry_grace, least=0, most=60)
         self.store = default_store() if store is None else store
         self.revocations = Revocations(store=self.store, clock=clock)
-        self._families = RefreshFamilies(self.store, issuer, grace=retry_grace, clock=clock)
+        self._families = RefreshFamilies(self.store, issuer, grace=grace, clock=clock)
         self.clock = clock
 
     def auth(

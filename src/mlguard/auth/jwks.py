@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from mlguard._loading import Loading
-from mlguard.auth._jwt_claims import is_number
+from mlguard._numbers import seconds
 from mlguard.auth._jwt_keys import KeyHealth, Keys, checked_algorithms
 from mlguard.auth._key_sets import KeySet, KeySetError, read_key_set
 from mlguard.auth._key_sources import KeyFile, KeySource, KeyURL
@@ -63,9 +63,9 @@ class PublishedKeys:
         self._algorithms = checked_algorithms(algorithms)
         if any(name.startswith("HS") for name in self._algorithms):
             raise ConfigurationError("algorithms: HS256, HS384 and HS512 need a secret, and published keys are none")
-        self._refresh_every = _seconds("refresh_every", refresh_every, least=1, most=_DAY)
-        self._max_stale = _seconds("max_stale", max_stale, least=self._refresh_every, most=30 * _DAY)
-        self._timeout = _seconds("timeout", timeout, least=0.001, most=60)
+        self._refresh_every = seconds("refresh_every", refresh_every, least=1, most=_DAY)
+        self._max_stale = seconds("max_stale", max_stale, least=self._refresh_every, most=30 * _DAY)
+        self._timeout = seconds("timeout", timeout, least=0.001, most=60)
         self._source = source
         self._strict = strict
         self._clock = clock
@@ -231,9 +231,3 @@ def keys_from(
     )
     keys.load_now()
     return keys
-
-
-def _seconds(setting: str, value: object, *, least: float, most: float) -> float:
-    if not is_number(value) or not least <= value <= most:  # type: ignore[operator]  # a number, which NaN is too
-        raise ConfigurationError(f"{setting} must be a number of seconds between {least:g} and {most:g}")
-    return float(value)  # type: ignore[arg-type]  # see above

@@ -19,9 +19,10 @@ from joserfc.jwk import Key
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory
+from mlguard._numbers import seconds
 from mlguard._order import is_its_turn, judge, once
 from mlguard.auth._failures import checked_failures, with_failures
-from mlguard.auth._jwt_claims import ClaimRules, is_number
+from mlguard.auth._jwt_claims import ClaimRules
 from mlguard.auth._jwt_form import RefusedError, bearer_token, read_token, refuse, verified_claims
 from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys
 from mlguard.auth._key_sources import OpenIDProvider
@@ -169,13 +170,11 @@ class JWTAuth(SecurityBase, Guard):
             max_auth_age=max_auth_age,
             revocable=revocations is not None,
         )
-        if not is_number(leeway) or not 0 <= leeway <= MAX_LEEWAY:
-            raise ConfigurationError(f"leeway must be a number of seconds between 0 and {MAX_LEEWAY:.0f}")
         if type(max_token_size) is not int or not 1 <= max_token_size <= _MAX_TOKEN_SIZE:
             raise ConfigurationError(f"max_token_size must be a number of bytes between 1 and {_MAX_TOKEN_SIZE}")
         if type(remember) is not int or not 0 <= remember <= _MAX_REMEMBERED:
             raise ConfigurationError(f"remember must be a number of tokens between 0 and {_MAX_REMEMBERED}")
-        self._leeway = leeway
+        self._leeway = seconds("leeway", leeway, least=0, most=MAX_LEEWAY)
         self._max_token_size = max_token_size
         self._max_auth_age = max_auth_age
         self._demands_login = amr is not None or max_auth_age is not None

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from mlguard._lookout import restart_after_fork
-from mlguard._numbers import is_number, whole
+from mlguard._numbers import seconds, whole
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._alert_windows import Alert, AlertWindows, Fact, Level, plain_facts, with_facts
 from mlguard.monitoring.events import logger as audit
@@ -134,15 +134,15 @@ class Alerts(logging.Handler):
         self._windows = AlertWindows(
             levels,
             same=_same(same, levels),
-            window=_seconds("window", window, 1, 86_400),
+            window=seconds("Alerts(window=...)", window, least=1, most=86_400),
             most=whole("Alerts(most=...)", most, least=1, most=1_000),
             waiting=whole("Alerts(waiting=...)", waiting, least=1, most=100_000),
         )
         self._names = frozenset(levels)
         self._send = send
         self._attempts = whole("Alerts(attempts=...)", attempts, least=1, most=20)
-        self._backoff = _seconds("backoff", backoff, 0, _LONGEST_WAIT)
-        self._flush_timeout = _seconds("flush_timeout", flush_timeout, 0, 60)
+        self._backoff = seconds("Alerts(backoff=...)", backoff, least=0, most=_LONGEST_WAIT)
+        self._flush_timeout = seconds("Alerts(flush_timeout=...)", flush_timeout, least=0, most=60)
         if not isinstance(principals, bool):
             raise ConfigurationError("Alerts(principals=...) is True or False")
         if not isinstance(redactor, Redactor | None):
@@ -377,9 +377,3 @@ def _same(same: Any, levels: Mapping[str, Level]) -> dict[str, tuple[str, ...]]:
             'Alerts(same=...) has lists of facts by the names in on=..., as in {"query.suspected": ["principal"]}'
         )
     return {name: tuple(map(str, facts)) for name, facts in same.items()}
-
-
-def _seconds(setting: str, value: object, least: float, most: float) -> float:
-    if not is_number(value) or not least <= value <= most:
-        raise ConfigurationError(f"Alerts({setting}=...) is a number of seconds from {least} to {most:,g}")
-    return value

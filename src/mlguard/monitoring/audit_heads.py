@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from mlguard._files import sync_folder
 from mlguard._lookout import Lookout
-from mlguard._numbers import is_number
+from mlguard._numbers import seconds
 from mlguard.artifacts._signing_keys import read_pem
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._audit_chain import Point
@@ -67,12 +67,10 @@ class AuditHeads:
     def __init__(
         self, place: str | os.PathLike[str] | Callable[[bytes], object], *, key: HeadPrivateKey, every: float = 60.0
     ) -> None:
-        if not is_number(every) or not 1 <= every <= 86_400:
-            raise ConfigurationError("AuditHeads(every=...) is a number of seconds from 1 to 86400")
         self._key = _private_key(key)
         self.folder = None if callable(place) else checked_folder(place, where="AuditHeads(place)")
         self._place = place
-        self._every = float(every)
+        self._every = seconds("AuditHeads(every=...)", every, least=1, most=86_400)
         self.kept = self.failures = 0
         self._reached: dict[str, Point] = {}
         self._lookout = Lookout(self, "mlguard-audit-heads")

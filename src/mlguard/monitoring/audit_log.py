@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mlguard._numbers import is_number, whole
+from mlguard._numbers import seconds, whole
 from mlguard.errors import ConfigurationError, UnavailableError
 from mlguard.monitoring import events
 from mlguard.monitoring._audit_keys import AuditKey, audit_keys
@@ -112,10 +112,10 @@ class AuditLog:
         _check_kinds(heads, subject_keys, redactor)
         self.durability = durability
         self.on_failure = on_failure
-        self._timeout = _seconds("timeout", timeout, above=0, most=60)
+        self._timeout = seconds("AuditLog(timeout=...)", timeout, most=60)
         self._max_queue = whole("AuditLog(max_queue=...)", max_queue, least=16, most=1_000_000)
         size = whole("AuditLog(max_bytes=...)", max_bytes, least=4_096)
-        age = _seconds("max_age", max_age, above=0.999, most=10 * 365 * 86_400.0)
+        age = seconds("AuditLog(max_age=...)", max_age, least=1, most=10 * 365 * 86_400.0)
         keys = audit_keys(key, where="AuditLog")
         self._sink = _sink(directory, sink, size, age)
         if heads is not None and _is_same(heads.folder, getattr(self._sink, "folder", None)):
@@ -324,12 +324,6 @@ def _check_kinds(heads: object, subject_keys: object, redactor: object) -> None:
         raise ConfigurationError("AuditLog(subject_keys=...) is SubjectKeys(...)")
     if not isinstance(redactor, Redactor | None):
         raise ConfigurationError("AuditLog(redactor=...) is Redactor(...)")
-
-
-def _seconds(name: str, value: object, *, above: float, most: float) -> float:
-    if not is_number(value) or not above < value <= most:  # false for NaN too
-        raise ConfigurationError(f"AuditLog({name}=...) is a number of seconds above 0, at most {most:g}")
-    return float(value)
 
 
 def _close_at_exit(log: "weakref.ref[AuditLog]", writer: "weakref.ref[AuditWriter]") -> None:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard._guard import RequestMemory
-from mlguard._numbers import is_number
+from mlguard._numbers import is_number, seconds
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._app_health import AppHealth
 from mlguard.monitoring._judged import Judged, first_refusal
@@ -78,8 +78,7 @@ def install_metrics(
             raise ConfigurationError(f"install_metrics(watch=...): {_describe(source)} has no measurements()")
     if not is_number(timed_per_second) or not 0 < timed_per_second <= 1e6:
         raise ConfigurationError("install_metrics(timed_per_second=...) is a number above 0")
-    if not is_number(every) or not 0 < every <= 60:
-        raise ConfigurationError("install_metrics(every=...) is a number of seconds above 0, at most 60")
+    every = seconds("install_metrics(every=...)", every, most=60)
     exporters = _exporters(to)
     app.add_middleware(
         _Metered,

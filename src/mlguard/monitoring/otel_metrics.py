@@ -32,13 +32,9 @@ class OpenTelemetryMetrics:
         try:
             from opentelemetry import metrics  # noqa: PLC0415  # an extra
         except ImportError:
-            missing = True
-        else:
-            missing = False
-        if missing:
             raise ConfigurationError(
                 "OpenTelemetryMetrics needs the package opentelemetry-api: pip install 'mlguard[otel]'"
-            )
+            ) from None
         if meter_provider is not None and not isinstance(meter_provider, metrics.MeterProvider):
             raise ConfigurationError("OpenTelemetryMetrics(meter_provider=...) is a MeterProvider, or left out")
         # A second instrument of one name in one scope would be given the first one's numbers.

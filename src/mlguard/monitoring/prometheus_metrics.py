@@ -45,13 +45,9 @@ class PrometheusMetrics:
         try:
             import prometheus_client  # noqa: PLC0415  # an extra
         except ImportError:
-            missing = True
-        else:
-            missing = False
-        if missing:
             raise ConfigurationError(
                 "PrometheusMetrics needs the package prometheus-client: pip install 'mlguard[prometheus]'"
-            )
+            ) from None
         if registry is not None and not isinstance(registry, prometheus_client.CollectorRegistry):
             raise ConfigurationError("PrometheusMetrics(registry=...) is a CollectorRegistry, or left out")
         self._registry = prometheus_client.CollectorRegistry() if registry is None else registry
@@ -60,13 +56,9 @@ class PrometheusMetrics:
             self._metrics: dict[Metric, Any] = {metric: _declare(metric, self._registry) for metric in OWN}
             self._shown: _Shown | WorkerMetrics = WorkerMetrics() if self._directory else _Shown()
         except ValueError:
-            taken = True
-        else:
-            taken = False
-        if taken:
             raise ConfigurationError(
                 "PrometheusMetrics(registry=...): the registry has mlguard's metrics already; use one PrometheusMetrics"
-            )
+            ) from None
         if isinstance(self._shown, _Shown):
             self._registry.register(self._shown)
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory
-from mlguard._numbers import is_number, whole
+from mlguard._numbers import seconds, whole
 from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, QueriesSuspectedError, UnavailableError
@@ -135,9 +135,9 @@ class QueryMonitor(Guard):
             raise ConfigurationError("QueryMonitor(store=...) must be a Store, such as MemoryStore()")
         if not isinstance(name, str) or not name:
             raise ConfigurationError("QueryMonitor(name=...) is a text that is not empty")
-        _check_seconds("delay", delay, 0, 30)
-        _check_seconds("hold", hold, 1, 31 * 86_400)
-        _check_seconds("remember", remember, hold, 366 * 86_400)
+        seconds("QueryMonitor(delay=...)", delay, least=0, most=30)
+        seconds("QueryMonitor(hold=...)", hold, least=1, most=31 * 86_400)
+        seconds("QueryMonitor(remember=...)", remember, least=hold, most=366 * 86_400)
         self._by = By(by, where="QueryMonitor")
         self._exempt = Exempt(exempt, exempt_scopes)
         self.source = features if isinstance(features, Guard) else None
@@ -384,8 +384,3 @@ def _secret(key: str | bytes | None, store: Store) -> bytes:
             "QueryMonitor(key=...): with a store that several processes share, give all of them the same secret"
         )
     return _OWN_KEY
-
-
-def _check_seconds(setting: str, value: object, least: float, most: float) -> None:
-    if not is_number(value) or not least <= value <= most:
-        raise ConfigurationError(f"QueryMonitor({setting}=...) is a number of seconds from {least:g} to {most:,.0f}")

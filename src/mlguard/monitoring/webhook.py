@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
-from mlguard._numbers import is_number
+from mlguard._numbers import seconds
 from mlguard.auth.secrets import check_strength
 from mlguard.errors import ConfigurationError, MLGuardError
 from mlguard.monitoring._alert_windows import Alert
@@ -80,11 +80,9 @@ class Webhook:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = _checked_url(url)
-        if not is_number(timeout) or not 0 < timeout <= 60:
-            raise ConfigurationError("Webhook(timeout=...) is a number of seconds above 0, up to 60")
         if not isinstance(service, str) or not service.isprintable() or len(service) > 100:
             raise ConfigurationError("Webhook(service=...) is a name of up to 100 characters")
-        self._timeout = timeout
+        self._timeout = seconds("Webhook(timeout=...)", timeout, most=60)
         self._ca = None if ca is None else os.fspath(ca)
         self._service = service
         self._wall_clock = wall_clock

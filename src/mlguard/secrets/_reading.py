@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import SecretStr
 
 from mlguard._lookout import restart_after_fork
-from mlguard._numbers import is_number
 from mlguard.errors import ConfigurationError, SecretNotFoundError, SecretUnavailableError
 from mlguard.monitoring.events import record_event
 from mlguard.secrets import _quiet
@@ -111,13 +110,6 @@ class Reading:
         if error is not None:
             raise error
         return answer
-
-
-def check_timeout(where: str, timeout: float) -> float:
-    """A number of seconds that one read may take."""
-    if not is_number(timeout) or not 0 < timeout <= 60:
-        raise ConfigurationError(f"{where}(timeout=...) is a number of seconds above 0, at most 60")
-    return float(timeout)
 
 
 def load_client(module: str, *, source: str, package: str, extra: str) -> Any:

@@ -6,10 +6,11 @@ from typing import Any
 from pydantic import SecretStr
 
 from mlguard._lookout import OwnLock
+from mlguard._numbers import seconds
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import MAX_ANSWER, Reading, check_timeout, load_client
+from mlguard.secrets._reading import MAX_ANSWER, Reading, load_client
 
 
 class AWSSecrets:
@@ -43,7 +44,7 @@ class AWSSecrets:
         session: Any = None,
         endpoint: str | None = None,
     ) -> None:
-        timeout = check_timeout("AWSSecrets", timeout)
+        timeout = seconds("AWSSecrets(timeout=...)", timeout, most=60)
         boto3, self._refusal = _load("boto3"), _load("botocore.exceptions").ClientError
         config = _load("botocore.config").Config(
             connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1}

@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from mlguard._numbers import seconds
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._http import open_session
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import Reading, check_timeout, load_client
+from mlguard.secrets._reading import Reading, load_client
 
 # Key Vault knows letters, digits and "-"; an underscore stands for "-", so that a variable's name is one.
 _NAMES = re.compile(r"[A-Za-z0-9_-]{1,127}(?:#[A-Za-z0-9._-]{0,128})?", re.ASCII)
@@ -44,7 +45,7 @@ class AzureSecrets:
     def __init__(
         self, vault: str, *, credential: Any = None, prefix: str = "", ca: str | None = None, timeout: float = 5.0
     ) -> None:
-        timeout = check_timeout("AzureSecrets", timeout)
+        timeout = seconds("AzureSecrets(timeout=...)", timeout, most=60)
         url = _url_of(vault)
         host = urlsplit(url).netloc
         client = _load("azure.keyvault.secrets")

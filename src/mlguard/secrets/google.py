@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import SecretStr
 
 from mlguard._lookout import OwnLock
+from mlguard._numbers import seconds
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._json_keys import pick, split
-from mlguard.secrets._reading import MAX_ANSWER, Reading, check_timeout, load_client
+from mlguard.secrets._reading import MAX_ANSWER, Reading, load_client
 
 _PROJECT = re.compile(r"[a-z0-9:.-]{1,64}", re.ASCII)
 _NAMES = re.compile(r"[A-Za-z0-9_-]{1,255}(?:#[A-Za-z0-9._-]{0,128})?", re.ASCII)
@@ -47,7 +48,7 @@ class GoogleSecrets:
         endpoint: str | None = None,
         client: Any = None,
     ) -> None:
-        self._timeout = check_timeout("GoogleSecrets", timeout)
+        self._timeout = seconds("GoogleSecrets(timeout=...)", timeout, most=60)
         if not isinstance(project, str) or not _PROJECT.fullmatch(project):
             raise ConfigurationError("GoogleSecrets(project) is the id or the number of a project")
         if not isinstance(version, str) or not _VERSION.fullmatch(version):

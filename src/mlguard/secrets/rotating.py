@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from mlguard._loading import Loading
 from mlguard._lookout import Lookout
-from mlguard._numbers import is_number
+from mlguard._numbers import seconds
 from mlguard.auth._watched_file import FileHealth
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConfigurationError, KeysUnavailableError, SecretUnavailableError
@@ -94,10 +94,10 @@ class Rotating:
             raise ConfigurationError("Rotating(source, name): the name of the secret, as the source has it")
         self.name = name
         self._source = source
-        self._ttl = _seconds("ttl", ttl, least=1, most=_DAY)
-        self._overlap = _seconds("overlap", overlap, least=0, most=30 * _DAY)
-        self._max_stale = _seconds("max_stale", max_stale, least=self._ttl, most=30 * _DAY)
-        self._timeout = _seconds("timeout", timeout, least=0.001, most=60)
+        self._ttl = seconds("Rotating(ttl=...)", ttl, least=1, most=_DAY)
+        self._overlap = seconds("Rotating(overlap=...)", overlap, least=0, most=30 * _DAY)
+        self._max_stale = seconds("Rotating(max_stale=...)", max_stale, least=self._ttl, most=30 * _DAY)
+        self._timeout = seconds("Rotating(timeout=...)", timeout, least=0.001, most=60)
         self._clock = clock
         self._lock = threading.Lock()
         self._values: Values = ()
@@ -395,9 +395,3 @@ def _checked(values: Values, *, where: str) -> Values:
     for value in values:
         secret_bytes(value.get_secret_value(), where=where)
     return values
-
-
-def _seconds(setting: str, value: object, *, least: float, most: float) -> float:
-    if not is_number(value) or not least <= value <= most:  # false for NaN too
-        raise ConfigurationError(f"Rotating({setting}=...) is a number of seconds between {least:g} and {most:g}")
-    return float(value)

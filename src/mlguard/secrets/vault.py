@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import SecretStr
 
 from mlguard._lookout import OwnLock
+from mlguard._numbers import seconds
 from mlguard.errors import ConfigurationError
 from mlguard.secrets._answers import Missing, Unusable
 from mlguard.secrets._files import read_secret_file
 from mlguard.secrets._http import open_session
 from mlguard.secrets._json_keys import choose, split
-from mlguard.secrets._reading import NAMES, Reading, check_timeout, load_client
+from mlguard.secrets._reading import NAMES, Reading, load_client
 
 #: Where Kubernetes mounts the token of a pod's service account.
 KUBERNETES_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105  # a path
@@ -70,7 +71,7 @@ class VaultSecrets:
         timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        timeout = check_timeout("VaultSecrets", timeout)
+        timeout = seconds("VaultSecrets(timeout=...)", timeout, most=60)
         place = _check_url(url)
         if not isinstance(mount, str) or "#" in mount or not NAMES.fullmatch(mount):
             raise ConfigurationError("VaultSecrets(mount=...) is the path where the engine is mounted, such as secret")

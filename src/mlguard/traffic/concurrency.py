@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection, Request
 
 from mlguard import _fastapi
 from mlguard._guard import Control, Guard, RequestMemory
-from mlguard._numbers import is_number, whole
+from mlguard._numbers import seconds, whole
 from mlguard._order import judge_all, once
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, OverloadedError
 from mlguard.store import Store, store_key
@@ -71,8 +71,8 @@ class ConcurrencyLimit(CountingGuard):
         local_share: float = 0.1,
     ) -> None:
         whole("ConcurrencyLimit(limit)", limit, least=1, most=MAX_UNITS)
-        _check_seconds("wait", wait, 0, 60)
-        _check_seconds("lease", lease, 1, 3_600)
+        seconds("ConcurrencyLimit(wait=...)", wait, least=0, most=60)
+        seconds("ConcurrencyLimit(lease=...)", lease, least=1, most=3_600)
         self._by = By(_everybody if by is None else by, where="ConcurrencyLimit")
         self.is_shared = by is None
         self.limit = self.quota = limit
@@ -148,8 +148,3 @@ def _at_end(conn: HTTPConnection) -> Callable[[Callable[[], None]], Any]:
     if stack is None:
         raise ConfigurationError("ConcurrencyLimit needs harden(app), or a FastAPI of 0.118 or newer")
     return stack.callback
-
-
-def _check_seconds(setting: str, value: object, least: float, most: float) -> None:
-    if not is_number(value) or not least <= value <= most:
-        raise ConfigurationError(f"ConcurrencyLimit({setting}=...) is a number of seconds from {least} to {most:,}")

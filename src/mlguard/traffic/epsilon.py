@@ -157,13 +157,10 @@ class EpsilonLedger(CountingGuard):
             PrivacyBudgetExceededError: There is too little left (429).
         """
         memory = RequestMemory.of(conn.scope)
-        try:
-            charge = await self._charge(caller, epsilon, answers)
-        except PrivacyBudgetExceededError as refusal:
-            self._note_left(memory, (refusal.headers or {})["Epsilon-Remaining"])
-            raise
+        charge, units = await self._charge(caller, epsilon, answers)
         left = self._left(charge)
-        self._note_left(memory, left)
+        memory.budget_left = {**memory.budget_left, f"epsilon {self.name}": float(left)}
+        self._check_admitted(charge, caller, units)
         memory.headers.append((b"epsilon-remaining", left.encode()))
 
     async def spend(self, caller: Any, epsilon: float) -> EpsilonStatus:
@@ -181,17 +178,21 @@ class EpsilonLedger(CountingGuard):
             PrivacyBudgetExceededError: There is too little left (429, where it is raised in a request).
             UnavailableError: The store does not answer (503).
         """
-        charge = await self._charge(caller, epsilon, 1)
+        charge, units = await self._charge(caller, epsilon, 1)
+        self._check_admitted(charge, caller, units)
         return self._spelt(self._ledger.state(charge.spending.used, charge.period))
 
-    async def _charge(self, caller: Any, epsilon: float, answers: int) -> Charge:
+    async def _charge(self, caller: Any, epsilon: float, answers: int) -> tuple[Charge, int]:
+        """Charge a caller, and say how much: all of it, or nothing, where the charge was not admitted."""
         answers = whole("EpsilonLedger: answers", answers, least=0)  # fewer would give epsilon away
         units = min(MAX_UNITS, _units(epsilon, where="EpsilonLedger") * answers)
         if not self._registration.is_done:
             await self._registration.make()
-        charge = await self._ledger.charge(self.store, self._by.identity(caller), units, self._clock())
+        return await self._ledger.charge(self.store, self._by.identity(caller), units, self._clock()), units
+
+    def _check_admitted(self, charge: Charge, caller: Any, units: int) -> None:
         if charge.spending.admitted:
-            return charge
+            return
         headers = {"Epsilon-Remaining": self._left(charge)}
         if units <= self.quota.limit and self.quota.unit != "ever":
             headers["Retry-After"] = str(max(1, math.ceil(charge.period.ends.timestamp() - charge.at)))
@@ -200,9 +201,6 @@ class EpsilonLedger(CountingGuard):
             f"{describe(caller)}",
             headers=headers,
         )
-
-    def _note_left(self, memory: RequestMemory, left: str) -> None:
-        memory.budget_left = {**memory.budget_left, f"epsilon {self.name}": float(left)}
 
     def _left(self, charge: Charge) -> str:
         return str(Decimal(max(0, self.quota.limit - charge.spending.used)) / UNITS)
