@@ -232,28 +232,27 @@ def _point(line: bytes, keys: Sequence[Ed25519PublicKey]) -> Point | None:
 
 
 def _private_key(key: object) -> Ed25519PrivateKey:
-    loaded = key
-    if isinstance(key, str | bytes | os.PathLike):
-        pem = read_pem(key, "AuditHeads(key=...)")
-        try:
-            loaded = load_pem_private_key(pem, None)
-        except Exception:  # its text could quote the key
-            loaded = None
+    loaded = _loaded(key, "AuditHeads(key=...)", lambda pem: load_pem_private_key(pem, None))
     if not isinstance(loaded, Ed25519PrivateKey):
         raise ConfigurationError(f"AuditHeads(key=...) is a private Ed25519 key without a password; {_MAKE_ONE}")
     return loaded
 
 
 def _public_key(key: object) -> Ed25519PublicKey:
-    loaded = key
-    if isinstance(key, str | bytes | os.PathLike):
-        pem = read_pem(key, "the key of heads")
-        try:
-            loaded = load_pem_public_key(pem)
-        except Exception:
-            loaded = None
+    loaded = _loaded(key, "the key of heads", load_pem_public_key)
     if not isinstance(loaded, Ed25519PublicKey):
         raise ConfigurationError(
             "the key of heads is a public Ed25519 key; take it out with: openssl pkey -in head-key.pem -pubout"
         )
     return loaded
+
+
+def _loaded(key: object, where: str, load: Callable[[bytes], object]) -> object:
+    """The key in a PEM or its file, or what was given as it is; None for a PEM of something else."""
+    if not isinstance(key, str | bytes | os.PathLike):
+        return key
+    pem = read_pem(key, where)
+    try:
+        return load(pem)
+    except Exception:  # its text could quote the key
+        return None
