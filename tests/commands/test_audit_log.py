@@ -419,9 +419,9 @@ def test_files_that_are_older_than_since_are_not_read(log: Path, monkeypatch: py
     """A search of the last hour does not read the year."""
     write(log, events(1))
     os.utime(files(log)[0], (1_000, 1_000))
-    from mlguard.commands.audit_log import _moment
+    from mlguard.commands._times import past
 
-    assert list(AuditReader(log).records(since=_moment("1h"))) == []
+    assert list(AuditReader(log).records(since=past("1h"))) == []
     assert len(list(AuditReader(log).records())) == 3
     assert _audit_reading._written_at(log / "missing") == 0
     assert _audit_reading._end_of_lines(log / "missing") == 0

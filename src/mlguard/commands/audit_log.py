@@ -14,12 +14,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mlguard._files import replacing
 from mlguard.commands._auditing import recorded
+from mlguard.commands._times import length, past
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._audit_files import files_by_chain
 from mlguard.monitoring._audit_reading import AuditFollower, AuditReader, member, time_of
@@ -32,8 +33,6 @@ from mlguard.settings import load_settings
 
 YES, NO = 0, 1
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
 _STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)", re.ASCII)
 _LOOK = 0.5  # seconds between two looks for what was added
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -101,7 +100,7 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     export.add_argument("--output", metavar="FILE", help="made for its owner only (default: standard output)")
 
     purge = _add(actions, "purge", _purge, "delete files that are old as a whole, and say so in the log")
-    purge.add_argument("--older-than", type=_age, required=True, metavar="TIME", help="such as 90d")
+    purge.add_argument("--older-than", type=length, required=True, metavar="TIME", help="such as 90d")
 
 
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -118,8 +117,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--route", help="as the service declares it")
     parser.add_argument("--status", type=_status, help="429, or 4xx")
     parser.add_argument("--request-id", metavar="ID", help="of one request")
-    parser.add_argument("--since", type=_moment, metavar="WHEN", help="15m, 2h, 7d ago, or a date and time")
-    parser.add_argument("--until", type=_moment, metavar="WHEN", help="before when")
+    parser.add_argument("--since", type=past, metavar="WHEN", help="15m, 2h, 7d ago, or a date and time")
+    parser.add_argument("--until", type=past, metavar="WHEN", help="before when")
 
 
 # Actions -------------------------------------------------------------------------------------------------------------
@@ -314,23 +313,6 @@ def _folder(options: argparse.Namespace) -> str:
 
 def _written(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
-
-
-def _age(text: str) -> timedelta:
-    ago = _AGO.fullmatch(text)
-    if ago is None or int(ago[1]) == 0:
-        raise argparse.ArgumentTypeError("a time, such as 12h, 90d or 52w")
-    return timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if _AGO.fullmatch(text):
-            return datetime.now(UTC) - _age(text)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError("a time ago, such as 15m, 2h or 7d, or a date and time") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _status(text: str) -> str:

@@ -6,7 +6,6 @@ made it, and ends by itself where ``--for`` says when.
 
 import argparse
 import getpass
-import re
 import sys
 import time
 from typing import TypeVar
@@ -14,6 +13,7 @@ from typing import TypeVar
 from mlguard.auth.revocations import Revocations
 from mlguard.commands import keys
 from mlguard.commands._shared_store import ask, shared_store
+from mlguard.commands._times import length
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._lockdown_state import (
     Block,
@@ -35,8 +35,6 @@ T = TypeVar("T")
 
 YES, NO = 0, 1
 _METHODS = ("api-key", "jwt", "signature")
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"([0-9]{1,5})([smhdw])", re.ASCII)
 _KINDS = {"principal": "the principal", "address": "the network", "route": "the path", "everything": "all but health"}
 
 
@@ -99,14 +97,14 @@ def _add_target(
             text = "also disable its keys in the file, and revoke its tokens of the --issuer"
             target.add_argument("--revoke", action="store_true", help=text)
             text = "for how long its tokens may hold (default: 30d, as TokenIssuer's sessions)"
-            target.add_argument("--token-lifetime", type=_duration, default=30 * 86_400, metavar="TIME", help=text)
+            target.add_argument("--token-lifetime", type=_seconds, default=30 * 86_400, metavar="TIME", help=text)
             target.add_argument("--file", help="of the keys (default: MLGUARD_API_KEYS_FILE)")
     else:
         _add_who(target)
 
 
 def _add_terms(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--for", dest="ttl", type=_duration, metavar="TIME", help="how long: 30m, 2h, 7d (default: on)")
+    parser.add_argument("--for", dest="ttl", type=_seconds, metavar="TIME", help="how long: 30m, 2h, 7d (default: on)")
     _add_who(parser)
 
 
@@ -216,11 +214,8 @@ def _network(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _duration(text: str) -> int:
-    match = _DURATION.fullmatch(text)
-    if match is None or not int(match[1]):
-        raise argparse.ArgumentTypeError("write a number and s, m, h, d or w, such as 2h")
-    return int(match[1]) * _UNITS[match[2]]
+def _seconds(text: str) -> int:
+    return int(length(text).total_seconds())
 
 
 def _version(text: str) -> int:

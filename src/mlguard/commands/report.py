@@ -7,13 +7,12 @@ is made for its owner only, as the log is.
 
 import argparse
 import os
-import re
 import stat
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mlguard._files import replace_file
+from mlguard.commands._times import past
 from mlguard.errors import ConfigurationError
 from mlguard.monitoring._report_verified import Verified
 from mlguard.monitoring.audit_log import keys_from_settings
@@ -24,9 +23,6 @@ from mlguard.settings import load_settings
 
 YES, NO = 0, 1
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO = re.compile(r"([0-9]{1,6})([mhdw])", re.ASCII)
-
 
 def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this command to the parser."""
@@ -35,8 +31,8 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     report.add_argument("logs", nargs="*", metavar="AUDIT_LOG", help=text)
     report.add_argument("--output", metavar="FILE", help="the page (default: standard output)")
     report.add_argument("--title", default="What happened", help="at the top of the page")
-    report.add_argument("--since", type=_moment, metavar="WHEN", help="30m, 2h, 7d ago, or a date and time (UTC)")
-    report.add_argument("--until", type=_moment, metavar="WHEN", help="before when")
+    report.add_argument("--since", type=past, metavar="WHEN", help="30m, 2h, 7d ago, or a date and time (UTC)")
+    report.add_argument("--until", type=past, metavar="WHEN", help="before when")
     text = "with the key of the log, instead of MLGUARD_AUDIT_KEY; repeatable, for older ones"
     report.add_argument("--key-file", action="append", default=[], metavar="FILE", help=text)
     report.add_argument("--heads", metavar="FOLDER", help="of signed heads")
@@ -112,14 +108,3 @@ class _Several:
         self.is_intact = all(one.is_intact for one in found)
         self.problems = [problem for one in found for problem in one.problems]
         self.chains = [chain for one in found for chain in one.chains]
-
-
-def _moment(text: str) -> datetime:
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago is not None:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError("a time ago, such as 30m, 2h or 7d, or a date and time") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
