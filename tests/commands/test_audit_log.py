@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mlguard import AuditHeads, AuditLog
 from mlguard.__main__ import main
+from mlguard.commands._times import past
 from mlguard.monitoring import _audit_files, _audit_reading
 from mlguard.monitoring._audit_files import last_lines
 from mlguard.monitoring._audit_reading import AuditFollower, AuditReader
@@ -419,8 +420,6 @@ def test_files_that_are_older_than_since_are_not_read(log: Path, monkeypatch: py
     """A search of the last hour does not read the year."""
     write(log, events(1))
     os.utime(files(log)[0], (1_000, 1_000))
-    from mlguard.commands._times import past
-
     assert list(AuditReader(log).records(since=past("1h"))) == []
     assert len(list(AuditReader(log).records())) == 3
     assert _audit_reading._written_at(log / "missing") == 0
