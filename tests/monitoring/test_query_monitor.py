@@ -543,6 +543,13 @@ def test_sensors_can_be_exempt(settings: dict[str, Any], watched: set[str], even
     assert {(event["principal"], event["method"]) for event in events()} == {(name, "api-key") for name in watched}
 
 
+def test_who_has_no_name_is_not_exempt(events: Events) -> None:
+    """Although somebody is whose name is that of nothing in Python."""
+    service = Service(by=lambda: None, exempt={"None"})
+    asyncio.run(service.send(walk(40)))
+    assert len(events()) == 1
+
+
 def test_a_name_can_be_exempt(events: Events) -> None:
     """Where a function names callers."""
     service = Service(exempt={"sensor"})

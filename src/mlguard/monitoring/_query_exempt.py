@@ -35,7 +35,7 @@ class Exempt:
                 or caller.identity in self._principals
                 or not self._scopes.isdisjoint(caller.scopes)
             )
-        return str(caller) in self._names
+        return caller is not None and str(caller) in self._names  # whom nobody has named is no client called None
 
 
 def _is_list(value: object) -> TypeGuard[Collection[Any]]:
