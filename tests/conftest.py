@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,12 @@ def audit_logger() -> Iterator[None]:
     yield
     logger.setLevel(level)
     logger.propagate, logger.handlers[:] = propagate, handlers
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Threads take turns after every few instructions, so that a missing lock shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

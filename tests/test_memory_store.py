@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import math
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -339,15 +338,6 @@ def test_threads_and_tasks_admit_exactly_the_limit(workers: int) -> None:
 
     _in_threads(workers, work)
     assert sum(admitted) == 700
-
-
-@pytest.fixture
-def frequent_switches() -> Iterator[None]:
-    """Threads take turns after every few instructions, so that a missing lock shows."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 class Intruder:

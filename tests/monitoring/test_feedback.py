@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -480,6 +481,25 @@ def test_no_more_callers_are_noted_than_may_be(tmp_path: Path, monkeypatch: pyte
     for number in range(9):
         service.send([LOW], ["high"], client=(f"192.0.2.{number}", 1))
     assert len(service.guard._noted) == 3
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_event_loops_of_several_threads_lose_no_count(tmp_path: Path) -> None:
+    """Of what is accepted and of what is kept back."""
+    service = Service(tmp_path, max_share=1)
+
+    def work() -> None:
+        for _ in range(30):
+            assert service.send([LOW, HIGH], ["low", "low"]).status == 202
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    measured = service.measured()
+    assert measured["mlguard_feedback_accepted"] == 120
+    assert measured["mlguard_feedback_quarantinedmodel+neighbours"] == 120
 
 
 def test_its_numbers_are_for_charts(service: Service) -> None:

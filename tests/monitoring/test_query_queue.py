@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mlguard import (
     install_audit_log,
 )
 from mlguard.monitoring.query_reference import Floats
+from mlguard.store import REPEAT
 from tests.clock import Clock
 from tests.monitoring.test_query_monitor import COLUMNS, KEY, USUAL, Away, Events, Service, events, scores, walk
 from tests.redis_server import redis_server
@@ -254,6 +255,7 @@ def test_many_callers_are_noted_at_a_time_in_redis(events: Events) -> None:
     assert service.numbers["queries_watched"] == 200
 
 
+@pytest.mark.usefixtures("frequent_switches")
 def test_several_event_loops_share_what_waits() -> None:
     """As the threads of a server may: every query is noted exactly once."""
     service = Service(across_callers=False)
@@ -269,6 +271,51 @@ def test_several_event_loops_share_what_waits() -> None:
         thread.join()
     assert service.numbers["queries_watched"] == 400
     assert "queries_queued" not in service.numbers
+
+
+class Overtaking(MemoryStore):
+    """A store whose first answer is looked at while another thread is given a whole one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overtake: list[Callable[[], None]] = []
+
+    async def watch(self, key: bytes, queries: Sequence[WatchedQuery], rule: Watch, **more: Any) -> Sighting:
+        sighting = await super().watch(key, queries, rule, **more)
+        return sighting._replace(seen=Overtaken(sighting.seen, self.overtake))
+
+
+class Overtaken(tuple[int, ...]):
+    """Which another thread overtakes when its repeats are counted."""
+
+    overtake: list[Callable[[], None]]
+
+    def __new__(cls, seen: tuple[int, ...], overtake: list[Callable[[], None]]) -> "Overtaken":
+        made = super().__new__(cls, seen)
+        made.overtake = overtake
+        return made
+
+    def count(self, value: object) -> int:
+        if value == REPEAT and self.overtake:
+            thread = threading.Thread(target=self.overtake.pop())
+            thread.start()
+            thread.join()
+        return super().count(value)
+
+
+@pytest.mark.parametrize("act", ["observe", "coarsen"])
+def test_no_count_is_lost_to_another_thread(act: Any) -> None:
+    """Of two event loops that count at the same time."""
+    store = Overtaking()
+    service = Service(store=store, across_callers=False, act=act)
+
+    def send(row: Floats, client: str) -> None:
+        asyncio.run(service.send([row, row], client))
+
+    store.overtake = [lambda: send(USUAL[0], "bob")]
+    send(USUAL[1], "alice")
+    assert not store.overtake
+    assert service.numbers == {"queries_watched": 4, "queries_repeated": 2}
 
 
 @pytest.mark.usefixtures("patience")

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal
+from mlguard._lookout import OwnLock
 from mlguard._numbers import is_number, whole
 from mlguard._order import charge_refused_input, once
 from mlguard._threads import FewThreads
@@ -212,6 +213,7 @@ class FeedbackGuard(CountingGuard):
         quarantine.bind(shape=features.shape, dtype=str(features.rules.dtype), labels=self._classes.labels)
         self._writer = QuarantineWriter(quarantine.add)
         self._threads = FewThreads("feedback", where=where, concurrency=1, max_waiting=64)
+        self._lock = OwnLock()  # event loops in several threads may share a guard
         self._noted: OrderedDict[tuple[str, ...], tuple[float, int]] = OrderedDict()
         self._accepted = 0
         self._quarantined = dict.fromkeys(REASONS, 0)
@@ -247,7 +249,8 @@ class FeedbackGuard(CountingGuard):
             who = _named(identity)
             self._writer.put([Held(who, reason, y[row].item(), x[row].copy()) for row, reason in doubts.items()])
             self._note(caller, identity, doubts, now)
-        self._accepted += len(kept)
+        with self._lock:
+            self._accepted += len(kept)
         return Feedback(x[kept], y[kept], doubts, len(x))
 
     def _read(self, body: bytes) -> tuple[NDArray[Any], Codes]:
@@ -298,16 +301,17 @@ class FeedbackGuard(CountingGuard):
 
     def _note(self, caller: Any, identity: tuple[str, ...], doubts: Mapping[int, str], now: float) -> None:
         """Count, and record an event: of each caller once an hour. The next one says how many rows came meanwhile."""
-        for reason in doubts.values():
-            self._quarantined[reason] += 1
-        before, untold = self._noted.pop(identity, (-math.inf, 0))
-        rows = len(doubts) + untold
-        if 0 <= now - before < _EVENT_AGAIN:
-            self._noted[identity] = before, rows
-            return
-        self._noted[identity] = now, 0
-        if len(self._noted) > _MOST_NOTED:
-            self._noted.popitem(last=False)
+        with self._lock:
+            for reason in doubts.values():
+                self._quarantined[reason] += 1
+            before, untold = self._noted.pop(identity, (-math.inf, 0))
+            rows = len(doubts) + untold
+            if 0 <= now - before < _EVENT_AGAIN:
+                self._noted[identity] = before, rows
+                return
+            self._noted[identity] = now, 0
+            if len(self._noted) > _MOST_NOTED:
+                self._noted.popitem(last=False)
         # A function may name callers by something that is not the log's business.
         named = {"method": "name"}
         if isinstance(caller, Principal):

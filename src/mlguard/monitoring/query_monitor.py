@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from starlette.requests import HTTPConnection
 
 from mlguard._guard import Control, Guard, Principal, RequestMemory
+from mlguard._lookout import OwnLock
 from mlguard._numbers import seconds, whole
 from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
@@ -25,7 +26,7 @@ from mlguard.monitoring._query_watch import Asked, QueryWatch
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.measurements import Measurement
 from mlguard.monitoring.query_reference import QueryReference
-from mlguard.store import Sighting, Store, default_store, store_key
+from mlguard.store import NEAR, REPEAT, Sighting, Store, default_store, store_key
 from mlguard.traffic._by import By, signature
 
 Act = Literal["observe", "slow", "coarsen", "refuse"]
@@ -162,6 +163,7 @@ class QueryMonitor(Guard):
         )
         #: Nothing is done about what is found: nobody need wait for it.
         self._queue = QueryQueue(self._watch, self._take, at_once=self.store.suspends) if act == "observe" else None
+        self._lock = OwnLock()  # event loops in several threads may share a monitor
         self._suspects: OrderedDict[bytes, _Suspect] = OrderedDict()
         self._counts: Counter[str] = Counter()
         refusals = {"slow": (429,), "refuse": (403,)}.get(act, ())
@@ -206,7 +208,8 @@ class QueryMonitor(Guard):
         if self._queue is not None:
             self._queue.forget(key)
         await self._watch.forget(key)
-        self._suspects.pop(key, None)
+        with self._lock:
+            self._suspects.pop(key, None)
         record_event("query.cleared", **self._facts(caller, key), by="operator")
 
     def measurements(self) -> Iterable[Measurement]:
@@ -232,7 +235,7 @@ class QueryMonitor(Guard):
         except UnavailableError:
             if not self._allows:
                 raise
-            self._counts["unwatched"] += 1
+            self._count(unwatched=1)
             if self._is_suspect(asked.key):
                 self._coarsen(conn)
             return
@@ -246,7 +249,8 @@ class QueryMonitor(Guard):
 
     async def _take(self, asked: Asked, caller: Any, sighting: Sighting) -> None:
         """Take what the store says of queries that were noted."""
-        self._count(sighting)
+        seen = sighting.seen
+        self._count(watched=len(seen), near=seen.count(NEAR), repeated=seen.count(REPEAT))
         if asked.was_tried and sighting.seconds and not sighting.change and asked.key not in self._suspects:
             sighting = sighting._replace(change=1)  # its beginning may have been told to nobody
         self._remember(asked.key, caller, sighting)
@@ -255,7 +259,7 @@ class QueryMonitor(Guard):
     def _coarsen(self, conn: HTTPConnection) -> None:
         """Show a suspect less, if that is what is done. The other acts come before the body is read, or at once."""
         if self.act == "coarsen":
-            self._counts["coarsened"] += 1
+            self._count(coarsened=1)
             RequestMemory.of(conn.scope).label_only = True
 
     def _is_suspect(self, key: bytes) -> bool:
@@ -263,46 +267,50 @@ class QueryMonitor(Guard):
         suspect = self._suspects.get(key)
         return suspect is not None and suspect.until > self._clock()
 
-    def _count(self, sighting: Sighting) -> None:
-        self._counts["watched"] += len(sighting.seen)
-        for seen, what in ((1, "near"), (2, "repeated")):
-            self._counts[what] += sighting.seen.count(seen)
+    def _count(self, **numbers: int) -> None:
+        with self._lock:
+            for what, number in numbers.items():
+                self._counts[what] += number
 
     def _remember(self, key: bytes, caller: Any, sighting: Sighting) -> None:
         """Keep in mind who is a suspect, and record when that begins and ends."""
-        known = self._suspects.pop(key, None)
+        with self._lock:
+            known = self._suspects.pop(key, None)
+            if sighting.seconds:
+                declared = sighting.change > 0 or (known is not None and known.declared)
+                self._suspects[key] = _Suspect(caller, self._clock() + sighting.seconds, declared)
+                if len(self._suspects) > _MOST_KNOWN:
+                    self._suspects.popitem(last=False)
         if sighting.change < 0:
             record_event("query.cleared", **self._facts(caller, key), by="time")
         if sighting.change > 0:
-            self._counts["suspected"] += 1
+            self._count(suspected=1)
             kinds = ",".join(kind for bit, kind in enumerate(_KINDS) if sighting.votes >> bit & 1)
             record_event(
                 "query.suspected", **self._facts(caller, key), votes=kinds, queries=sighting.queries, act=self.act
             )
-        if sighting.seconds:
-            declared = sighting.change > 0 or (known is not None and known.declared)
-            self._suspects[key] = _Suspect(caller, self._clock() + sighting.seconds, declared)
-            if len(self._suspects) > _MOST_KNOWN:
-                self._suspects.popitem(last=False)
 
     async def _end_verdicts(self) -> None:
         """Ask about the verdict that this process has known longest, if its time is over."""
         now = self._clock()
-        key, suspect = next(iter(self._suspects.items()), (b"", None))
-        if suspect is None or suspect.until > now:
-            return
-        del self._suspects[key]
+        with self._lock:
+            key, suspect = next(iter(self._suspects.items()), (b"", None))
+            if suspect is None or suspect.until > now:
+                return
+            del self._suspects[key]
         if not suspect.declared:  # who has recorded that it began records that it ended
             return
         try:
             sighting = await self._watch.look(key)
         except UnavailableError:  # nothing to whoever asks now
-            self._suspects[key] = suspect._replace(until=now + _LOOK_AGAIN)
-            return
-        if sighting.seconds:  # other processes have seen more of it
-            self._suspects[key] = suspect._replace(until=now + sighting.seconds)
-        elif sighting.change < 0:
-            record_event("query.cleared", **self._facts(suspect.caller, key), by="time")
+            more = _LOOK_AGAIN
+        else:
+            more = sighting.seconds  # other processes have seen more of it
+            if not more and sighting.change < 0:
+                record_event("query.cleared", **self._facts(suspect.caller, key), by="time")
+        if more:
+            with self._lock:
+                self._suspects[key] = suspect._replace(until=now + more)
 
     async def _stop(self, conn: HTTPConnection, who: Any) -> None:
         """Hold up or refuse a suspect before its body is read."""
@@ -313,7 +321,7 @@ class QueryMonitor(Guard):
             raise self._refusal()
         if self._waiting >= self._max_waiting:
             raise ConcurrencyLimitedError(f"{self.name}: too many requests of suspects wait", retry_after=1)
-        self._counts["slowed"] += 1
+        self._count(slowed=1)
         self._waiting += 1
         try:
             await asyncio.sleep(self._delay)
@@ -321,7 +329,7 @@ class QueryMonitor(Guard):
             self._waiting -= 1
 
     def _refusal(self) -> QueriesSuspectedError:
-        self._counts["refused"] += 1
+        self._count(refused=1)
         return QueriesSuspectedError(f"{self.name}: a suspect")
 
     def _key(self, caller: Any) -> bytes:
