@@ -43,6 +43,7 @@ from bench import (
     stores,
     throughput,
     tokens,
+    whole_service,
 )
 
 _BENCHES = {
@@ -72,6 +73,7 @@ _BENCHES = {
     "signing": signing.measure,
     "encryption": encryption.measure,
     "everything": everything.measure,
+    "service": whole_service.measure,
     "loading": loading.measure,
     "lockdown": lockdown.measure,
     "metrics": metrics.measure,
