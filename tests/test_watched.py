@@ -90,9 +90,9 @@ def test_a_caller_is_forgotten_on_demand(store: Store) -> None:
     """With its verdict, its sums and its marks."""
     evil = [query(number, 101, 102, steps=(2.0, 0.0)) for number in range(6)]
     assert note(store, "pardoned", *evil).seconds
-    assert note(store, "pardoned", forget=True) == ((), 0, 0, 0.0, 0)
-    assert note(store, "pardoned", query(0, 101, 102)) == ((NEW,), 1, 0, 0.0, 0)
-    assert note(store, "never seen") == ((), 0, 0, 0.0, 0)
+    assert note(store, "pardoned", forget=True) == ((), 0, 0, 0.0, 0, (0.0, 0.0))
+    assert note(store, "pardoned", query(0, 101, 102)) == ((NEW,), 1, 0, 0.0, 0, (0.0, 0.0))
+    assert note(store, "never seen") == ((), 0, 0, 0.0, 0, (0.0, 0.0))
 
 
 def test_a_verdict_ends_and_that_is_told_once(redis: RedisServer) -> None:
@@ -104,7 +104,7 @@ def test_a_verdict_ends_and_that_is_told_once(redis: RedisServer) -> None:
     clock.now += 59
     assert note(memory, "ends").seconds == 1
     clock.now += 1
-    assert [note(memory, "ends") for _ in range(2)] == [((), 6, 0, 0.0, -1), ((), 6, 0, 0.0, 0)]
+    assert [note(memory, "ends") for _ in range(2)] == [((), 6, 0, 0.0, -1, (0.0, 0.0)), ((), 6, 0, 0.0, 0, (0.0, 0.0))]
     assert note(memory, "ends", *evil[:1], query(9, steps=(2.0, 0.0))).votes == 0
     shared = RedisStore(redis.url, timeout=LONG)
     short = RULE._replace(hold=0.001)
@@ -151,6 +151,7 @@ def test_both_stores_say_the_same(history: list[list[WatchedQuery]]) -> None:
         one, other = note(memory, key, *part, rule=rule), note(shared, key, *part, rule=rule)
         assert one[:3] == other[:3]
         assert (one.seconds > 0, one.change) == (other.seconds > 0, other.change)
+        assert other.evidence == pytest.approx(one.evidence, abs=1e-5)
 
 
 _numbers = iter(range(1_000_000))

@@ -209,7 +209,8 @@ return 1
 #:
 #: KEYS: that. ARGV: marks to share, votes to get, microseconds to hold, milliseconds to keep it, 1 to forget it first,
 #: how many sums, how many slots, their limits, their kinds; and then the queries, packed.
-#: Returns: what each query with marks is, how many there were, votes, microseconds that the verdict holds, the change.
+#: Returns: what each query with marks is, how many there were, votes, microseconds that the verdict holds, the change,
+#: and the evidence of each kind, in millionths.
 WATCH = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -301,5 +302,12 @@ if #ARGV > 7 + 2 * sums or change ~= 0 then
   redis.call('SETRANGE', KEYS[1], 0, struct.pack('<dddddddddd', count, ends, votes, unpack(known, 4, 10)))
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
-return {seen, count, voting, math.max(0, ends - now), change}
+
+local evidence = {}
+for i = 1, sums do
+  local kind = ARGV[7 + sums + i] + 1
+  for missing = #evidence + 1, kind do evidence[missing] = 0 end
+  evidence[kind] = math.max(evidence[kind], math.floor(1000000 * known[3 + i] / ARGV[7 + i]))
+end
+return {seen, count, voting, math.max(0, ends - now), change, evidence}
 """

@@ -57,7 +57,8 @@ class Watched:
                 if voting.bit_count() >= rule.votes:
                     change = change if self.ends else 1
                     self.ends, self.votes = now + rule.hold, voting
-        return Sighting(tuple(seen), self.count, self.votes if self.ends else voting, max(0.0, self.ends - now), change)
+        votes, left = (self.votes, self.ends - now) if self.ends else (voting, 0.0)
+        return Sighting(tuple(seen), self.count, votes, left, change, rule.evidence(self.sums))
 
     def _see(self, marks: Sequence[int], rule: Watch) -> int:
         place, tag = place_of(marks[0], rule.slots)
@@ -95,7 +96,7 @@ class Watched:
         """How much there is to lose if this is forgotten: with a verdict most, else by the largest sum."""
         if self.ends > now:
             return 2.0
-        return max([total / limit for total, limit in zip(self.sums, rule.limits, strict=False)], default=2.0) / 2
+        return max(rule.evidence(self.sums), default=2.0) / 2
 
 
 class WatchedCallers:
@@ -119,7 +120,7 @@ class WatchedCallers:
         if forget or known is None or known[2] <= now:
             known = None
         if known is None and not queries:
-            return Sighting((), 0, 0, 0.0, 0)
+            return Sighting((), 0, 0, 0.0, 0, rule.evidence([0.0] * len(rule.limits)))
         if known is None:
             self._make_room(now)
             watched = Watched(rule)

@@ -166,8 +166,9 @@ class RedisStore:
         answer = await self._redis.run(
             _WATCH, self._place("watched", key), *numbers, *rule.limits, *rule.kinds, *packed
         )
-        seen, queries_before, votes, microseconds, change = answer
-        return Sighting(tuple(seen), queries_before, votes, microseconds / 1e6, change)
+        seen, queries_before, votes, microseconds, change, millionths = answer
+        evidence = tuple([one / 1e6 for one in millionths])
+        return Sighting(tuple(seen), queries_before, votes, microseconds / 1e6, change, evidence)
 
     def _place(self, kind: str, key: bytes) -> str:
         return f"{self._prefix}:{kind}:{{{key.hex()}}}"

@@ -109,6 +109,13 @@ class Watch(NamedTuple):
     hold: float = 0.0
     ttl: float = 0.0
 
+    def evidence(self, sums: Sequence[float]) -> tuple[float, ...]:
+        """Of each kind, the largest of its sums, as a part of what it may come to."""
+        found = [0.0] * (max(self.kinds, default=-1) + 1)
+        for total, limit, kind in zip(sums, self.limits, self.kinds, strict=True):
+            found[kind] = max(found[kind], total / limit)
+        return tuple(found)
+
 
 #: Of one query: ``new``, ``near`` an earlier one, or an exact ``repeat``, which adds to nothing.
 NEW, NEAR, REPEAT = 0, 1, 2
@@ -123,6 +130,7 @@ class Sighting(NamedTuple):
         votes: Which kinds vote now, or have voted for the verdict that holds: bit 0 for kind 0, and so on.
         seconds: For how long the verdict will hold; 0: there is none.
         change: 1: there was none before this call; -1: one has ended in it; 0: neither. Each is told once.
+        evidence: Of each kind, how much there is now, 0 to 2: it votes from 1 on.
     """
 
     seen: tuple[int, ...]
@@ -130,6 +138,7 @@ class Sighting(NamedTuple):
     votes: int
     seconds: float
     change: int
+    evidence: tuple[float, ...]
 
 
 @runtime_checkable

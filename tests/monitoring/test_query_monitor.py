@@ -101,7 +101,13 @@ class Service:
     @property
     def numbers(self) -> dict[str, float]:
         """What it has counted, without what all names begin with."""
-        return {one.name.removeprefix("mlguard_"): one.value for one in self.monitor.measurements() if one.value}
+        counted = [one for one in self.monitor.measurements() if one.value and "kind" not in one.labels]
+        return {one.name.removeprefix("mlguard_"): one.value for one in counted}
+
+    @property
+    def evidence(self) -> dict[str, float]:
+        """How much of each kind it has lately seen against anybody."""
+        return {one.labels["kind"]: one.value for one in self.monitor.measurements() if "kind" in one.labels}
 
 
 @pytest.fixture
@@ -135,6 +141,23 @@ def test_a_walk_is_noticed_once_within_25_queries_and_answered(events: Events) -
     assert service.numbers["queries_near"] > 50
     assert service.numbers["query_suspects"] == 1
     assert isinstance(service.monitor, Measured)
+
+
+def test_evidence_is_seen_before_there_is_a_verdict() -> None:
+    """Of each kind, the most against anybody, and no name; it is gone after two minutes without."""
+    clock = Clock(1.0)
+    service = Service(clock=clock)
+    assert set(service.evidence.values()) == {0.0}
+    asyncio.run(service.send(walk(3)))
+    nearly = service.evidence
+    assert 0 < nearly["near-duplicates"] < 1
+    asyncio.run(service.send(USUAL[:3], "alice"))
+    assert service.evidence["near-duplicates"] == nearly["near-duplicates"], "somebody else's is less"
+    asyncio.run(service.send(walk(60)[3:]))
+    assert service.evidence["near-duplicates"] >= 1
+    assert service.numbers["query_suspects"] == 1
+    clock.now += 120
+    assert set(service.evidence.values()) == {0.0}
 
 
 def test_usual_queries_and_their_repeats_are_not_noticed(events: Events) -> None:

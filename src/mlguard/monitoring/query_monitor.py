@@ -23,6 +23,7 @@ from mlguard.monitoring._query_calibration import calibrate
 from mlguard.monitoring._query_exempt import Exempt
 from mlguard.monitoring._query_queue import QueryQueue
 from mlguard.monitoring._query_watch import Asked, QueryWatch
+from mlguard.monitoring._recent_peaks import RecentPeaks
 from mlguard.monitoring.events import record_event
 from mlguard.monitoring.measurements import Measurement
 from mlguard.monitoring.query_reference import QueryReference
@@ -166,6 +167,7 @@ class QueryMonitor(Guard):
         self._lock = OwnLock()  # event loops in several threads may share a monitor
         self._suspects: OrderedDict[bytes, _Suspect] = OrderedDict()
         self._counts: Counter[str] = Counter()
+        self._peaks = RecentPeaks(len(_KINDS), clock)
         refusals = {"slow": (429,), "refuse": (403,)}.get(act, ())
         self.statuses = (*refusals, *((503,) if self.store.suspends and not self._allows else ()))
         brake = _Brake(self._by, self._stop, refusals, waits=act == "slow") if refusals else None
@@ -217,6 +219,8 @@ class QueryMonitor(Guard):
         for what in ("watched", "near", "repeated", "suspected", "slowed", "coarsened", "refused", "unwatched"):
             name = f"mlguard_queries_{what}"
             yield Measurement(name, self._counts[what], {"monitor": self.name}, "counter")
+        for kind, peak in zip(_KINDS, self._peaks.read(), strict=True):
+            yield Measurement("mlguard_query_evidence", peak, {"monitor": self.name, "kind": kind}, "gauge")
         yield Measurement("mlguard_query_suspects", len(self._suspects), {"monitor": self.name}, "gauge")
         yield Measurement("mlguard_queries_waiting", self._waiting, {"monitor": self.name}, "gauge")
         queued = 0 if self._queue is None else len(self._queue)
@@ -251,6 +255,7 @@ class QueryMonitor(Guard):
         """Take what the store says of queries that were noted."""
         seen = sighting.seen
         self._count(watched=len(seen), near=seen.count(NEAR), repeated=seen.count(REPEAT))
+        self._peaks.note(sighting.evidence)
         if asked.was_tried and sighting.seconds and not sighting.change and asked.key not in self._suspects:
             sighting = sighting._replace(change=1)  # its beginning may have been told to nobody
         self._remember(asked.key, caller, sighting)
