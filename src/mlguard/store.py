@@ -113,7 +113,9 @@ class Watch(NamedTuple):
         """Of each kind, the largest of its sums, as a part of what it may come to."""
         found = [0.0] * (max(self.kinds, default=-1) + 1)
         for total, limit, kind in zip(sums, self.limits, self.kinds, strict=True):
-            found[kind] = max(found[kind], total / limit)
+            part = total / limit
+            if part > found[kind]:  # noqa: PLR1730  # in every request, and max() takes twice as long
+                found[kind] = part
         return tuple(found)
 
 
