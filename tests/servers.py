@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 ROOT = Path(__file__).parents[1]
-_SECONDS = 30
+_SECONDS = 120  # for what takes one, where the machine is busy
 # As in pyproject.toml: Starlette before 0.40 imports python-multipart by its old name.
 _WARNINGS = ("-W", "error", "-W", "ignore:Please use `import python_multipart`:PendingDeprecationWarning")
 _RUNNING = r"Uvicorn running on (https?://127\.0\.0\.1:[0-9]+)"

@@ -95,7 +95,7 @@ class Reader:
             assert self._server is not None
             log = self._server
             with contextlib.suppress(TimeoutError):  # what is missing is better told below
-                wait_until(lambda: not missing(text, log.output), seconds=5)
+                wait_until(lambda: not missing(text, log.output))
             assert_shows(text, log.output)
         elif kind == "json":
             json.loads(text)

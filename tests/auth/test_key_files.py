@@ -572,7 +572,7 @@ def test_a_service_may_fork_after_its_first_request(path: Path, keys: APIKeys) -
         there.send(live(keys))
         there.recv()
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: live(keys) == {"alice", "bob"}, seconds=10)
+            wait_until(lambda: live(keys) == {"alice", "bob"})
         there.send(live(keys))
 
     process = context.Process(target=child)
@@ -650,7 +650,7 @@ def test_a_look_that_fails_is_not_the_last(path: Path, keys: APIKeys, monkeypatc
     assert live(keys) == {"alice"}
     assert failed.wait(10)
     replace(path, as_lines(entry(BOB)))
-    wait_until(lambda: live(keys) == {"bob"}, seconds=10)
+    wait_until(lambda: live(keys) == {"bob"})
 
 
 def test_two_first_uses_start_one_thread(path: Path, keys: APIKeys) -> None:

@@ -438,7 +438,7 @@ def test_a_forked_worker_tells_what_happens_in_it_and_nothing_twice(tmp_path: Pa
         "goes_on = threading.Event()\n"
         "def send(alert):\n"
         "    goes_on.wait(30)\n"
-        "    print(os.getpid() == parent, alert.event, alert.facts, flush=True)\n"
+        "    os.write(1, f'{os.getpid() == parent} {alert.event} {alert.facts}\\n'.encode())\n"
         "parent = os.getpid()\n"
         "alerts = Alerts(send)\n"
         "alerts.attach()\n"

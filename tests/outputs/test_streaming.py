@@ -247,7 +247,7 @@ def test_a_stream_that_breaks_ends_with_a_problem(
     crashes = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(crashes) == 1
     assert problem["request_id"] in crashes[0].getMessage()
-    assert "the inside" in str(crashes[0].exc_info)
+    assert "the inside" in str(crashes[0].exc_info[1])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -611,7 +611,7 @@ def test_a_child_of_a_fork_reads_for_itself(vault: Vault) -> None:
     def child() -> None:
         vault.values["token"] = TWO
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: accepted(secret) == [TWO, ONE], seconds=10)
+            wait_until(lambda: accepted(secret) == [TWO, ONE])
         there.send(len(threads_of_secrets()))
         there.send(accepted(secret) == [TWO, ONE])
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlguard.artifacts._pickle_rules import Rule, attributes, is_count
-from mlguard.artifacts._symbols import Array, Dtype, Made, MisuseError, Name
+from mlguard.artifacts._pickle_rules import Rule, attributes, is_count, whole_number
+from mlguard.artifacts._symbols import Array, Dtype, Made, MisuseError
 
-_SCALAR: Name = ("numpy._core.multiarray", "scalar")
 _WRONG = "its categories and its columns do not agree"
 
 
@@ -63,7 +62,7 @@ def _dropped(drop: Any, size: int) -> list[int | None]:
         return [None] * size
     if not isinstance(drop, Array) or drop.shape != (size,) or type(drop.values) is not list:
         raise MisuseError(_WRONG)
-    return [None if one is None else _whole(one) for one in drop.values]
+    return [None if one is None else whole_number(one) for one in drop.values]
 
 
 def _count_sorted(known: Any) -> int:
@@ -88,15 +87,6 @@ def _count_groups(mapping: Any, size: int) -> int:
     if groups.min() < 0:
         raise MisuseError(_WRONG)
     return int(groups.max()) + 1
-
-
-def _whole(value: Any) -> int:
-    """A whole number of Python's or of NumPy's."""
-    if is_count(value):
-        return int(value)
-    if isinstance(value, Made) and value.name == _SCALAR:
-        return int(np.frombuffer(value.args[1], value.args[0].integers)[0])
-    raise MisuseError(_WRONG)
 
 
 def _numbers(dtype: Dtype, values: Any) -> NDArray[Any]:

@@ -7,13 +7,13 @@ NumPy itself writes is let through.
 
 import math
 import re
+from itertools import pairwise
 from typing import Any
 
-from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count, is_global
+from mlguard.artifacts._pickle_rules import SCALAR, Rule, Value, attributes, is_count, is_global
 from mlguard.artifacts._symbols import Array, Dtype, Made, MisuseError, Name
 
 _NDARRAY: Name = ("numpy", "ndarray")
-_SCALAR: Name = ("numpy._core.multiarray", "scalar")
 _CODE = re.compile(r"[iu][1248]|f(?:2|4|8|16)|c(?:8|16|32)|b1|O8|[SUV](?:0|[1-9][0-9]{0,8})", re.ASCII)
 _KEY_CODE = re.compile(r"[iu][1248]|f[248]|b1|[SU][0-9]+", re.ASCII)  # few of these have one hash
 _MOST_AXES = 64
@@ -31,7 +31,8 @@ class _Dtype(Value):
 
     def call(self, args: tuple[Any, ...], /) -> Dtype:
         """Make it."""
-        if len(args) != 3 or type(args[0]) is not str or not all(type(a) in (bool, int) for a in args[1:]):
+        # One that is no copy is the one that NumPy itself uses: it would ignore the byte order that it is given.
+        if len(args) != 3 or type(args[0]) is not str or args[1:] != (False, True):
             raise MisuseError("called as NumPy never calls it")
         if not _CODE.fullmatch(args[0]):
             raise MisuseError("neither numbers, texts, bytes nor objects")
@@ -70,6 +71,9 @@ class _Dtype(Value):
                 raise MisuseError("a field of something other than numbers")
             if field[1] + dtype.itemsize > itemsize:
                 raise MisuseError("a field beyond the end of its row")
+        places = sorted((offset, offset + dtype.itemsize) for dtype, offset in fields.values())
+        if any(end > start for (_, end), (start, _) in pairwise(places)):  # NumPy copies them one over the other
+            raise MisuseError("fields that overlap")
         return fields
 
 
@@ -182,7 +186,7 @@ def build_joblib_array(wrapper: Made, state: Any, content: memoryview, stream: A
 
 def is_plain_scalar(made: Made) -> bool:
     """Whether it is a text or a real number, of which few have the same hash."""
-    dtype = made.args[0] if made.name == _SCALAR and made.args else None
+    dtype = made.args[0] if made.name == SCALAR and made.args else None
     return isinstance(dtype, Dtype) and _KEY_CODE.fullmatch(dtype.code) is not None
 
 
@@ -209,7 +213,7 @@ _KINDS: dict[Name, type[Rule]] = {
     ("numpy", "float64"): Value,
     _NDARRAY: Value,
     ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
-    _SCALAR: _Scalar,
+    SCALAR: _Scalar,
     ("numpy._core.numeric", "_frombuffer"): _FromBuffer,
 }
 NUMPY_RULES = {name: kind(name) for name, kind in _KINDS.items()}

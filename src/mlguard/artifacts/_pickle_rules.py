@@ -4,8 +4,11 @@ import _compat_pickle
 import sys
 from typing import Any
 
+import numpy as np
+
 from mlguard.artifacts._symbols import Global, Made, MisuseError, Name
 
+SCALAR: Name = ("numpy._core.multiarray", "scalar")
 _LONGEST_VERSION = 64
 _OBJECT = ("builtins", "object")
 _NEWEST = {
@@ -96,6 +99,19 @@ def is_global(value: Any, name: Name) -> bool:
 def is_count(value: Any, *, least: int = 0) -> bool:
     """Whether it is an integer, large enough, and no larger than memory can be. ``True`` is none."""
     return type(value) is int and least <= value <= sys.maxsize
+
+
+def whole_number(value: Any) -> int:
+    """A whole number of Python's or of NumPy's.
+
+    Raises:
+        MisuseError: It is none, or below 0.
+    """
+    if isinstance(value, Made) and value.name == SCALAR and value.args:
+        value = int(np.frombuffer(value.args[1], value.args[0].integers)[0])
+    if not is_count(value):
+        raise MisuseError("something other than a whole number")
+    return int(value)
 
 
 def modern_name(module: str, name: str, protocol: int) -> Name:

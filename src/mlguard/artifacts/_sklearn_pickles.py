@@ -5,16 +5,19 @@ and features without looking: with others it reads what is beside the tree in me
 ``decision_path``, writes beyond its array. So the nodes have to be a tree here already.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlguard.artifacts._encoder_pickles import OneHotEncoder
-from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count
+from mlguard.artifacts._pickle_rules import Rule, Value, attributes, is_count, whole_number
 from mlguard.artifacts._symbols import Array, Dtype, Made, MisuseError, Name
 
 _LEAF = _NOBODY = -1
+_MOST_FACTORS = 64
+_WRONG_COLUMNS = "its degree and its columns do not agree"
 _TREE: Name = ("sklearn.tree._tree", "Tree")
 _STATE = {"max_depth", "node_count", "nodes", "values"}
 _FIELDS = ("left_child", "right_child", "feature")  # with which a node begins, in the order of its C structure
@@ -97,6 +100,43 @@ class _Slice(Value):
         return Made(self.name, args)
 
 
+class _PolynomialFeatures(Rule):
+    """A transformer, which makes room for as many columns as it says and fills as many as there are.
+
+    In others the answer would have what was in memory before.
+    """
+
+    def build(self, _made: Made, state: Any, /) -> None:
+        """Give it its attributes."""
+        members = attributes(state)
+        if "_n_out_full" not in members:
+            return  # nobody has fitted it
+        least, most, features = (
+            whole_number(members.get(name)) for name in ("_min_degree", "_max_degree", "n_features_in_")
+        )
+        interacts, bias = members.get("interaction_only"), members.get("include_bias")
+        if type(interacts) is not bool or type(bias) is not bool:
+            raise MisuseError(_WRONG_COLUMNS)
+        for name, first in (("_n_out_full", 0), ("n_output_features_", least)):
+            columns = _count_terms(features, first, most, interacts=interacts) + bias
+            if whole_number(members.get(name)) != columns:
+                raise MisuseError(_WRONG_COLUMNS)
+
+
+def _count_terms(features: int, least: int, most: int, *, interacts: bool) -> int:
+    """How many products of features there are, of at least and at most so many factors, without the empty one.
+
+    Raises:
+        MisuseError: None that scikit-learn counts, or more than memory can hold.
+    """
+    if least > most or min(features, most) > _MOST_FACTORS:  # of which counting would take long
+        raise MisuseError(_WRONG_COLUMNS)
+    if interacts:
+        return sum(math.comb(features, factors) for factors in range(max(1, least), min(most, features) + 1))
+    below = max(least - 1, 0)
+    return math.comb(features + most, most) - math.comb(features + below, below)
+
+
 def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], features: int, max_depth: int) -> None:
     """Whether the nodes are one tree, each behind its parent, no deeper and of no more features than it says."""
     count = len(left)
@@ -157,6 +197,7 @@ _KINDS: dict[Name, type[Rule]] = {
     ("sklearn.linear_model._sgd_fast", "SquaredHinge"): _Loss,
     ("sklearn.preprocessing._encoders", "OneHotEncoder"): OneHotEncoder,
     ("sklearn.preprocessing._function_transformer", "FunctionTransformer"): _FunctionTransformer,
+    ("sklearn.preprocessing._polynomial", "PolynomialFeatures"): _PolynomialFeatures,
     _TREE: _Tree,
     ("sklearn.tree._classes", "DecisionTreeClassifier"): _DecisionTree,
     ("sklearn.tree._classes", "DecisionTreeRegressor"): _DecisionTree,

@@ -1,14 +1,17 @@
 """Loads what skops has saved, with the list of trusted types that it was made for."""
 
+import io
 import pickle
 import re
 from importlib.metadata import version
+from types import FunctionType
 from typing import Any
 
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._symbols import Name, spell_some
 from mlguard.artifacts._zip_files import open_zip
-from mlguard.artifacts.pickle_globals import read_pickle
+from mlguard.artifacts.allowed_globals import NUMPY_ARRAYS, SKLEARN_ESTIMATORS
+from mlguard.artifacts.pickle_globals import CHANGED_LATER, PickleContents, read_pickle
 from mlguard.errors import ConfigurationError, ModelContentError
 
 _OLDEST = (0, 13)  # older ones can be made to run what is not on the list: CVE-2025-54412, -54413, -54886
@@ -21,10 +24,10 @@ def untrusted_types(content: bytes, *, max_size: int) -> list[Name]:
         ModelContentError: The file is broken.
         ConfigurationError: The package is not installed, or too old.
     """
-    io = _skops_io()
+    skops_io = _skops_io()
     open_zip(content, max_size=max_size).close()
     try:
-        untrusted: list[str] = io.get_untrusted_types(data=content)
+        untrusted: list[str] = skops_io.get_untrusted_types(data=content)
     except Exception as error:  # it reads JSON of any shape: the errors are many
         raise ModelContentError(f"the skops file is broken ({type(error).__name__})") from None
     return [(module, name) for module, _, name in (one.rpartition(".") for one in untrusted)]
@@ -37,24 +40,56 @@ def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int, max_i
     its numbers are.
 
     Raises:
-        ModelContentError: It is broken, names a type that is neither trusted by skops nor allowed, or its numbers would
-            let native code read or write beside its memory.
+        ModelContentError: It is broken, names a type that is neither trusted by skops nor allowed, has an estimator
+            that nobody has allowed, or its numbers would let native code read or write beside its memory.
         ConfigurationError: The package is not installed, or too old.
     """
-    refused = [name for name in untrusted_types(content, max_size=max_size) if name not in allowed]
+    # What pickles need for arrays, skops does not: it would call it, with whatever the file says.
+    trusted = allowed - NUMPY_ARRAYS
+    refused = [name for name in untrusted_types(content, max_size=max_size) if name not in trusted]
     if refused:
         raise ModelContentError(f"the file names what is not allowed: {spell_some(refused)}")
     try:
-        model = _skops_io().loads(content, trusted=sorted(map(".".join, allowed)))
-        again = pickle.dumps(model, 5)
+        model = _skops_io().loads(content, trusted=sorted(map(".".join, trusted)))
+        again = io.BytesIO()
+        _Candid(again, 5).dump(model)
     except Exception as error:
         raise ModelContentError(f"a class that the file names refuses what the file holds: {error!r:.300}") from error
-    problems = read_pickle(PrivateCopy(again), max_instructions=max_instructions).problems
-    # What NumPy and other libraries have made is theirs. An estimator's native code believes it, whoever has made it.
-    told = [problem for problem in problems if problem.startswith("sklearn.") or "max_instructions" in problem]
-    if told:
-        raise ModelContentError("; ".join(told))
+    _check(read_pickle(PrivateCopy(again.getvalue()), max_instructions=max_instructions), allowed)
     return model
+
+
+def _check(contents: PickleContents, allowed: frozenset[Name]) -> None:
+    """Look at what was loaded.
+
+    What NumPy and other libraries have made is theirs. An estimator's native code believes it, whoever has made it.
+    """
+    known = SKLEARN_ESTIMATORS | allowed
+    unknown = [name for name in dict.fromkeys(contents.names) if _is_estimators(name) and name not in known]
+    if unknown:
+        raise ModelContentError(
+            f"the file holds {spell_some(unknown)}, for which mlguard has no rules: native code may believe whatever "
+            f"the file says. Where you trust whoever made it, allow=... takes pairs, ({unknown[0][0]!a}, "
+            f"{unknown[0][1]!a})"
+        )
+    told = [one for one in contents.problems if one.startswith("sklearn.") or one == CHANGED_LATER]
+    if told or not contents.is_whole:
+        raise ModelContentError("; ".join(told or contents.problems))
+
+
+def _is_estimators(name: Name) -> bool:
+    return name[0].split(".")[0] == "sklearn"
+
+
+class _Candid(pickle.Pickler):
+    """Writes what an object has. It may have an attribute that would tell :mod:`pickle` something else."""
+
+    def reducer_override(self, one: Any) -> Any:
+        """Refuse such an object. Else, write it as ever."""
+        own = () if isinstance(one, type | FunctionType) else getattr(one, "__dict__", ())
+        if any(name.startswith("__") for name in own):
+            raise pickle.PicklingError("an attribute is named like one of Python's own")
+        return NotImplemented
 
 
 def _skops_io() -> Any:

@@ -1,7 +1,7 @@
 """Loads a pickle that has been read already, through an allow-list of its own.
 
-The two readings must name the same globals in the same order, and an import happens only for a pair that is allowed:
-even if the first reading were deceived, nothing else could be reached.
+The two readings must name the same globals in the same order, and be at the same place at each call; and an import
+happens only for a pair that is allowed. So even if the first reading were deceived, nothing else could be reached.
 """
 
 import importlib
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from mlguard.artifacts._pickle_rules import modern_name
+from mlguard.artifacts._pickle_steps import step_of, with_checks
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._symbols import Name, spell
 from mlguard.artifacts.pickle_globals import JOBLIB_WRAPPER, PickleContents
 from mlguard.errors import ConfigurationError, ModelContentError
 
+_DIFFER = "two readings of the file differ"
 _OLDEST_JOBLIB = (1, 6)  # older ones read arrays of objects past find_class
 _LARGE = 1 << 16  # bytes of an array from which on it stays where the file was read to: a tree copies it anyway
 
@@ -37,8 +39,8 @@ def unpickle(copy: PrivateCopy, contents: PickleContents, allowed: frozenset[Nam
         ModelContentError: It names what is not allowed, or other than what was read; or a class will not have it.
         ConfigurationError: It was written by joblib, which is not here, or too old.
     """
-    imports = _Imports(contents.names, allowed)
-    reader = (_joblib_reader if contents.has_joblib_arrays else _Plain)(copy, imports)
+    imports = _Imports(contents, allowed)
+    reader = _joblib_reader(copy, imports) if contents.has_joblib_arrays else _Plain(copy.stream(), imports)
     try:
         made = reader.load()
     except (ModelContentError, ConfigurationError):
@@ -52,8 +54,9 @@ def unpickle(copy: PrivateCopy, contents: PickleContents, allowed: frozenset[Nam
 class _Imports:
     """Imports what is allowed, as long as it is what was expected."""
 
-    def __init__(self, expected: list[Name], allowed: frozenset[Name]) -> None:
-        self._expected: Iterator[Name] = iter(expected)
+    def __init__(self, expected: PickleContents, allowed: frozenset[Name]) -> None:
+        self._expected: Iterator[Name] = iter(expected.names)
+        self._steps: Iterator[int] = iter(expected.steps)
         self._allowed = allowed
         self._known: dict[Name, Any] = {}
 
@@ -65,7 +68,7 @@ class _Imports:
         """
         pair = modern_name(module, name, protocol)
         if pair != next(self._expected, None):
-            raise ModelContentError("two readings of the file differ")
+            raise ModelContentError(_DIFFER)
         if pair not in self._allowed or "." in pair[1]:
             raise ModelContentError(f"the file names {spell(pair)}, which is not allowed")
         if pair not in self._known:
@@ -75,10 +78,19 @@ class _Imports:
                 raise ModelContentError(f"the file needs {spell(pair)}, which is not installed here") from None
         return self._known[pair]
 
+    def check_step(self, reader: Any) -> None:
+        """Whether a reader is where the other one was.
+
+        Raises:
+            ModelContentError: It is not.
+        """
+        if step_of(reader) != next(self._steps, None):
+            raise ModelContentError(_DIFFER)
+
     def check_end(self) -> None:
         """Whether everything has come that was expected."""
-        if next(self._expected, None) is not None:
-            raise ModelContentError("two readings of the file differ")
+        if next(self._expected, None) is not None or next(self._steps, None) is not None:
+            raise ModelContentError(_DIFFER)
 
 
 class _Plain(pickle._Unpickler):  # the same reader as before
@@ -86,9 +98,10 @@ class _Plain(pickle._Unpickler):  # the same reader as before
 
     proto: int
 
-    def __init__(self, copy: PrivateCopy, imports: _Imports) -> None:
-        super().__init__(copy.stream())
+    def __init__(self, stream: Any, imports: _Imports) -> None:
+        super().__init__(stream)
         self._imports = imports
+        self.dispatch = with_checks(pickle._Unpickler.dispatch, imports.check_step)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """Import it, if it is allowed."""
@@ -110,9 +123,11 @@ def _joblib_reader(copy: PrivateCopy, imports: _Imports) -> Any:
 
         def read_array(self, unpickler: Any, ensure_native_byte_order: Any) -> Any:
             size = math.prod(self.shape) * self.dtype.itemsize
-            if self.dtype.hasobject or not size:
-                return super().read_array(unpickler, ensure_native_byte_order)
             stream = unpickler.file_handle
+            if self.dtype.hasobject:
+                return _Plain(stream, imports).load()
+            if not size:
+                return super().read_array(unpickler, ensure_native_byte_order)
             if self.safe_get_numpy_array_alignment_bytes() is not None:
                 stream.seek(stream.read(1)[0], io.SEEK_CUR)
             start = stream.tell()
@@ -123,6 +138,8 @@ def _joblib_reader(copy: PrivateCopy, imports: _Imports) -> Any:
             return values.astype(self.dtype.newbyteorder("="), order="K")
 
     class Unpickler(NumpyUnpickler):  # type: ignore[misc]  # joblib has no types
+        dispatch = with_checks(NumpyUnpickler.dispatch, imports.check_step)
+
         def find_class(self, module: str, name: str) -> Any:
             found = imports.find(module, name, self.proto)
             return Wrapper if (module, name) == JOBLIB_WRAPPER else found

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from mlguard.artifacts._numpy_pickles import NUMPY_RULES, build_joblib_array, is_plain_scalar
 from mlguard.artifacts._pickle_rules import Reconstructor, Rule, modern_name
+from mlguard.artifacts._pickle_steps import Steps, new_steps, step_of
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._sklearn_pickles import SKLEARN_RULES
 from mlguard.artifacts._symbols import Array, Global, Made, MisuseError, Name
@@ -23,6 +24,8 @@ from mlguard.artifacts.allowed_globals import SKLEARN_ESTIMATORS
 JOBLIB_WRAPPER: Name = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 
 _RECONSTRUCTOR: Name = ("copyreg", "_reconstructor")
+#: What is wrong where a rule has looked at something that was not yet as it would be.
+CHANGED_LATER = "a list or a dict is changed after an object was given it"
 _COPIES = 2  # of what the file holds: as a text by protocols before 3, and as what is made of it
 _BYTES_EACH = 100  # that an instruction may take
 _MOST_PROBLEMS = 20  # that are told
@@ -38,17 +41,25 @@ class PickleContents:
         problems: What no saved model does, or what is broken, for the operator.
         has_joblib_arrays: Whether bytes of arrays stand between the instructions, as joblib writes them.
         room: Bytes that may still be given to NumPy and scikit-learn, each of which may be a copy.
+        is_whole: Whether everything was read, and all that is wrong is among the problems.
+        steps: Where each call and each state was met, for the second reading.
     """
 
     names: list[Name] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     has_joblib_arrays: bool = False
     room: int = 0
+    is_whole: bool = True
+    steps: Steps = field(default_factory=new_steps)
 
     def add_problem(self, text: str) -> None:
         """Remember what is wrong, unless so much is that nobody reads on."""
-        if len(self.problems) < _MOST_PROBLEMS and text not in self.problems:
+        if text in self.problems:
+            return
+        if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(text)
+        else:
+            self.is_whole = False
 
 
 def read_pickle(copy: PrivateCopy, *, max_instructions: int) -> PickleContents:
@@ -69,9 +80,11 @@ def read_pickle(copy: PrivateCopy, *, max_instructions: int) -> PickleContents:
             reader.load()
         except MisuseError as misuse:
             contents.add_problem(str(misuse))
+            contents.is_whole = False
             break
         except Exception as error:  # the reader's own code, on builtin types alone
             contents.add_problem(f"the pickle is broken ({type(error).__name__})")
+            contents.is_whole = False
             break
         finally:
             count += reader.count
@@ -171,18 +184,21 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     # Calls -----------------------------------------------------------------------------------------------------------
 
     def _load_reduce(self) -> None:
+        self.contents.steps.append(step_of(self))
         args = self.stack.pop()
         self.stack[-1] = self._make(self.stack[-1], args, new=False)
 
     dispatch[pickle.REDUCE[0]] = _load_reduce
 
     def _load_newobj(self) -> None:
+        self.contents.steps.append(step_of(self))
         args = self.stack.pop()
         self.stack[-1] = self._make(self.stack[-1], args, new=True)
 
     dispatch[pickle.NEWOBJ[0]] = _load_newobj
 
     def _load_newobj_ex(self) -> None:
+        self.contents.steps.append(step_of(self))
         options = self.stack.pop()
         args = self.stack.pop()
         if options != {} and _rule(self.stack[-1]):
@@ -226,6 +242,7 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     # State -----------------------------------------------------------------------------------------------------------
 
     def _load_build(self) -> None:
+        self.contents.steps.append(step_of(self))
         state = self.stack.pop()
         made = self.stack[-1]
         if not isinstance(made, Made) or made.name is None:
@@ -330,14 +347,15 @@ class _Reader(pickle._Unpickler):  # joblib's reader is made from it
     dispatch[pickle.ADDITEMS[0]] = _load_additems
 
     def _load_frozenset(self) -> None:
-        self.append(frozenset(filter(self._is_key, self.pop_mark())))
+        members = frozenset(filter(self._is_key, self.pop_mark()))
+        self.append(members)  # which is looked up only here: until then it belongs to the stack above the mark
 
     dispatch[pickle.FROZENSET[0]] = _load_frozenset
 
     def _change(self, target: Any) -> None:
         """Something is put into an object, a method of which would be called, or into what was looked at."""
         if id(target) in self._looked_at:
-            self.contents.add_problem("a list or a dict is changed after an object was given it")
+            self.contents.add_problem(CHANGED_LATER)
         elif not isinstance(target, Made) or target.name in RULES:
             self.contents.add_problem("something is put into an object that is no list, dict or set")
 
