@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from sklearn.linear_model import LinearRegression
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures
 from sklearn.tree import DecisionTreeClassifier
 
 from mlguard import (
@@ -347,6 +347,20 @@ GOOD = ("<", None, None, None, -1, -1, 0)
         + bytes(8)
         + b"\x86R",  # a dtype without a state
         HEAD + named("numpy", "dtype") + text("f8") + b"\x85R",
+        *[
+            HEAD
+            + named("numpy", "dtype")
+            + text("i8")
+            + flags
+            + b"\x87R"
+            + b"(K\x03"
+            + text(">")
+            + b"NNN"
+            + number(-1)
+            + number(-1)
+            + b"K\x00tb"
+            for flags in (b"\x89\x89", b"K\x00K\x00", b"\x88\x88", b"\x89K\x02")
+        ],
         HEAD + named("numpy", "dtype") + text("M8") + b"\x89\x88\x87R",
         HEAD + named("numpy", "dtype") + text("f8,f8") + b"\x89\x88\x87R",
     ],
@@ -372,6 +386,20 @@ def test_a_field_ends_where_its_row_does(offset: int, tmp_path: Path) -> None:
         load_model(tmp_path / "model.pkl", unverified=True, allow=SKLEARN_ESTIMATORS)
     else:
         assert "numpy.dtype: " in refuse(tmp_path / "model.pkl", content)
+
+
+@pytest.mark.parametrize(("second", "good"), [(0, False), (4, False), (7, False), (8, True)])
+def test_fields_do_not_overlap(second: int, good: bool, tmp_path: Path) -> None:
+    """NumPy copies them one after the other, and what was looked at would be overwritten."""
+    names = plain(("a", "b"))
+    fields = b"}(" + text("a") + FIELD + plain(0) + b"\x86" + text("b") + FIELD + plain(second) + b"\x86u"
+    made = HEAD + named("numpy", "dtype") + text("V16") + b"\x89\x88\x87R"
+    content = made + b"(" + plain(3) + text("|") + b"N" + names + fields + plain(16) + plain(1) + plain(0) + b"tb."
+    if good:
+        (tmp_path / "model.pkl").write_bytes(content)
+        assert load_model(tmp_path / "model.pkl", unverified=True, allow=SKLEARN_ESTIMATORS).names == ("a", "b")
+    else:
+        assert "overlap" in refuse(tmp_path / "model.pkl", content)
 
 
 OBJECTS = dtype("O8", (3, "|", None, None, None, -1, -1, 63))[2:]
@@ -633,6 +661,58 @@ def test_a_tree_without_nodes_is_refused(tmp_path: Path) -> None:
     tree = HEAD + named("sklearn.tree._tree", "Tree") + number(4)
     for kinds in (none, b"N", array(plain((1,)), dtype("f8", (3, *GOOD))[2:], b"C\x08" + bytes(8))):
         assert "Tree: " in refuse(tmp_path / "model.pkl", tree + kinds + number(1) + b"\x87R.")
+
+
+# Polynomials ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_n_out_full": 2_000},  # the answer has what was in memory before
+        {"_n_out_full": 14},
+        {"_n_out_full": "15"},
+        {"n_output_features_": 16},
+        {"n_output_features_": None},
+        {"n_features_in_": 3},
+        {"n_features_in_": None},
+        {"_min_degree": 2},
+        {"_min_degree": 3},
+        {"_max_degree": 3},
+        {"_max_degree": -1},
+        {"_max_degree": np.int64(-1)},
+        {"_max_degree": 1 << 60, "n_features_in_": 1 << 60},  # to count these takes for ever
+        {"_min_degree": 1 << 60, "n_features_in_": 1 << 60},
+        {"include_bias": False},
+        {"include_bias": 1},
+        {"interaction_only": True},
+        {"interaction_only": []},
+    ],
+)
+def test_polynomials_fill_all_their_columns(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Scikit-learn makes room for as many as they say, and fills as many as there are."""
+    polynomials = PolynomialFeatures(2).fit(np.zeros((1, 4)))
+    polynomials.__dict__.update(changes)
+    assert "PolynomialFeatures: " in refuse(tmp_path / "model.pkl", pickle.dumps(polynomials))
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3, np.int64(2), (0, 2), (1, 3), (2, 2), (3, 5)])
+@pytest.mark.parametrize("interaction_only", [True, False])
+@pytest.mark.parametrize("include_bias", [True, False])
+@pytest.mark.parametrize("features", [1, 2, 5, 70])
+def test_polynomials_as_scikit_learn_counts_them(
+    degree: Any, interaction_only: bool, include_bias: bool, features: int, tmp_path: Path
+) -> None:
+    """Of any degrees."""
+    polynomials = PolynomialFeatures(degree, interaction_only=interaction_only, include_bias=include_bias)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(polynomials))
+    load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
+    if degree == 0 and not include_bias:
+        return  # nothing would be left
+    path.write_bytes(pickle.dumps(polynomials.fit(np.zeros((1, features)))))
+    loaded = load_model(path, unverified=True, allow=SKLEARN_ESTIMATORS)
+    assert loaded.n_output_features_ == polynomials.n_output_features_
 
 
 # Encoders ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from mlguard.artifacts.allowed_globals import NUMPY_ARRAYS, SKLEARN_ESTIMATORS
 from mlguard.artifacts.pickle_globals import CHANGED_LATER, PickleContents, read_pickle
 from mlguard.errors import ConfigurationError, ModelContentError
 
+#: What pickles need for arrays, with arguments that are looked at. Skops does not need it, and would call it with any.
+_CALLED = NUMPY_ARRAYS - {("numpy", "dtype")}
 _OLDEST = (0, 13)  # older ones can be made to run what is not on the list: CVE-2025-54412, -54413, -54886
 
 
@@ -44,8 +46,7 @@ def load_skops(content: bytes, allowed: frozenset[Name], *, max_size: int, max_i
             that nobody has allowed, or its numbers would let native code read or write beside its memory.
         ConfigurationError: The package is not installed, or too old.
     """
-    # What pickles need for arrays, skops does not: it would call it, with whatever the file says.
-    trusted = allowed - NUMPY_ARRAYS
+    trusted = allowed - _CALLED
     refused = [name for name in untrusted_types(content, max_size=max_size) if name not in trusted]
     if refused:
         raise ModelContentError(f"the file names what is not allowed: {spell_some(refused)}")
