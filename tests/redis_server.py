@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.servers import can_connect, wait_until
 
-_SECONDS = 10
+_SECONDS = 60
 _SLOTS = 16_384
 _SETTINGS = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
 

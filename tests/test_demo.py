@@ -60,7 +60,7 @@ def verdicts(output: str) -> list[tuple[str, str]]:
 def test_demo_ends_well() -> None:
     """Every case goes as it should, within 100 columns, and no secret is printed."""
     with program("-m", "examples.demo") as demo:
-        assert demo.process.wait(60) == 0, demo.output
+        assert demo.process.wait(240) == 0, demo.output
         assert verdicts(demo.output) == [(title, "as it should be") for title in CASES + INCIDENT + STARTS]
         assert f"All {len(CASES + INCIDENT + STARTS)} cases went as they should" in demo.output
         assert max(map(len, demo.output.splitlines())) <= 100

@@ -64,7 +64,7 @@ def started(name: str, **environment: str) -> Iterator[Program]:
 
 
 def client(url: str, key: str = "") -> httpx.Client:
-    return httpx.Client(base_url=url, headers={"X-API-Key": key} if key else {}, trust_env=False, timeout=10)
+    return httpx.Client(base_url=url, headers={"X-API-Key": key} if key else {}, trust_env=False, timeout=60)
 
 
 def post_raw(http: httpx.Client, body: str) -> httpx.Response:
@@ -233,7 +233,7 @@ def test_signed_calls_with_another_secret_are_refused() -> None:
 def call_signed(url: str, secret: str, *, exit_code: int = 0) -> str:
     command = [word for word in named_command("signed_calls/client") if not word.startswith("http:")]
     with program(*command, url, environment={"SIGNING_SECRET": secret}) as caller:
-        assert caller.process.wait(30) == exit_code
+        assert caller.process.wait(120) == exit_code
         return caller.output
 
 
@@ -281,10 +281,10 @@ def test_service_starts_by_the_command_that_it_names(tmp_path: Path) -> None:
     }
     release = named_command("demo/release")[:2]
     with program(*release, environment["MODEL_STORE"], *places, str(tmp_path / "secrets" / "model-key")) as released:
-        assert released.process.wait(60) == 0, released.output
+        assert released.process.wait(240) == 0, released.output
         assert re.search(r"^digits 1, digest [0-9a-f]{64}$", released.output, re.MULTILINE)
     with program("-m", "mlguard", "keys", "new", "alice", "--scope", "predict", environment=environment) as made:
-        assert made.process.wait(30) == 0
+        assert made.process.wait(120) == 0
         key = made.wait_for("mlg_live_[0-9A-Za-z_]+")[0]
     with started("demo/service", **environment) as running, client(running.url(), key) as http:
         token = http.post("/token", data={"username": "dora", "password": password}).json()["access_token"]
@@ -517,7 +517,7 @@ def test_audit_to_opentelemetry() -> None:
     pytest.importorskip("opentelemetry.sdk")
     environment = {"AUDIT_KEY": secrets.token_urlsafe(32)}
     with program(*named_command("audit_to_opentelemetry"), environment=environment) as running:
-        assert running.process.wait(30) == 0, running.output
+        assert running.process.wait(120) == 0, running.output
         logs = []
         rest = running.output
         while rest.strip():

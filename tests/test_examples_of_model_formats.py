@@ -100,4 +100,4 @@ def test_an_altered_model_is_not_served(tmp_path: Path) -> None:
     places = {"MODEL": str(tmp_path / "iris.npz"), "MODEL_SIGNER": str(tmp_path / "key.pub")}
     with started("model_formats/from_npz", **places) as running:
         running.wait_for("ModelSignatureError: the file is not the one that was signed")
-        assert running.process.wait(30) == 1
+        assert running.process.wait(120) == 1

@@ -135,7 +135,7 @@ def test_a_service_with_its_secret_from_a_store(store: str, tmp_path: Path) -> N
     with running_store(secret, tmp_path) as environment, started(f"secrets_from/{name}", **environment) as running:
         url = running.url()
         statuses = [
-            httpx.get(f"{url}/ready", auth=HTTPSignature("partner", key), trust_env=False, timeout=10).status_code
+            httpx.get(f"{url}/ready", auth=HTTPSignature("partner", key), trust_env=False, timeout=60).status_code
             for key in (secret, secrets.token_urlsafe(32))
         ]
         assert statuses == [200, 401]

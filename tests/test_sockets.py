@@ -79,7 +79,7 @@ def address() -> Iterator[tuple[str, int]]:
 
 def talk(address: tuple[str, int], *sent: bytes, until_closed: bool = False) -> bytes:
     """Send bytes, and read until the answer's headers and body are there or the server closes."""
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         for piece in sent:
             connection.sendall(piece)
         received = b""
@@ -150,7 +150,7 @@ def test_expect_continue_is_refused_without_a_continue(address: tuple[str, int])
 
 def test_half_sent_body_leaves_the_service_well(address: tuple[str, int]) -> None:
     """A client that goes away in the middle of its body disturbs nobody else."""
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(post(KEY, "Content-Length: 500") + b'{"features": [')
     body = b'{"features": [1, 2]}'
     assert talk(address, post(KEY, f"Content-Length: {len(body)}"), body).endswith(b"3.0")

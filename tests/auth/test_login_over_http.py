@@ -38,7 +38,7 @@ def url() -> Iterator[str]:
 
 
 def client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, trust_env=False, timeout=10)
+    return httpx.Client(base_url=url, trust_env=False, timeout=60)
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_two_clients_refresh_at_once(url: str) -> None:
     """No two of them get on, and none is left with a session."""
 
     async def race(token: str) -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
             return await asyncio.gather(*(http.post("/token/refresh", data={"refresh_token": token}) for _ in range(5)))
 
     with client(url) as http:

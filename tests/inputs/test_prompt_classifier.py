@@ -39,7 +39,7 @@ class Gate:
 
 async def entered(gate: Gate, times: int = 1) -> None:
     for _ in range(times):
-        assert await asyncio.to_thread(gate.entered.acquire, timeout=10)
+        assert await asyncio.to_thread(gate.entered.acquire, timeout=60)
 
 
 @pytest.mark.parametrize("value", [0.75, np.float32(0.75), "0.75"])

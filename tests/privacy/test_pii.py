@@ -108,6 +108,22 @@ def test_every_shape_is_looked_into() -> None:
     assert [one.in_key for one in find_pii({("j@x.org", 2): "j@x.org"})] == [True, False]
 
 
+@dataclass
+class Open:
+    """What its own code may give further attributes."""
+
+    name: str
+
+
+def test_a_dataclass_may_have_more_than_its_fields() -> None:
+    """Such as what was computed once."""
+    one = Open("J")
+    one.password, one.note = "hunter2", "j@x.org"  # type: ignore[attr-defined]
+    assert vars(mask_pii(one)) == {"name": "J", "password": "[secret]", "note": "[email]"}
+    assert {finding.kind for finding in find_pii(one)} == {"secret", "email"}
+    assert vars(one)["password"] == "hunter2"
+
+
 class Colour(enum.Enum):
     RED = 1
     MAIL = "j@x.org"

@@ -204,6 +204,8 @@ def test_what_names_no_machine_is_no_address(text: str) -> None:
 
 SECRETS = [
     ("password={}", "secret", "hunter2"),
+    ("{{'password': ['{}']}}", "secret", "hunter2"),  # as a query is parsed
+    ("password = ( b'{}', 1)", "secret", "hunter2"),
     ("password = '{}' x", "secret", "correct horse"),
     ('{{"password": "{}"}}', "secret", 'a\\"b c'),
     ('{{\\"password\\": \\"{}\\"}}', "secret", "a b"),

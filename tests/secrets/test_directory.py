@@ -148,13 +148,22 @@ def test_everybody_may_not_write(tmp_path: Path) -> None:
     assert read(tmp_path, "token") == SECRET
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b" ", b"\xff\xfe", b"a\0b", b"<!doctype html>", b"x" * (MAX_SIZE + 1)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b" ", b"\xff\xfe", b"a\0b", b"<!doctype html>", b"\xef\xbb\xbf<html>", b"x" * (MAX_SIZE + 1)],
+)
 def test_what_is_no_secret(content: bytes, tmp_path: Path) -> None:
     """An empty file, bytes, a page and what is too large are no secrets."""
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(SecretUnavailableError) as error:
         read(tmp_path, "token")
     assert not isinstance(error.value, SecretNotFoundError)
+
+
+def test_a_mark_that_editors_write_first_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    """The byte order mark of UTF-8."""
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbf" + SECRET.encode())
+    assert read(tmp_path, "token") == SECRET
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Told:
 
     async def wait(self) -> BudgetWarning:
         """The next warning."""
-        assert await asyncio.to_thread(self._told.acquire, timeout=10)
+        assert await asyncio.to_thread(self._told.acquire, timeout=60)
         return self.warnings[-1]
 
 

@@ -37,7 +37,7 @@ _NAMES = {
 _BEFORE = 16  # characters
 _SETS = (
     r"\\{0,3}[\"']?(?:\s{0,8}+(?:[=:]|%3[Dd])\s{0,8}+|\s{0,8}+,\s{0,8}+(?=b?[\"']))"
-    r"(?:b?(?P<escape>\\{0,3})(?P<quote>[\"'])|(?P<scheme>(?:bearer|basic|digest|negotiate|apikey|token)\s{1,8}+))?"
+    r"(?:[\[(]\s{0,8}+(?=b?\\{0,3}[\"']))?(?:b?(?P<escape>\\{0,3})(?P<quote>[\"'])|(?P<scheme>(?:bearer|basic|digest|negotiate|apikey|token)\s{1,8}+))?"
 )
 _SETTERS = {
     word: (re.compile(word.decode() + rest + _SETS, re.ASCII | re.IGNORECASE), before)

@@ -228,6 +228,7 @@ class DataWalk:
 
     def _dataclass(self, value: Any, place: _Place) -> Any:
         values = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        values |= getattr(value, "__dict__", {})  # also what is no field
         copied = copy.copy(value)
         for name, masked in self._fields(values, place, {}).items():
             object.__setattr__(copied, name, masked)  # a frozen one too

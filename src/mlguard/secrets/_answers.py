@@ -5,6 +5,7 @@ import re
 #: Bytes of one secret: what AWS and Google keep at most.
 MAX_SIZE = 65_536
 
+_BOM = "\ufeff"  # which some editors write first
 _PAGE = re.compile(r"\s*<(?:!doctype|!--|\?xml|html|head|body|error)\b", re.IGNORECASE)
 # All control characters but the tabulators and line ends of a PEM file.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -43,7 +44,7 @@ def _text(value: object, most: int) -> str:
         raise Unusable("it is no text")
     try:
         data = value.encode() if isinstance(value, str) else value
-        text = data.decode() if len(data) <= most else None
+        text = data.decode().removeprefix(_BOM) if len(data) <= most else None
     except UnicodeError:  # also half of a surrogate pair, as JSON may have it
         data = None
     if data is None:
