@@ -174,6 +174,55 @@ def test_a_chain_that_is_gone_is_found_by_later_ones(tmp_path: Path) -> None:
     assert verify_audit_log(tmp_path, key=KEY).is_intact
 
 
+@pytest.mark.parametrize("left", [0, 30, -1])
+def test_a_file_that_was_emptied_is_as_one_that_was_removed(tmp_path: Path, left: int) -> None:
+    """Without heads too: it had records when a later one was begun, and not one of them is left."""
+    write(tmp_path, events(1))
+    (first,) = files(tmp_path)
+    write(tmp_path, events(1))
+    opening = first.read_bytes().splitlines(keepends=True)[0]
+    first.write_bytes(opening[:left])
+    result = verify_audit_log(tmp_path, key=KEY)
+    assert result.problems == [
+        f"{first.name}: it was there when other files were begun, and has not one whole line left"
+    ]
+    assert verify_audit_log(tmp_path, key=KEY, anchors=[first.name]).is_intact
+    first.write_bytes(opening)  # the rest was cut off, which without heads nobody can tell from a kill
+    assert verify_audit_log(tmp_path, key=KEY).is_intact
+
+
+def test_a_file_that_cannot_be_read_is_told_of_once(tmp_path: Path) -> None:
+    """What is no file any more is a problem of its chain, and no second one."""
+    write(tmp_path, events(1))
+    (first,) = files(tmp_path)
+    write(tmp_path, events(1))
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere")
+    result = verify_audit_log(tmp_path, key=KEY)
+    assert result.problems == []
+    assert [problem for chain in result.chains for problem in chain.problems] == [
+        f"{first.name}: it cannot be read (OSError)"
+    ]
+    first.unlink()
+    first.mkdir()
+    assert verify_audit_log(tmp_path, key=KEY).problems == []
+
+
+@pytest.mark.parametrize("left", [0, 30])
+def test_a_process_that_is_killed_before_its_first_record_hinders_nobody(tmp_path: Path, left: int) -> None:
+    """Later files do not name what it has left: it never was a part of the log, and stays so without being missed."""
+    write(tmp_path, events(1))
+    (first,) = files(tmp_path)
+    first.write_bytes(first.read_bytes()[:left])
+    write(tmp_path, events(1))
+    result = verify_audit_log(tmp_path, key=KEY)
+    assert result.is_intact
+    assert [chain.ending for chain in result.chains if not chain.records] == ["torn" if left else "open"]
+    first.unlink()
+    assert records(tmp_path)[0]["facts"]["others"] == []
+    assert verify_audit_log(tmp_path, key=KEY).is_intact
+
+
 def test_a_file_that_vanishes_while_others_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A purge at the moment at which another file is begun hinders nobody."""
 
@@ -183,8 +232,13 @@ def test_a_file_that_vanishes_while_others_are_listed(tmp_path: Path, monkeypatc
         def stat(self, *, follow_symlinks: bool) -> os.stat_result:
             raise FileNotFoundError
 
+    class GoneNow(Gone):
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            return Path(__file__).stat()  # it was there a moment ago
+
     with monkeypatch.context() as patch:
-        patch.setattr("mlguard.monitoring._audit_sinks.os.scandir", lambda _: contextlib.nullcontext([Gone()]))
+        gone = [Gone(), GoneNow()]
+        patch.setattr("mlguard.monitoring._audit_sinks.os.scandir", lambda _: contextlib.nullcontext(gone))
         write(tmp_path, events(1))
     assert records(tmp_path)[0]["facts"]["others"] == []
 
@@ -304,7 +358,7 @@ def test_a_file_that_was_made_and_not_written_to(copy: Path) -> None:
     last.with_name(last.name.replace(f"{number:06d}.", f"{number + 1:06d}.")).touch()
     result = verify(copy, heads=False)
     assert result.is_intact
-    assert result.chains[0].ending == "torn"
+    assert result.chains[0].ending == "open"
     files(copy / "log")[0].write_bytes(b"")
     assert "it is empty" in problems(copy)
 

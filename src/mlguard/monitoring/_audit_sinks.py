@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from mlguard._files import sync_folder
+from mlguard._files import open_regular, sync_folder
 from mlguard.errors import ConfigurationError
+from mlguard.monitoring._audit_records import MAX_LINE
 
 #: Takes one line, with its end.
 LineSink = Callable[[bytes], object]
@@ -96,7 +98,7 @@ class AuditFiles:
         sync_folder(self.folder)
 
     def others(self, chain: str) -> list[str]:
-        """Names of the latest files of other chains. Empty ones may be removed again by who has made them.
+        """Names of the latest files of other chains that have a record: without one, they may never get one.
 
         Raises:
             OSError: The folder cannot be read.
@@ -110,7 +112,8 @@ class AuditFiles:
                         state = entry.stat(follow_symlinks=False)
                         if state.st_size:
                             found.append((state.st_mtime_ns, entry.name))
-        return [name for _, name in sorted(found)[-_MOST_OTHERS:]]
+        latest = (name for _, name in sorted(found, reverse=True) if has_first_line(self.folder / name))
+        return [*islice(latest, _MOST_OTHERS)][::-1]
 
     @property
     def wants_another(self) -> bool:
@@ -211,6 +214,17 @@ def chain_and_number(name: str) -> tuple[str, int] | None:
     if match is None or file_name(match[1], int(match[2])) != name:
         return None
     return match[1], int(match[2])
+
+
+def has_first_line(path: Path) -> bool:
+    """Whether a file has a whole first line; True where that cannot be told, and False where the file is gone."""
+    try:
+        with open_regular(path, follow_links=False) as file:
+            return file.readline(MAX_LINE).endswith(b"\n")
+    except FileNotFoundError:
+        return False
+    except (ConfigurationError, OSError):
+        return True
 
 
 def checked_folder(folder: str | os.PathLike[str], *, where: str) -> Path:

@@ -4,6 +4,7 @@ import hmac
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mlguard.errors import ConfigurationError
@@ -12,7 +13,7 @@ from mlguard.monitoring._audit_files import Line, LogFile, files_by_chain, lines
 from mlguard.monitoring._audit_keys import AuditKey, ChainKey, audit_keys
 from mlguard.monitoring._audit_purges import Purges
 from mlguard.monitoring._audit_records import CLOSED, NOTHING_BEFORE, OPENED, Record, mac_of, parsed, parts_of
-from mlguard.monitoring._audit_sinks import file_name
+from mlguard.monitoring._audit_sinks import file_name, has_first_line
 from mlguard.monitoring.audit_heads import HeadPublicKey, HeadSource, read_heads
 
 _MOST_PROBLEMS = 20  # of one chain that are told; the rest is counted
@@ -86,6 +87,7 @@ class AuditVerification:
         """Whether nothing was edited, moved or removed, as far as keys and heads can prove it.
 
         A chain that has no end, or a torn one, is intact: processes are killed. Look at ``ending``, and at ``head``.
+        It is not if nothing is left of a file that had records when another one was begun.
         """
         return not self.problems and all(chain.is_intact for chain in self.chains)
 
@@ -138,15 +140,25 @@ def verify_audit_log(
         checks[-1].read(files)
     for check in checks:  # by now all that was purged is known
         check.judge_gaps()
-    for chain, number in sorted(purges.mentioned - _places(found) - _places(files_by_chain(directory))):
-        if not purges.has_deleted(chain, number):
-            problems.append(f"{file_name(chain, number)}: it was there when other files were begun, and is missing")
+    there = _places(found) | _places(files_by_chain(directory))
+    problems += [
+        f"{file_name(*place)}: it was there when other files were begun, and {wrong}"
+        for place in sorted(purges.mentioned)
+        if not purges.has_deleted(*place) and (wrong := _lost(there.get(place)))
+    ]
     lost = [_only_head(point, purges) for point in known.values()]
     return AuditVerification([check.report for check in checks] + lost, problems)
 
 
-def _places(files: dict[str, list[LogFile]]) -> set[tuple[str, int]]:
-    return {(chain, file.number) for chain, those in files.items() for file in those}
+def _places(files: dict[str, list[LogFile]]) -> dict[tuple[str, int], Path]:
+    return {(chain, file.number): file.path for chain, those in files.items() for file in those}
+
+
+def _lost(path: Path | None) -> str:
+    """What has become of a file that had records, if none of them is left. To empty it is to remove it."""
+    if path is None:
+        return "is missing"
+    return "" if has_first_line(path) else "has not one whole line left"
 
 
 def _only_head(point: Point, purges: Purges) -> ChainReport:
@@ -242,7 +254,7 @@ class _ChainCheck:
         for number, line in enumerate(lines_of(file.path), 1):
             where = f"{name}, line {number}"
             if not line.is_whole and line.is_last and is_last:
-                self._end_torn(name)
+                self._end_unfinished(name, "torn")
                 return
             if number == 1 and not self._open(file, line, before):
                 return  # without what it begins with, nothing of it can be told
@@ -250,15 +262,15 @@ class _ChainCheck:
                 self._check(line, where)
         if number == 0:
             if is_last:
-                self._end_torn(name)
+                self._end_unfinished(name, "open")
             else:
                 self.report.complain(f"{name}: it is empty")
 
-    def _end_torn(self, name: str) -> None:
+    def _end_unfinished(self, name: str, ending: Ending) -> None:
         """What is at the end is no record: its process was killed, unless it had said that it ends."""
         if self._was_closed:
             self.report.complain(f"{name}: something was added behind the record with which it was closed")
-        self.report.ending = "torn"
+        self.report.ending = ending
 
     def _open(self, file: LogFile, line: Line, before: int) -> bool:
         """Look at the line that a file begins with."""
