@@ -63,12 +63,16 @@ def test_a_log_that_fails_later_is_told(
 
 @pytest.mark.parametrize("variable", ["MLGUARD_AUDIT_KEY", "MLGUARD_AUDIT_LOG"])
 def test_a_log_that_cannot_work_stops_commands(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """A key that is too weak, or a folder that is not there: nothing is done unrecorded."""
-    monkeypatch.setenv(variable, "missing")
+    """A key that is too weak, or a folder that is not there: nothing is done unrecorded. The folder is shown."""
+    monkeypatch.setenv(variable, "mistyped")
     assert new_key(tmp_path) == 3
     assert not (tmp_path / "keys.toml").exists()
+    said = capsys.readouterr().err
+    assert said.startswith(f"mlguard: {variable}")
+    assert ("'mistyped'" in said) is (variable == "MLGUARD_AUDIT_LOG")
+    assert "AuditLog(" not in said
 
 
 def test_without_a_log_commands_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def files_by_chain(folder: str | os.PathLike[str]) -> dict[str, list[LogFile]]:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigurationError("there is no such folder of an audit log")
+        raise ConfigurationError(f"{os.fspath(folder)!r}: there is no such folder of an audit log")
     chains: dict[str, list[LogFile]] = {}
     with os.scandir(path) as entries:
         for entry in entries:

@@ -17,7 +17,7 @@ from mlguard.monitoring._audit_keys import AuditKey, audit_keys
 from mlguard.monitoring._audit_marks import ChainEnd, Flush, Mark
 from mlguard.monitoring._audit_records import RecordForm
 from mlguard.monitoring._audit_seals import Seals
-from mlguard.monitoring._audit_sinks import AuditFiles, LineSink, LinesTo, Sink, to_stdout
+from mlguard.monitoring._audit_sinks import AuditFiles, LineSink, LinesTo, Sink, checked_folder, to_stdout
 from mlguard.monitoring._audit_writer import AuditWriter
 from mlguard.monitoring.audit_heads import AuditHeads
 from mlguard.monitoring.log_context import RequestIds
@@ -116,7 +116,7 @@ class AuditLog:
         self._max_queue = whole("AuditLog(max_queue=...)", max_queue, least=16, most=1_000_000)
         size = whole("AuditLog(max_bytes=...)", max_bytes, least=4_096)
         age = seconds("AuditLog(max_age=...)", max_age, least=1, most=10 * 365 * 86_400.0)
-        keys = audit_keys(key, where="AuditLog")
+        keys = audit_keys(key, where="AuditLog(key=...)")
         self._sink = _sink(directory, sink, size, age)
         if heads is not None and _is_same(heads.folder, getattr(self._sink, "folder", None)):
             raise ConfigurationError("AuditHeads(place): another folder than the log's, or both are altered together")
@@ -148,7 +148,8 @@ class AuditLog:
         settings = load_settings()
         if not settings.audit_log:
             raise ConfigurationError("set MLGUARD_AUDIT_LOG to the folder of the audit log")
-        return cls(settings.audit_log, key=keys_from_settings(), **options)
+        folder = checked_folder(settings.audit_log, where=f"MLGUARD_AUDIT_LOG={settings.audit_log!r}")
+        return cls(folder, key=keys_from_settings(), **options)
 
     def put(self, event: Mapping[str, Any]) -> None:
         """Hand over an event. Never waits and never raises: where there is no room, it is dropped and counted.
@@ -286,12 +287,13 @@ def keys_from_settings() -> AuditKey:
     """The keys in ``MLGUARD_AUDIT_KEY``, separated by commas, the current one first.
 
     Raises:
-        ConfigurationError: It is not set, or cannot be read.
+        ConfigurationError: It is not set, cannot be read, or can be guessed. The text names the variable.
     """
     secret = load_settings().secret("audit_key").get_secret_value()
     keys = [key.strip() for key in secret.split(",") if key.strip()]
     if not keys:
         raise ConfigurationError("set MLGUARD_AUDIT_KEY to the secret of the audit log")
+    audit_keys(keys, where="MLGUARD_AUDIT_KEY")
     return keys
 
 

@@ -122,7 +122,7 @@ def verify_audit_log(
         ConfigurationError: No such folder, or a key that is none.
         OSError: The folder cannot be read.
     """
-    keys = {one.id: one for one in audit_keys(key, where="verify_audit_log")()}
+    keys = {one.id: one for one in audit_keys(key, where="verify_audit_log(key=...)")()}
     if (heads is None) != (head_key is None):
         raise ConfigurationError("verify_audit_log(heads=..., head_key=...): both or none")
     problems = []
