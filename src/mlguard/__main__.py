@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mlguard import commands
 from mlguard.commands._auditing import audited
@@ -16,6 +17,18 @@ from mlguard.errors import ConfigurationError, ModelRefusedError
 
 NO = 1
 UNUSABLE = 3
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses what is too much, with the usage of the action that it was given to. Not quoted: one may be a key."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse. Of all parsers, that of the action is asked first."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hint = self.get_default("instead")
+            self.error(f"there are more arguments than the command takes{f'; {hint}' if hint else ''}")
+        return options, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mlguard",
         description="Security guards for FastAPI services that serve machine-learning models.",
         epilog="Exit codes: 0 done or yes, 1 no, 2 used wrongly, 3 a file or the environment cannot be used.",
@@ -36,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in sorted(module.name for module in pkgutil.iter_modules(commands.__path__)):
         if not module.startswith("_"):
             importlib.import_module(f"{commands.__name__}.{module}").add_to(subcommands)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:  # not quoted: one may be a key
-        parser.error("there are more arguments than the command takes; keys are read from standard input")
+    options = parser.parse_args(arguments)
     try:
         with audited(options):
             code: int = options.run(options)

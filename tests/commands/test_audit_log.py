@@ -151,6 +151,24 @@ def test_verify_tells_of_a_torn_line_and_of_retention(run: Run, log: Path, monke
     assert "torn in the middle of a line" in out
 
 
+@pytest.mark.parametrize("action", ["verify", "tail", "search", "export", "purge"])
+def test_a_folder_is_named_by_its_option(run: Run, capsys: pytest.CaptureFixture[str], action: str) -> None:
+    """Whoever writes it as other programs take it is told how, with the usage of the action."""
+    with pytest.raises(SystemExit):
+        run(action, "folder", *(["--older-than", "9d"] if action == "purge" else []))
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: mlguard audit-log {action} ")
+    assert "--directory FOLDER" in said.splitlines()[-1]
+    assert "key" not in said.splitlines()[-1]
+
+
+def test_what_takes_no_more_says_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing stands in their place, nothing is said of it."""
+    with pytest.raises(SystemExit):
+        main(["lockdown", "list", "everything"])
+    assert capsys.readouterr().err.endswith("there are more arguments than the command takes\n")
+
+
 def test_without_a_log_or_a_key_it_says_which_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 3, and the name of the variable."""
     monkeypatch.delenv("MLGUARD_AUDIT_KEY")
@@ -161,7 +179,9 @@ def test_without_a_log_or_a_key_it_says_which_is_missing(run: Run, monkeypatch: 
     code, _, err = run("tail")
     assert code == 3
     assert "MLGUARD_AUDIT_LOG" in err
-    assert run("search", "--directory", "missing")[0] == 3
+    code, _, err = run("search", "--directory", "missing")
+    assert code == 3
+    assert "'missing': there is no such folder" in err
 
 
 # purge ----------------------------------------------------------------------------------------------------------------

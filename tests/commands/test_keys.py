@@ -304,6 +304,15 @@ def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "which file?" in capsys.readouterr().err
 
 
+def test_a_key_that_is_too_much_is_not_repeated(run: Run) -> None:
+    """It was seen by other users already; the usage is that of the action, and says where keys are read."""
+    done = run("list", OLDER)
+    assert done.code == 2
+    assert OLDER not in done.err
+    assert done.err.startswith("usage: mlguard keys list ")
+    assert "keys are read from standard input" in done.err
+
+
 def test_a_file_must_be_named(run: Run) -> None:
     """By the option or by the environment."""
     assert "MLGUARD_API_KEYS_FILE" in run("list").err

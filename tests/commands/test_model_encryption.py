@@ -121,7 +121,9 @@ def test_a_key_on_the_command_line_is_not_taken(run: Run, capsys: pytest.Capture
         assert key not in said
     with pytest.raises(SystemExit):
         main(["model", "encrypt", "model", "model.enc", *IRIS, key.lstrip("-")])
-    assert key.lstrip("-") not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert key.lstrip("-") not in said
+    assert "--key-env NAME or --key-file FILE" in said
 
 
 def test_without_any_key_the_error_says_where_it_goes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

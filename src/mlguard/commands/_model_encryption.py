@@ -40,7 +40,7 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, instead="keys are named by --key-env NAME or --key-file FILE")
     add_keys(parser)
     return parser
 

@@ -106,7 +106,7 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
     parser.add_argument("--directory", metavar="FOLDER", help="of the log (default: MLGUARD_AUDIT_LOG)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, instead="the folder is named by --directory FOLDER")
     return parser
 
 

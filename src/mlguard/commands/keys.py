@@ -66,7 +66,7 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
     parser.add_argument("--file", help="a .toml or .json file of keys (default: MLGUARD_API_KEYS_FILE)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, instead="keys are read from standard input, and the file is named by --file FILE")
     return parser
 
 
