@@ -78,6 +78,55 @@ def test_an_altered_version_is_listed_as_such(run: Run) -> None:
     assert run("list", "models", signs=False, key="other.pub")[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "code", "told"),
+    [
+        ("wine.joblib", b"", 1, "the file is empty"),
+        ("wine.joblib", b"junk", 1, "of no known format"),
+        ("wine.pkl", b"this is none", 1, "the pickle"),
+        ("wine.npy", b"PK\x03\x04", 1, "the name says npy"),
+        ("wine.bin", b"junk", 3, "say what the file is"),
+    ],
+)
+def test_what_is_no_model_is_not_saved(run: Run, name: str, content: bytes, code: int, told: str) -> None:
+    """As ``inspect`` refuses it: signed and promoted, it would stop every service that starts."""
+    Path(name).write_bytes(content)
+    found, out, err = run("save", "models", "wine", name)
+    assert (found, out) == (code, "")
+    assert told in err
+    assert not Path("models").exists()
+
+
+def test_a_file_with_another_suffix_is_saved_as_what_it_is_said_to_be(run: Run) -> None:
+    """Within the size that it may have."""
+    Path("iris.npy").rename("iris.dat")
+    assert run("save", "models", "iris", "iris.dat", "--format", "npy")[0] == 0
+    code, _, err = run("save", "models", "iris", "iris.dat", "--format", "npy", "--max-size", "9")
+    assert code == 1
+    assert "max_size=9" in err
+
+
+def test_a_list_of_nothing_says_so(run: Run) -> None:
+    """A folder or a name that is mistyped is no success."""
+    for arguments in (("typo",), ("typo", "iris")):
+        code, out, err = run("list", *arguments, signs=False)
+        assert (code, out) == (1, "")
+        assert "in 'typo': is it the folder of the store?" in err
+    run("save", "models", "iris", "iris.npy")
+    code, out, err = run("list", "models", "irsi", signs=False)
+    assert (code, out) == (1, "")
+    assert "no version of irsi in 'models'" in err
+
+
+def test_a_version_that_is_not_there_is_refused(run: Run) -> None:
+    """And where to look is told."""
+    run("save", "models", "iris", "iris.npy")
+    for arguments in (("iris", "2"), ("irsi", "latest")):
+        code, out, err = run("promote", "models", *arguments)
+        assert (code, out) == (3, "")
+        assert "mlguard model list" in err
+
+
 def test_encrypted_on_the_command_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key comes from a variable; the list says that the file is encrypted, and shows no key."""
     pytest.importorskip("tink")

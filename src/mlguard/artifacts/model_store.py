@@ -376,7 +376,10 @@ class ModelStore:
             return there[-1], None
         if isinstance(version, int) and not isinstance(version, bool) and version in there:
             return version, None
-        raise ConfigurationError(f"there is no such version of {name} in {self}; ModelStore.versions lists them")
+        raise ConfigurationError(
+            f"there is no such version of {name} in {self}; ModelStore.versions and mlguard model list "
+            "tell which there are"
+        )
 
     def _read(self, folder: Path, signed: VerifiedModel, name: str, number: int) -> ModelVersion:
         record = read_record(folder, signed.files.get(RECORD), VersionRecord)

@@ -24,20 +24,30 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "2 used wrongly, 3 a file cannot be used.",
     )
     inspect.add_argument("path", help="the file")
-    inspect.add_argument("--format", choices=FORMATS, help="what it is, if its suffix does not say so")
-    inspect.add_argument(
-        "--max-size", type=int, default=MAX_SIZE, metavar="BYTES", help="of the file, and out of it (default: 1 GiB)"
-    )
-    inspect.add_argument(
-        "--max-instructions", type=int, default=MAX_INSTRUCTIONS, metavar="N", help="of a pickle (default: %(default)s)"
-    )
+    add_form(inspect)
     inspect.set_defaults(run=_inspect)
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    report = inspect_model(
-        options.path, format=options.format, max_size=options.max_size, max_instructions=options.max_instructions
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a model file may be."""
+    parser.add_argument("--format", choices=FORMATS, help="what it is, if its suffix does not say so")
+    parser.add_argument(
+        "--max-size", type=int, default=MAX_SIZE, metavar="BYTES", help="of the file, and out of it (default: 1 GiB)"
     )
+    parser.add_argument(
+        "--max-instructions", type=int, default=MAX_INSTRUCTIONS, metavar="N", help="of a pickle (default: %(default)s)"
+    )
+
+
+def inspected(path: str, options: argparse.Namespace) -> ModelReport:
+    """What is in a file, which must be what these options say."""
+    return inspect_model(
+        path, format=options.format, max_size=options.max_size, max_instructions=options.max_instructions
+    )
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    report = inspected(options.path, options)
     compression = f", compressed by {report.compression}" if report.compression else ""
     sys.stdout.write(f"format: {report.format}{compression}\nsha256: {report.sha256}\n")
     _write_globals(report)

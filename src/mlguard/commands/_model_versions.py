@@ -12,8 +12,9 @@ from typing import Any
 from mlguard.artifacts.model_store import ModelStore
 from mlguard.artifacts.model_versions import ModelVersion
 from mlguard.commands._model_encryption import add_keys, model_keys_of
+from mlguard.commands._model_inspection import add_form, inspected
 from mlguard.commands._model_signing import signing_key
-from mlguard.errors import ModelRefusedError
+from mlguard.errors import ModelContentError, ModelRefusedError
 
 _YES, _NO = 0, 1
 
@@ -27,6 +28,7 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "--code-version", default="", metavar="TEXT", help="of the code that trained it, such as a commit"
     )
     save.add_argument("--data-version", default="", metavar="TEXT", help="of the data that it was trained on")
+    add_form(save)
     save.add_argument("--encrypt", action="store_true", help="encrypt it")
     add_keys(save, "encryption-")
 
@@ -72,6 +74,10 @@ def _store(options: argparse.Namespace) -> ModelStore:
 
 
 def _save(options: argparse.Namespace) -> int:
+    """Keep what could be loaded: a promotion of anything else stops every service that starts."""
+    problems = inspected(options.file, options).problems
+    if problems:
+        raise ModelContentError("; ".join(problems))
     saved = _store(options).save(
         options.name, options.file, code_version=options.code_version, data_version=options.data_version
     )
@@ -90,7 +96,12 @@ def _list(options: argparse.Namespace) -> int:
     """List what is there. What is not as it was signed is listed too, and is no success."""
     store = _store(options)
     code = _YES
-    for name in store.names() if options.name is None else [options.name]:
+    names = store.names() if options.name is None else [options.name]
+    if not any(store.versions(name) for name in names):
+        which = "model" if options.name is None else f"version of {options.name}"
+        sys.stderr.write(f"mlguard: there is no {which} in {options.store!r}: is it the folder of the store?\n")
+        code = _NO
+    for name in names:
         try:
             promoted = store.promoted(name)
         except ModelRefusedError as refusal:
