@@ -178,6 +178,39 @@ def test_what_cannot_be_read_is_begun_anew(redis: RedisServer, run: Run) -> None
     assert known(redis) == []
 
 
+def test_what_can_be_read_is_not_begun_anew_by_mistake(redis: RedisServer, run: Run) -> None:
+    """It would end what is locked down, so it must be said; where nothing is, nothing can be lost."""
+    assert run("reset")[0] == 0
+    run("block", "principal", "mallory")
+    code, out, err = run("reset")
+    assert (code, out) == (3, "")
+    assert "say --yes" in err
+    assert "mallory" not in err
+    assert known(redis) == ["principal any method: mallory"]
+    assert run("reset", "--yes")[0] == 0
+    assert known(redis) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict?x=1", "/predict#top", "/caf%C3%A9", "http://localhost/predict", "localhost/predict"]
+)
+def test_a_route_is_a_path(redis: RedisServer, run: Run, path: str) -> None:
+    """What no request's path can be would be a block that covers nothing. The error shows what can be."""
+    code, out, err = run("block", "route", path)
+    assert (code, out) == (3, "")
+    assert "such as /predict" in err
+    assert known(redis) == []
+
+
+def test_a_route_that_was_blocked_before_can_be_lifted(redis: RedisServer, run: Run) -> None:
+    """A record from before it was refused is read all the same."""
+    record = states.write_state(states.State(blocks=(states.Block("route", "/predict?x=1"),)))
+    asyncio.run(RedisStore(redis.url, timeout=30).put(states._STATE, record, 1e9))
+    assert run("list")[1].startswith("route /predict?x=1  since ")
+    assert run("lift", "route", "/predict?x=1")[0] == 0
+    assert known(redis) == []
+
+
 def test_a_store_of_one_process_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sees into the memory of another process, and it is said what to set."""
     monkeypatch.setenv("MLGUARD_STORE_URL", "memory://")

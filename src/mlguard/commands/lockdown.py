@@ -5,6 +5,7 @@ made it, and ends by itself where ``--for`` says when.
 """
 
 import argparse
+import contextlib
 import getpass
 import sys
 import time
@@ -66,6 +67,7 @@ def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     text = "begin the record anew, where it cannot be read"
     anew = actions.add_parser("reset", help=text, description=f"{text.capitalize()}.")
     anew.set_defaults(run=_reset)
+    anew.add_argument("--yes", action="store_true", help="also where it can be read, and what is locked down is lost")
     _add_who(anew)
 
 
@@ -162,13 +164,23 @@ def _lift(options: argparse.Namespace) -> int:
     return YES if lifted else NO
 
 
-def _list(options: argparse.Namespace) -> int:  # noqa: ARG001  # as of every action
+def _in_force() -> tuple[list[Block], float]:
+    """What is locked down, and the store's time.
+
+    Raises:
+        UnreadableError: Nobody knows.
+    """
+
     async def read(store: Store) -> tuple[bytes | None, float]:
         return await stored(store), await store_clock(store)
 
     record, now = ask(read(shared_store()))
+    return [block for block in read_state(record).blocks if not has_ended(block, now)], now
+
+
+def _list(options: argparse.Namespace) -> int:  # noqa: ARG001  # as of every action
     try:
-        blocks = [block for block in read_state(record).blocks if not has_ended(block, now)]
+        blocks, now = _in_force()
     except UnreadableError as error:
         raise ConfigurationError(f"{error}: everything is refused; mlguard lockdown reset begins it anew") from None
     for block in blocks:
@@ -183,6 +195,12 @@ def _list(options: argparse.Namespace) -> int:  # noqa: ARG001  # as of every ac
 
 
 def _reset(options: argparse.Namespace) -> int:
+    with contextlib.suppress(UnreadableError):  # which is what it is for
+        if not options.yes and (blocks := _in_force()[0]):
+            raise ConfigurationError(
+                f"the record can be read, and a reset would lose what is locked down ({len(blocks)}): see mlguard "
+                "lockdown list, end it by mlguard lockdown lift, or say --yes"
+            )
     ask(reset(shared_store(), by=_who(options), reason=options.reason))
     sys.stdout.write(
         "The record is begun anew. Workers that know what was locked down add that again: look at the list\n"

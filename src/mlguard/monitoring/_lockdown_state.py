@@ -7,6 +7,7 @@ was begun anew after the store had lost everything.
 
 import hashlib
 import ipaddress
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -42,6 +43,8 @@ _LARGEST = 8 << 20  # bytes of a record
 _CHANGES = 200  # that are remembered for the audit log
 _TRIES = 1_000  # against others who change it at the same time
 
+#: What no path of a request has once it is decoded: a block of it would cover nothing.
+_NO_PATH = re.compile(r"[?#]|%[0-9a-f]{2}", re.ASCII | re.IGNORECASE)
 _LONGEST_NAME = 256  # characters
 _Text = Annotated[str, Field(max_length=_LONGEST_NAME)]
 _Count = Annotated[int, Field(ge=0, lt=2**62)]
@@ -180,6 +183,8 @@ def checked(block: Block) -> Block:
         _check(block)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+    if block.kind == "route" and _NO_PATH.search(block.target):  # not in _check: it may be in a record already
+        raise ConfigurationError("a route is the path alone, such as /predict: no ? or #, and no %20 but what it means")
     with suppress(UnreadableError, PydanticSerializationError):  # the latter of half a character
         if read_state(write_state(state)) == state:
             return block
