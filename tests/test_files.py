@@ -88,16 +88,34 @@ def test_without_nameless_files_nobody_else_can_read_what_is_written(
 def test_a_file_that_cannot_take_its_place_is_gone(however: str, tmp_path: Path) -> None:
     """A directory has come where the file should go: the error says so, and no temporary file stays."""
     path = tmp_path / "file"
-    with pytest.raises(IsADirectoryError), replacing(path, new_mode=0o600) as file:  # noqa: PT012
+    with pytest.raises(IsADirectoryError) as caught, replacing(path, new_mode=0o600) as file:  # noqa: PT012
         file.write(b"whole")
         path.mkdir()
+    assert (caught.value.filename, caught.value.filename2) == (str(path), None)
     assert names(tmp_path) == ["file"]
 
 
 def test_a_folder_that_is_not_there_is_an_error(however: str, tmp_path: Path) -> None:
-    """No folder is made on the way."""
-    with pytest.raises(FileNotFoundError):
-        replace_file(tmp_path / "none" / "file", b"", new_mode=0o600)
+    """No folder is made on the way, and the error names what was to be made, no temporary file."""
+    path = tmp_path / "none" / "file"
+    with pytest.raises(FileNotFoundError) as caught:
+        replace_file(path, b"", new_mode=0o600)
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught, making_directory(path):
+        pass
+    assert caught.value.filename == str(path)
+
+
+def test_a_folder_that_is_gone_is_an_error(however: str, tmp_path: Path) -> None:
+    """As one that was never there."""
+    path = tmp_path / "gone" / "file"
+    path.parent.mkdir()
+    with pytest.raises(FileNotFoundError) as caught, replacing(path, new_mode=0o600):  # noqa: PT012
+        for left in path.parent.iterdir():
+            left.unlink()
+        path.parent.rmdir()
+    assert path.name in str(caught.value)
+    assert ".tmp" not in str(caught.value)
 
 
 def test_a_directory_appears_whole(tmp_path: Path) -> None:

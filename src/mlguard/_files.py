@@ -62,7 +62,8 @@ def replacing(path: Path, *, new_mode: int) -> Iterator[BinaryIO]:
     descriptor = _open_nameless(path.parent)
     nameless = descriptor is not None
     if descriptor is None:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with _naming(path):
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)
     else:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -73,8 +74,10 @@ def replacing(path: Path, *, new_mode: int) -> Iterator[BinaryIO]:
             _take_after(descriptor, before, new_mode)
             os.fsync(descriptor)
             if nameless:
-                _give_name(descriptor, temporary)
-        temporary.replace(path)
+                with _naming(path):
+                    _give_name(descriptor, temporary)
+        with _naming(path):
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -93,12 +96,14 @@ def making_directory(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made. What was there is as it was.
     """
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _naming(path):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
         for folder, _, _ in os.walk(temporary):
             sync_folder(Path(folder))
-        temporary.rename(path)
+        with _naming(path):
+            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -188,6 +193,15 @@ def locked(folder: Path) -> Iterator[None]:
         # Closing is not enough: a child that was forked meanwhile has the same lock, for as long as it lives.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have an error name the file that was asked for: of a temporary one, nobody has heard."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def _open_nameless(folder: Path) -> int | None:

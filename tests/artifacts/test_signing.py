@@ -186,7 +186,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
         r"'config\.json' is a device, a pipe or a socket",
     ),
     "deep": (lambda root: (root.joinpath(*["d"] * 80)).mkdir(parents=True), "more than 64 deep"),
-    "no signature": (lambda root: (root / "model.sig").unlink(), "no signature that can be read"),
+    "no signature": (
+        lambda root: (root / "model.sig").unlink(),
+        r"no signature that can be read: '.*model\.sig': No such file or directory; mlguard model sign",
+    ),
     "an empty signature": (lambda root: (root / "model.sig").write_bytes(b""), "no strict JSON"),
     "a folder as the signature": (
         lambda root: ((root / "model.sig").unlink(), (root / "model.sig").mkdir()),

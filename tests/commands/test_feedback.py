@@ -120,7 +120,7 @@ def test_what_is_used_wrongly(run: Run, file: FeedbackQuarantine, arguments: lis
 def test_other_files(run: Run, tmp_path: Path) -> None:
     """None is made, and another kind of file is no quarantine."""
     code, _, problem = run("list", path=tmp_path / "none.db")
-    assert (code, problem) == (3, "mlguard: there is no such file of a quarantine\n")
+    assert (code, problem) == (3, f"mlguard: {tmp_path / 'none.db'}: there is no such file of a quarantine\n")
     assert not (tmp_path / "none.db").exists()
     other = tmp_path / "other.db"
     other.touch(0o600)

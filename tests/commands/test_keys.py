@@ -304,6 +304,17 @@ def test_the_module_is_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "which file?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", "[[keys]]\nid = 'alice'\n", f"[[keys]]\nid = '{OLDER}", "keys = 7"])
+@pytest.mark.parametrize("action", [("list",), ("rotate", "alice", "--overlap", "1d"), ("revoke", "alice")])
+def test_a_file_that_cannot_be_used_is_named(run: Run, path: Path, action: tuple[str, ...], content: str) -> None:
+    """With what is wrong in it, and nothing of what is."""
+    path.write_text(content)
+    done = run(*action, "--file", str(path))
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith(f"mlguard: {path}: ")
+    assert OLDER not in done.err
+
+
 def test_a_key_that_is_too_much_is_not_repeated(run: Run) -> None:
     """It was seen by other users already; the usage is that of the action, and says where keys are read."""
     done = run("list", OLDER)

@@ -270,7 +270,7 @@ def test_other_files_are_not_used(tmp_path: Path, content: bytes | None) -> None
             other.execute("CREATE TABLE held (x)")
         other.close()
     path.chmod(0o600)
-    with pytest.raises(ConfigurationError, match=r"FeedbackQuarantine\(path\)"):
+    with pytest.raises(ConfigurationError, match=r"FeedbackQuarantine\(path\): .*other"):
         FeedbackQuarantine(path)
 
 
@@ -278,8 +278,9 @@ def test_folders_and_places_that_are_not_there(tmp_path: Path) -> None:
     """A folder is none, and none is made."""
     (tmp_path / "folder").mkdir(mode=0o700)
     for path in (tmp_path / "folder", tmp_path / "none" / "feedback.db"):
-        with pytest.raises(ConfigurationError, match=r"FeedbackQuarantine\(path\)"):
+        with pytest.raises(ConfigurationError, match=r"FeedbackQuarantine\(path\)") as wrong:
             FeedbackQuarantine(path)
+        assert str(path) in str(wrong.value)
 
 
 def test_a_file_has_rows_of_one_form(tmp_path: Path) -> None:

@@ -212,7 +212,10 @@ def _signed(model: _Model, keys: Mapping[str, EllipticCurvePublicKey], name: str
         content = read_small_file(model.signature, model.max_signature)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ModelSignatureError(f"the model has no signature that can be read: {reason}") from None
+        raise ModelSignatureError(
+            f"the model has no signature that can be read: {os.fspath(model.signature)!a}: {reason}; mlguard model "
+            "sign makes one"
+        ) from None
     signer, payload = open_bundle(content, keys)
     statement = read_statement(payload)
     if name is not None and statement.name != name:

@@ -13,6 +13,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT
 
 from mlguard._files import locked, replace_file
+from mlguard.auth._key_table import KeyTable
 from mlguard.auth.key_files import entries_of, file_format, read_entry, read_keys
 from mlguard.auth.key_records import APIKey
 from mlguard.errors import ConfigurationError
@@ -62,7 +63,7 @@ class KeyFile:
             OSError: It cannot be written. It is as it was.
         """
         changed = self._spell()
-        read_keys(changed, self._suffix)
+        keys_in(changed, self._suffix, self.path)
         replace_file(self.path, changed, new_mode=0o600)
         before, self._before = self._before, self._by_key_id()
         for key_id, key in self._before.items():
@@ -78,7 +79,7 @@ class KeyFile:
                 return b""
             raise
         if not create or content.strip():
-            read_keys(content, self._suffix)
+            keys_in(content, self._suffix, self.path)
         return content
 
     def _open(self, content: bytes) -> None:
@@ -90,7 +91,7 @@ class KeyFile:
         except TOMLKitError:
             self._document = None
         if self._document is None:  # said outside of except: the exception holds the text
-            raise ConfigurationError("this TOML cannot be edited here; edit it by hand, or use JSON")
+            raise ConfigurationError(f"{self.path}: this TOML cannot be edited here; edit it by hand, or use JSON")
         self._entries = self._document.setdefault("keys", tomlkit.aot())
 
     def _spell(self) -> bytes:
@@ -138,6 +139,19 @@ class KeyFile:
 
     def _value(self, value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) and self._document is None else value
+
+
+def keys_in(content: bytes, suffix: str, path: str | Path) -> KeyTable:
+    """The keys that a file holds.
+
+    Raises:
+        ConfigurationError: No service could use them. The text names the file, and quotes nothing of it.
+    """
+    try:
+        return read_keys(content, suffix)
+    except ConfigurationError as error:
+        problem = str(error)
+    raise ConfigurationError(f"{path}: {problem}")
 
 
 def _change(before: APIKey | None, now: APIKey) -> str | None:

@@ -166,7 +166,7 @@ def open_quarantine(path: str) -> FeedbackQuarantine:
         ConfigurationError: It is not, or cannot be used.
     """
     if not Path(path).is_file():  # a new one would hold nothing
-        raise ConfigurationError("there is no such file of a quarantine")
+        raise ConfigurationError(f"{path}: there is no such file of a quarantine")
     return FeedbackQuarantine(path)
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from mlguard.auth._key_table import KeyTable
 from mlguard.auth._last_used import LastUsed
-from mlguard.auth.key_files import file_format, read_keys
+from mlguard.auth.key_files import file_format
 from mlguard.auth.key_format import ENVIRONMENTS, claims_form, read_form
 from mlguard.auth.key_records import LIVE, APIKey, digest_of
-from mlguard.commands._key_editing import Entry, KeyFile
+from mlguard.commands._key_editing import Entry, KeyFile, keys_in
 from mlguard.errors import ConfigurationError
 from mlguard.settings import load_settings
 from mlguard.store import default_store
@@ -192,7 +192,7 @@ def _path(options: argparse.Namespace) -> str:
 
 def _read(path: str) -> KeyTable:
     suffix = file_format(path)
-    return read_keys(Path(path).read_bytes(), suffix)
+    return keys_in(Path(path).read_bytes(), suffix, path)
 
 
 def _named(file: KeyFile, name: str) -> list[tuple[APIKey, Entry]]:

@@ -98,7 +98,7 @@ class FeedbackQuarantine:
         except UnavailableError as error:
             wrong = error.reason
         if wrong:
-            raise ConfigurationError(f"{where}(path): the file cannot be used ({wrong})")
+            raise ConfigurationError(f"{where}(path): {str(self.path)!r} cannot be used ({wrong})")
 
     def _set_up(self) -> None:
         def prepare(connection: sqlite3.Connection) -> int:
@@ -112,7 +112,7 @@ class FeedbackQuarantine:
             return int(form)
 
         if self._change(prepare) != _FORM:
-            raise ConfigurationError("FeedbackQuarantine(path): this is another kind of file")
+            raise ConfigurationError(f"FeedbackQuarantine(path): {str(self.path)!r} is another kind of file")
 
     # The service --------------------------------------------------------------------------------------------------
 
@@ -369,6 +369,8 @@ def _check(path: Path) -> None:
     """
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
-        raise ConfigurationError("FeedbackQuarantine(path): it is no regular file")
+        raise ConfigurationError(f"FeedbackQuarantine(path): {str(path)!r} is no regular file")
     if os.name == "posix" and state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError("FeedbackQuarantine(path): others on the machine may read or write it; chmod 600")
+        raise ConfigurationError(
+            f"FeedbackQuarantine(path): others on the machine may read or write {str(path)!r}; chmod 600"
+        )
