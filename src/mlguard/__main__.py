@@ -1,11 +1,12 @@
 """``mlguard``, or ``python -m mlguard``.
 
 Exit codes of every command: 0, done or yes. 1, no: there is no such key, it is not live, or a model is refused. 2, used
-wrongly. 3, a file or the environment cannot be used.
+wrongly. 3, a file or the environment cannot be used; also, without a word, where the output is read no further.
 """
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with audited(options):
             code: int = options.run(options)
+        print(end="", flush=True)  # noqa: T201  # while it can be told that it fails; also without any output
+    except BrokenPipeError:  # whoever reads it has seen enough, as head has
+        _let_go_of_output()
+        return UNUSABLE
     except ModelRefusedError as error:
         problem, code = str(error), NO
     except ConfigurationError as error:
@@ -63,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     sys.stderr.write(f"mlguard: {problem}\n")
     return code
+
+
+def _let_go_of_output() -> None:
+    """Have what is left of the output go nowhere: Python would complain of it at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -322,6 +323,31 @@ def test_tail_follows_what_is_added(log: Path) -> None:
         write(log, [{"event": "model.loaded", "facts": {"model": "fresh"}}])
         tail.wait_for("model.loaded model=fresh")
         assert tail.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_who_has_seen_enough_of_the_output_may_leave(
+    run: Run, log: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """As with ``head``: no error, whether it is found while there is more to write, or at the end."""
+    write(log, events(count))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as output, monkeypatch.context() as piped:  # noqa: PTH123  # it is open
+        piped.setattr(sys, "stdout", output)
+        code, _, err = run("search")
+    assert (code, err) == (3, "")
+
+
+def test_nothing_is_said_of_a_pipe_when_python_ends(log: Path) -> None:
+    """Nor is there when it lets go of what was not written."""
+    write(log, events(1))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "mlguard", "audit-log", "export", "--directory", str(log)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (3, b"")
 
 
 def test_following_ends_with_an_interrupt(run: Run, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
