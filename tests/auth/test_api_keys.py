@@ -260,6 +260,50 @@ def test_entries_that_cannot_work(entry: str) -> None:
     assert BOB not in text
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("", "the entry is empty"),
+        (f'"{ALICE}"', "stands in quotes"),
+        (f"'{ALICE}'", "stands in quotes"),
+        (f'"alice={ALICE};predict"', "stands in quotes"),
+        (f'alice="{ALICE}";predict', "stands in quotes"),
+        (f"{ALICE};scope=predict", "as in ;predict"),
+        (f"{ALICE};expire=2027-01-31T00:00:00Z", "than expires=, not_before="),
+        (f"{ALICE};expires=2027-01-31", "expires= takes a date and time with a zone, such as 2027-01-31T00:00:00Z"),
+        (f"{ALICE};not_before=tomorrow", "not_before= takes a date and time with a zone"),
+    ],
+)
+def test_a_mistake_in_an_entry_is_told_with_what_is_right(entry: str, told: str) -> None:
+    """Whoever reads the error knows what to write, and the entry is not in it."""
+    text = refused(CAROL, entry)
+    assert told in text
+    assert "entry 2" in text
+    assert ALICE not in text
+
+
+def test_a_quote_at_one_end_is_a_part_of_a_secret() -> None:
+    """A secret may have any sign that can be seen; only what stands in quotes was meant without them."""
+    for secret in (f'"{ALICE}', f"{ALICE}'", f"'{ALICE}\""):
+        assert APIKey.parse(secret).digest == hashlib.sha256(secret.encode()).digest()
+    assert "no secret behind its id" not in refused("'")
+
+
+def test_a_variable_in_quotes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they stand around several entries, of which none is in quotes by itself."""
+    monkeypatch.setenv("MLGUARD_API_KEYS", f"'{ALICE},{BOB}'")
+    with pytest.raises(ConfigurationError, match="MLGUARD_API_KEYS: it stands in quotes") as error:
+        APIKeys.from_env()
+    assert ALICE not in str(error.value)
+
+
+def test_a_forgotten_comma_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the number of the entry that is not there."""
+    monkeypatch.setenv("MLGUARD_API_KEYS", f"{ALICE},")
+    with pytest.raises(ConfigurationError, match="MLGUARD_API_KEYS, entry 2: the entry is empty"):
+        APIKeys.from_env()
+
+
 @pytest.mark.parametrize("text", [None, "", "  ", "\n"])
 def test_unset_environment_is_refused(text: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable, or an empty one, is an error that names the variable and how to make a key."""

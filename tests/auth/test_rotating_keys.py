@@ -189,7 +189,9 @@ def test_what_was_not_replaced_one_by_one_ends_at_once(before: str, after: str, 
     assert service.key(ONE) == 401
 
 
-@pytest.mark.parametrize("value", [*UNUSABLE, f"alice={ONE},", f"alice={ONE},bob=changeme", f"alice={ONE},b={ONE}"])
+@pytest.mark.parametrize(
+    "value", [*UNUSABLE, f"alice={ONE},", f"alice={ONE},bob=changeme", f"alice={ONE},b={ONE}", f'"{ONE},{TWO}"']
+)
 def test_a_list_that_cannot_work_changes_nothing(value: object, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """Half a list is none: the last good one stays, whatever is in the other half, and the log quotes nothing."""
     service = keyed(f"alice={ONE},bob={TWO}", clock)

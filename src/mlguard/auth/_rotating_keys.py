@@ -12,7 +12,7 @@ from mlguard.auth._issuer_keys import IssuerKeys, is_slow
 from mlguard.auth._jwt_keys import Engine, KeyHealth, Keys, Model, Verifiers, checked_algorithms
 from mlguard.auth._key_forms import attempt
 from mlguard.auth._key_table import KeyTable
-from mlguard.auth.key_records import APIKey
+from mlguard.auth.key_records import APIKey, refuse_quotes
 from mlguard.errors import ConfigurationError, KeysUnavailableError
 from mlguard.secrets.rotating import Rotating, Values
 
@@ -37,6 +37,7 @@ def api_keys_of(values: Values, *, where: str) -> KeyTable:
 
 
 def _entries(text: str, where: str) -> Iterator[APIKey]:
+    refuse_quotes(text, where)
     for number, entry in enumerate(re.split(r"\s*[,\n]\s*", text), 1):
         yield APIKey.parse(entry, where=f"{where}, entry {number}")
 

@@ -24,7 +24,7 @@ from mlguard.auth._rotating_keys import api_keys_of
 from mlguard.auth._watched_file import FileHealth, WatchedFile
 from mlguard.auth.key_files import file_format, read_keys
 from mlguard.auth.key_format import claims_form, is_test_key, is_whole
-from mlguard.auth.key_records import LIVE, APIKey
+from mlguard.auth.key_records import LIVE, APIKey, refuse_quotes
 from mlguard.errors import ConfigurationError, NotAuthenticatedError
 from mlguard.secrets.rotating import Derived, Rotating, Values
 from mlguard.settings import load_settings
@@ -101,6 +101,7 @@ class APIKeys:
                 f"{called} is not set; give it one or more keys separated by commas, for example the output of: "
                 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
+        refuse_quotes(text, name)
         entries = [entry.strip() for entry in text.split(",")]
         keys = [APIKey.parse(entry, where=f"{name}, entry {n}") for n, entry in enumerate(entries, start=1)]
         return cls(keys, store=store)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -166,8 +167,12 @@ class APIKey:
             raise ConfigurationError(
                 f"{where}: an entry must be text, such as f'alice={{secret}}', or a record of APIKey.generate"
             )
+        if not entry.strip():
+            raise ConfigurationError(f"{where}: the entry is empty; is there a comma too many?")
+        refuse_quotes(entry, where)
         credential, *rest = (part.strip() for part in entry.split(";"))
         name, secret = _split(credential)
+        refuse_quotes(secret, where)
         if not secret.strip("="):
             # What is left of id=$SECRET where the variable is unset must not become the secret.
             raise ConfigurationError(
@@ -248,6 +253,20 @@ def anonymous_id(digest: bytes) -> str:
     return "key-" + hashlib.sha256(b"mlguard key id\0" + digest).hexdigest()[:12]
 
 
+def refuse_quotes(text: str, where: str) -> None:
+    """Refuse a text in quotes: where nothing takes them off, they make another secret, which nobody has.
+
+    Raises:
+        ConfigurationError: It is. The text does not quote it.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise ConfigurationError(
+            f"{where}: it stands in quotes, which would be a part of the secret: take them off (a shell does so, "
+            "docker --env-file does not)"
+        )
+
+
 def _digest_of_plain(secret: str, where: str) -> bytes:
     if not _SECRET.fullmatch(secret):
         raise ConfigurationError(
@@ -270,13 +289,18 @@ def _split(credential: str) -> tuple[str | None, str]:
 
 
 def _options(parts: Sequence[str], where: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Options by name, and scopes. What has an unknown name before its ``=`` is no scope either, and refused later."""
+    """Options by name, and scopes."""
     options: dict[str, list[str]] = {}
     scopes = []
     for part in parts:
         name, equals, value = part.partition("=")
         if equals and name in _OPTIONS:
             options.setdefault(name, []).append(value)
+        elif equals:
+            raise ConfigurationError(
+                f"{where}: an entry has another option than expires=, not_before=, disabled=, limit= and key=; a scope "
+                "stands alone, as in ;predict"
+            )
         else:
             scopes.append(part)
     for name, values in options.items():
@@ -295,11 +319,13 @@ def _only(options: dict[str, list[str]], name: str) -> str | None:
 
 def _date(options: dict[str, list[str]], name: str, where: str) -> datetime | None:
     text = _only(options, name)
-    try:
-        return None if text is None else datetime.fromisoformat(text)
-    except ValueError:
-        pass  # raised outside: what could not be read may be a secret
-    raise ConfigurationError(f"{where}: {name}= takes an ISO 8601 date and time with a zone")
+    if text is None:
+        return None
+    with suppress(ValueError):  # raised outside: what could not be read may be a secret
+        date = datetime.fromisoformat(text)
+        if date.tzinfo is not None:
+            return date
+    raise ConfigurationError(f"{where}: {name}= takes a date and time with a zone, such as 2027-01-31T00:00:00Z")
 
 
 def _matches(form: re.Pattern[str], value: object) -> bool:
