@@ -50,7 +50,7 @@ def _named(secrets: Sequence[object], where: str) -> ChainKeys:
     if not 1 <= len(secrets) <= _MAX_KEYS:
         raise ConfigurationError(f"{where} is one secret, or a list of 1 to {_MAX_KEYS}, the current one first")
     plain = [one.get_secret_value() if isinstance(one, SecretStr) else one for one in secrets]
-    named = [secret_bytes(one, where=f"{where}") for one in plain]
+    named = [secret_bytes(one, where=where) for one in plain]
     if len({*named}) < len(named):
         raise ConfigurationError(f"{where} has the same secret twice")
     return tuple([ChainKey(hmac.digest(one, _ID, "sha256")[:8].hex(), one) for one in named])
