@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -50,12 +50,15 @@ class Principal:
 
     Attributes:
         id: The name of the caller: key id, token subject. Never a secret.
-        scopes: What the caller may do.
+        scopes: What the caller may do. A set, a list or a tuple of names is kept as a frozenset.
         method: How it was proved: ``"api-key"``, ``"jwt"`` or ``"signature"``.
         issuer: Who vouches for the id (a token's ``iss``), if anybody.
         claims: A token's verified claims. Left out of the repr, because they may hold personal data.
         limits: The caller's own limits, such as ``("600/minute",)``: a ``RateLimit`` by this caller counts by them
             instead of by its own. They say nothing about who it is, so principals are compared without them.
+
+    Raises:
+        ConfigurationError: ``scopes`` is one text, in which every part of it would be found, or no set of names.
     """
 
     id: str
@@ -64,6 +67,11 @@ class Principal:
     issuer: str | None = None
     claims: Mapping[str, Any] = field(default_factory=lambda: _NO_CLAIMS, repr=False, compare=False)
     limits: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the scopes, if they are none of mlguard's own making: those are a frozenset already."""
+        if type(self.scopes) is not frozenset:
+            object.__setattr__(self, "scopes", _set_of_names(self.scopes))
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -88,6 +96,15 @@ class Principal:
                     "WWW-Authenticate": f'{challenge} error="insufficient_scope", scope="{security_scopes.scope_str}"'
                 },
             )
+
+
+def _set_of_names(scopes: Any) -> frozenset[str]:
+    if not isinstance(scopes, Set | list | tuple) or not all(isinstance(scope, str) for scope in scopes):
+        raise ConfigurationError(
+            f"Principal(scopes=...) is a set of names, such as {{'predict'}}, and not a {type(scopes).__name__}: "
+            "split a text into its names first"
+        )
+    return frozenset(scopes)
 
 
 class Guard:

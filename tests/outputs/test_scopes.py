@@ -152,6 +152,20 @@ def test_a_scope_of_a_namesake_is_not_ones_own(service: Service) -> None:
     assert service.ask("/either", [*key("alice"), (b"authorization", b"Bearer forged")]).status == 401
 
 
+@pytest.mark.parametrize("scopes", ["nopredict", b"predict", None, {"predict": False}, ["predict", 7], "predict read"])
+def test_what_is_no_set_of_names_proves_nobody(scopes: Any) -> None:
+    """In one text, every part of it would be held as a scope."""
+    with pytest.raises(ConfigurationError, match=r"Principal\(scopes=\.\.\.\) is a set of names"):
+        Principal("alice", scopes=scopes)
+
+
+@pytest.mark.parametrize("scopes", [{"trusted"}, ["trusted"], ("trusted",), {"trusted": 1}.keys()])
+def test_names_are_held_as_a_frozenset(scopes: Any) -> None:
+    """However a guard of the app's own has collected them."""
+    assert Principal("alice", scopes=scopes) == Principal("alice", frozenset({"trusted"}))
+    assert hash(Principal("alice", scopes=scopes)) == hash(Principal("alice", frozenset({"trusted"})))
+
+
 def test_a_scope_that_a_route_demands_is_not_one_that_is_held() -> None:
     """``Security(caller, scopes=[...])`` elsewhere on the route gives nobody a scope."""
     keys = APIKeyAuth(APIKeys([one for one, _ in KEYS.values()]))
