@@ -118,6 +118,7 @@ class Guard:
             upload must not hold it. After all guards that need no body, before those that charge for one.
         charges_by: The guard that reads what it charges for, if any. A refused input is charged too.
         source: The guard that it takes the body's value from, if it does not read the body by itself.
+        part_of: The guard whose work it does a part of, if it is none that an app has made. It is recorded as that one.
         turn: Those that count are asked in this order, the lowest first: what is refused by one is not charged by those
             that remember it for longer.
         suspends: Whether a call may wait for something. One that never waits cannot be cancelled half way, and so
@@ -131,6 +132,7 @@ class Guard:
     takes_place: ClassVar[bool] = False
     charges_by: "Guard | None" = None
     source: "Guard | None" = None
+    part_of: "Guard | None" = None
     turn: int = 0
     suspends: bool = True
     stores: "tuple[Store, ...]" = ()
@@ -144,6 +146,11 @@ class Guard:
         Raises:
             RateLimitedError: There is no room for one more unit (429).
         """
+
+    @property
+    def whole(self) -> "Guard":
+        """The guard that an app has made: this one, or the one that it is a part of."""
+        return self if self.part_of is None else self.part_of
 
     @property
     def label(self) -> str:
@@ -281,7 +288,7 @@ class RequestMemory:
         except Exception as refusal:
             self.decisions[guard] = _Refusal(refusal)
         if self.timings is not None:
-            self.timings[guard] = time.perf_counter_ns() - began
+            self.timings[guard.whole] = self.timings.get(guard.whole, 0) + time.perf_counter_ns() - began
 
     def _admitted(self, decision: Any) -> Any:
         """The decision, unless it says that somebody is calling who is blocked."""

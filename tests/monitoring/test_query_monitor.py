@@ -5,6 +5,7 @@ import json
 import logging
 import tracemalloc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mlguard import (
     APIKey,
     APIKeyAuth,
     APIKeys,
+    AuditLog,
     ConcurrencyLimit,
     ConfigurationError,
     Features,
@@ -29,14 +31,18 @@ from mlguard import (
     Watch,
     WatchedQuery,
     harden,
+    install_audit_log,
+    install_metrics,
     truncate_output,
 )
 from mlguard._guard import Control
+from mlguard.monitoring._own_metrics import DURATION
 from mlguard.monitoring._query_watch import QueryWatch
 from mlguard.monitoring.measurements import Measured
 from mlguard.monitoring.query_reference import Floats
 from tests.asgi import Answer, acall
 from tests.clock import Clock
+from tests.monitoring.notebook import Notebook
 from tests.redis_server import redis_server
 
 COLUMNS = 8
@@ -391,6 +397,35 @@ def test_a_suspect_is_refused_before_its_body_is_read() -> None:
     assert set(problem) == {"type", "title", "status", "detail", "request_id"}
     assert not any(character.isdigit() for character in problem["detail"] + problem["title"])
     assert service.numbers["queries_refused"] == statuses.count(403) + 1
+
+
+@pytest.mark.parametrize("act", ["refuse", "slow"])
+def test_what_stops_a_suspect_is_recorded_as_the_monitor(act: str, tmp_path: Path) -> None:
+    """Once in each record and each metric, whether it was stopped before its body was read or after."""
+    service = Service(act=act, delay=0.0, max_waiting=1)
+    metrics, log = Notebook(), AuditLog(tmp_path, key=KEY)
+    install_metrics(service.app, to=metrics, timed_per_second=1e6)
+    install_audit_log(service.app, log)
+
+    async def work() -> list[int]:
+        return await service.send(walk(40))
+
+    statuses = asyncio.run(work())
+    assert log.flush()
+    lines = [json.loads(line) for file in tmp_path.glob("*.jsonl") for line in file.read_text().splitlines()]
+    records = [line for line in lines if line["event"] == "request"]
+    assert [record["status"] for record in records] == statuses
+    names = {tuple(sorted(record["guards"])) for record in records}
+    assert names == {("Features", "QueryMonitor"), *([("QueryMonitor",)] if act == "refuse" else [])}
+    assert {record["refused_by"] for record in records if record["status"] == 403} == (
+        {"QueryMonitor"} if act == "refuse" else set()
+    )
+    counted = {(guard, outcome): number for (guard, outcome, *_), number in metrics.counts.items()}
+    assert {guard for guard, _ in counted} == {"Features", "QueryMonitor"}
+    assert counted["QueryMonitor", "admitted"] == statuses.count(200)
+    assert counted.get(("QueryMonitor", "refused"), 0) == statuses.count(403)
+    times = {values: numbers for (name, values), numbers in metrics.numbers.items() if name == DURATION.name}
+    assert len(times[("QueryMonitor",)]) == len(statuses)
 
 
 def test_a_suspect_gets_the_label_alone() -> None:

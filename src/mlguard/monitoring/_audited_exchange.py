@@ -201,7 +201,7 @@ class Exchange:
         guard, error = refusal_of(self._memory, status)
         if error is None and status != 500:
             return
-        self._record.refusal = (None if guard is None else type(guard).__name__, *_why(error))
+        self._record.refusal = (None if guard is None else type(guard.whole).__name__, *_why(error))
         if guard is not None and guard.control is Control.BUDGET:
             field = _REMAINING.search((getattr(error, "headers", None) or {}).get("RateLimit", ""))
             if field is not None:

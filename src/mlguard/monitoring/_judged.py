@@ -26,10 +26,10 @@ _REMAINING = re.compile(r";r=([0-9]+)")
 
 def decisions_of(memory: RequestMemory) -> list[tuple[str, str]]:
     """Which guards have decided, by class, and by which rule each has refused; "" where it has admitted."""
-    rules = {
-        guard: rule_of(decision.error) if type(decision) is _Refusal else ""
-        for guard, decision in memory.decisions.items()
-    }
+    rules: dict[Guard, str] = {}
+    for guard, decision in memory.decisions.items():
+        rule = rule_of(decision.error) if type(decision) is _Refusal else ""
+        rules[guard.whole] = rules.get(guard.whole) or rule
     answer = memory.refused_with
     if answer is None or any(rules.values()):
         return _named(rules)

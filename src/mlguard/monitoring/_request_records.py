@@ -116,7 +116,7 @@ class RequestRecord(Mapping[str, Any]):
             "method": _shown(self.method, _MAX_METHOD),
             "route": None if self.path is not None else self.prefix + _template(self.route),
             "status": self.status,
-            "guards": [type(guard).__name__ for guard in self.guards],
+            "guards": [type(guard).__name__ for guard in dict.fromkeys(guard.whole for guard in self.guards)],
             "refused_by": refused_by,
             "rule": rule,
             "reason": reason,

@@ -170,7 +170,7 @@ class QueryMonitor(Guard):
         self._peaks = RecentPeaks(len(_KINDS), clock)
         refusals = {"slow": (429,), "refuse": (403,)}.get(act, ())
         self.statuses = (*refusals, *((503,) if self.store.suspends and not self._allows else ()))
-        brake = _Brake(self._by, self._stop, refusals, waits=act == "slow") if refusals else None
+        brake = _Brake(self, self._by, self._stop, refusals, waits=act == "slow") if refusals else None
         self.__signature__ = _signature(self._by, brake, features)
 
     @staticmethod
@@ -355,6 +355,7 @@ class _Brake(Guard):
     """The part of a monitor that needs no body: it stops those who are suspects already.
 
     Args:
+        monitor: Whose part it is.
         by: Whose queries.
         stop: Waits, or refuses.
         statuses: The refusals it can give.
@@ -365,8 +366,15 @@ class _Brake(Guard):
     turn = 2**62  # a limit that refuses anyway does so before
 
     def __init__(
-        self, by: By, stop: Callable[[HTTPConnection, Any], Any], statuses: tuple[int, ...], *, waits: bool
+        self,
+        monitor: QueryMonitor,
+        by: By,
+        stop: Callable[[HTTPConnection, Any], Any],
+        statuses: tuple[int, ...],
+        *,
+        waits: bool,
     ) -> None:
+        self.part_of = monitor
         self._stop = stop
         self.suspends = waits
         self.statuses = statuses
