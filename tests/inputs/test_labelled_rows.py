@@ -17,6 +17,7 @@ from tests.inputs.reading import outcome
 RULES = Features(columns=2, low=-10, high=10, max_rows=4).rules
 TEXTS = Classes(["a", "b[", "null"], where="test")
 NUMBERS = Classes([0, 1, 2**40], where="test")
+BOOLEANS = Classes(np.array([False, True]), where="test")
 
 
 def reader(classes: Classes = TEXTS, **rules: Any) -> JSONBodies:
@@ -99,6 +100,14 @@ def test_what_looks_like_a_number_is_no_label(label: bytes) -> None:
     assert told(reader(NUMBERS), sent) == {"broken": "label", "row": 1}
 
 
+@pytest.mark.parametrize("label", [b"0", b"1", b"1.0", b'"true"', b"null", b"[true]", b"True"])
+def test_what_looks_like_a_boolean_is_no_label(label: bytes) -> None:
+    """A label of a model that has learnt booleans is one."""
+    assert told(reader(BOOLEANS), b'{"features": [[1, 2], [3, 4]], "labels": [true, false]}')[1] == [1, 0]
+    sent = b'{"features": [[1, 2], [3, 4]], "labels": [true, %s]}' % label
+    assert told(reader(BOOLEANS), sent) == ({"broken": "json"} if label == b"True" else {"broken": "label", "row": 1})
+
+
 @pytest.mark.parametrize(
     "label", [b"0", b"true", b"null", b'"A"', b'"a "', b'"\\u0430"', b'["a"]', b'"\\ud800"', b'""']
 )
@@ -148,7 +157,7 @@ ROWS = st.lists(st.lists(st.integers(-11, 11) | st.floats(-11, 11), min_size=2, 
 @given(JSON | ROWS, JSON | st.lists(st.sampled_from(["a", "b[", "null", 0, 1, True, 2**40]), max_size=5))
 def test_both_paths_agree(features: Any, labels: Any) -> None:
     """Whatever is sent, the fast path says what the exact one says, or nothing."""
-    for classes in (TEXTS, NUMBERS):
+    for classes in (TEXTS, NUMBERS, BOOLEANS):
         sent = body(features, labels)
         assert told(reader(classes), sent) == told(reader(classes), sent, fast=False)
 
@@ -162,7 +171,7 @@ def test_no_body_is_an_error_of_another_kind(sent: bytes) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [[], ["a"], ["a", "a"], [1, "a"], [True, False], [1, True], [0.0, 1.0], "ab", b"ab", 3, None, ["a\0", "a"],
+    [[], ["a"], ["a", "a"], [1, "a"], [True, True], [True], [1, True], [0.0, 1.0], "ab", b"ab", 3, None, ["a\0", "a"],
      ["a", "\ud800"], [0, 2**63], [None, "a"], [["a"], ["b"]], [("a",), ("b",)]],
 )  # fmt: skip
 def test_classes_that_cannot_work(labels: Any) -> None:
@@ -175,6 +184,8 @@ def test_classes_of_a_model() -> None:
     """NumPy's labels are the plain ones."""
     assert Classes(np.array(["a", "b"]), where="test").labels == ("a", "b")
     assert Classes(np.array([3, 1], np.int32), where="test").labels == (3, 1)
+    assert BOOLEANS.labels == (False, True)
+    assert BOOLEANS.of(np.array([1, 0])).tolist() == [True, False]
 
 
 def test_there_is_no_other_form() -> None:
@@ -192,7 +203,7 @@ def test_members_need_names_of_their_own() -> None:
 
 def test_openapi_tells_no_label() -> None:
     """It says of which type they are, and how many there may be."""
-    for classes, kind in ((TEXTS, "string"), (NUMBERS, "integer")):
+    for classes, kind in ((TEXTS, "string"), (NUMBERS, "integer"), (BOOLEANS, "boolean")):
         described = reader(classes).openapi()
         assert described["schema"]["properties"]["labels"]["items"] == {"type": kind}
         assert described["schema"]["required"] == ["features", "labels"]

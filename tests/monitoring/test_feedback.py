@@ -129,6 +129,19 @@ def test_an_operator_lets_it_in(service: Service) -> None:
         assert released.who == (("api-key", "", "alice"),)
 
 
+def test_booleans_are_labels(tmp_path: Path) -> None:
+    """Of a model that has learnt them: taken, kept back, shown and handed out as booleans."""
+    service = Service(tmp_path, labels=np.array([True, False]), reference=(X, CODES == 1))
+    assert service.send([LOW, HIGH, HIGH], [False, True, False]).status == 202
+    assert service.stored == [(LOW, False), (HIGH, True)]
+    assert [row.label for row in service.quarantine.rows()] == [False]
+    service.quarantine.release([1])
+    with service.quarantine.released() as released:
+        assert (released.x.tolist(), released.y.tolist()) == ([HIGH], [False])
+        assert released.y.dtype == np.bool_
+    assert service.send([LOW], [0]).status == 422
+
+
 def test_answers_tell_nothing(service: Service) -> None:
     """A caller sees no difference between what was accepted and what was not."""
     good, bad = service.send([LOW], ["low"]), service.send([LOW], ["high"])

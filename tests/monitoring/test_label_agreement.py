@@ -67,6 +67,21 @@ def test_a_model_with_other_classes_is_no_judge() -> None:
         ModelOpinion(Sorted().predict_proba, Classes(["a", "b", "d"], where="test"), where="test")
 
 
+class Yes(Sorted):
+    classes_ = np.array([False, True])
+
+    def predict_proba(self, x: Any) -> Any:
+        return np.tile([0.3, 0.7], (len(x), 1))
+
+
+def test_a_model_that_has_learnt_booleans() -> None:
+    """They are labels as others are, and neither 0 nor 1."""
+    opinion = ModelOpinion(Yes().predict_proba, Classes([True, False], where="test"), where="test")
+    assert opinion.support(X[:2], np.array([0, 1])).tolist() == [0.7, 0.3]
+    with pytest.raises(ConfigurationError, match=r"give it labels=model\.classes_, in which the number 1"):
+        ModelOpinion(Yes().predict_proba, Classes([0, 1], where="test"), where="test")
+
+
 async def asynchronous(x: Any) -> Any:
     return x
 

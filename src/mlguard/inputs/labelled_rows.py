@@ -14,7 +14,10 @@ from mlguard.inputs.row_rules import RowRules
 from mlguard.inputs.row_settings import check_field
 from mlguard.inputs.sent_rows import SentRows
 
-Label = str | int
+Label = str | int  # bool is an int
+
+#: The JSON type of a label, and one that tells none of those that there are.
+_SHOWN: dict[type, tuple[str, Label]] = {str: ("string", "a label"), int: ("integer", 0), bool: ("boolean", False)}
 
 #: What the caller is told about each rule. No label that was sent, and none that would be taken.
 _BROKEN = {
@@ -27,25 +30,28 @@ class Classes:
     """The labels that there are, each with its index.
 
     Args:
-        labels: All of them, as str or as int: a list, or ``model.classes_``.
+        labels: All of them, as str, as int or as bool: a list, or ``model.classes_``.
         where: Whose setting it is, for errors.
 
     Attributes:
         labels: As plain Python.
+        kind: Of which type they are: ``str``, ``int`` or ``bool``.
 
     Raises:
-        ConfigurationError: Fewer than two, one that comes twice, or anything but texts alone or whole numbers alone.
+        ConfigurationError: Fewer than two, one that comes twice, or anything but texts alone, whole numbers alone or
+            booleans alone.
     """
 
     def __init__(self, labels: Iterable[Any], *, where: str) -> None:
         self.labels: tuple[Label, ...] = tuple(map(plain_label, _several(labels)))
         kinds = {type(label) for label in self.labels}
-        if kinds not in ({str}, {int}) or len(set(self.labels)) < max(2, len(self.labels)):
+        if kinds not in ({str}, {int}, {bool}) or len(set(self.labels)) < max(2, len(self.labels)):
             raise ConfigurationError(
-                f"{where}(labels=...) are two or more different texts, or two or more different whole numbers, such as "
-                "model.classes_"
+                f"{where}(labels=...) are two or more different texts, or two or more different whole numbers, or "
+                "False and True, such as model.classes_"
             )
-        (self._kind,) = kinds
+        self.kind: type[Label]
+        (self.kind,) = kinds
         if not all(map(_can_be_kept, self.labels)):
             raise ConfigurationError(
                 f"{where}(labels=...): texts have no NUL and can be written in UTF-8, numbers have 64 bits"
@@ -55,10 +61,10 @@ class Classes:
 
     def code(self, label: object) -> int | None:
         """The index of a label. None if it is none: neither ``true`` nor ``1.0`` is the label 1."""
-        return self._codes.get(label) if type(label) is self._kind else None
+        return self._codes.get(label) if type(label) is self.kind else None
 
     def of(self, codes: NDArray[np.intp]) -> NDArray[Any]:
-        """The labels of some indices, as an array of texts or of int64."""
+        """The labels of some indices, as an array of texts, of int64 or of booleans."""
         labels: NDArray[Any] = self._in_order[codes]
         return labels
 
@@ -150,14 +156,14 @@ class LabelledRows:
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the documents. It tells the type of the labels, and none of them."""
         schema = self._rows.schema()
-        kind = {"type": "string" if isinstance(self.classes.labels[0], str) else "integer"}
-        labels = {"type": "array", "items": kind, "minItems": 1, "maxItems": self.rules.max_rows}
+        kind, _ = _SHOWN[self.classes.kind]
+        labels = {"type": "array", "items": {"type": kind}, "minItems": 1, "maxItems": self.rules.max_rows}
         properties = {**schema["properties"], self._labels: labels}
         return {**schema, "properties": properties, "required": [self._rows.field, self._labels]}
 
     def example(self, row: list[float]) -> dict[str, Any]:
-        """A document with one row. Its label is no real one."""
-        label = "a label" if isinstance(self.classes.labels[0], str) else 0
+        """A document with one row. Its label is none that was given, but for booleans, which everybody knows."""
+        _, label = _SHOWN[self.classes.kind]
         return {**self._rows.example(row), self._labels: [label]}
 
 

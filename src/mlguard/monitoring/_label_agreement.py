@@ -48,7 +48,10 @@ class ModelOpinion:
             return np.arange(len(self._classes.labels))
         codes = [self._classes.code(plain_label(label)) for label in known]
         if None in codes or len(codes) != len(self._classes.labels):
-            raise ConfigurationError(f"{self._where}(labels=...) are not the classes_ of the model in predict=")
+            raise ConfigurationError(
+                f"{self._where}(labels=...) are not the classes_ of the model in predict=: give it "
+                "labels=model.classes_, in which the number 1, the text 1 and True are three labels"
+            )
         return np.argsort(np.array(codes, np.intp))
 
     def support(self, x: Rows, codes: Codes) -> Support:
@@ -120,7 +123,10 @@ class Neighbours:
             )
         codes = [classes.code(label) for label in labels.tolist()]
         if None in codes:
-            raise ConfigurationError(f"{where}(reference=...) has a label that is none of labels=")
+            raise ConfigurationError(
+                f"{where}(reference=...) has a label that is none of labels=, in which the number 1, the text 1 and "
+                "True are three labels"
+            )
         flat = rows.reshape(len(rows), rules.columns)
         if np.isnan(flat[:, [column for column in range(rules.columns) if column not in rules.missing]]).any():
             raise ConfigurationError(f"{where}(reference=...) has NaN where nothing may be missing")

@@ -101,7 +101,7 @@ class FeedbackGuard(CountingGuard):
         features: What the rows must be. The rows are squeezed as for the model.
         by: Whose rows they are, as for ``RateLimit``. None is the client address. Somebody with several keys is several
             callers.
-        labels: All labels, as texts or whole numbers. Such as ``model.classes_``.
+        labels: All labels, as texts, whole numbers or booleans. Such as ``model.classes_``.
         predict: The model: takes the rows, and returns floats of shape ``(rows, classes)`` or a label for each row.
             Columns are in the order of the model's ``classes_`` if it is a method of a model that has some, else in
             that of ``labels``. It runs in a thread.
