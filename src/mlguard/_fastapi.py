@@ -132,6 +132,7 @@ class RouteInfo:
     methods: frozenset[str]
     endpoint: Callable[..., Any] | None
     guards: tuple[Guard, ...]
+    body_fields: tuple[Any, ...]
     documented: bool
     streams_itself: bool
 
@@ -149,6 +150,7 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
                 frozenset(getattr(context, "methods", None) or ()),
                 context.endpoint,
                 tuple(dict.fromkeys(_guards_in(dependant))),
+                tuple(_body_fields(dependant)),
                 documented=not prefix and getattr(context, "include_in_schema", False),
                 streams_itself=streams_itself(context),
             )
@@ -198,6 +200,13 @@ def _guards_in(dependant: Dependant) -> Iterator[Guard]:
                 )
             yield call
         yield from _guards_in(child)
+
+
+def _body_fields(dependant: Dependant) -> Iterator[Any]:
+    """What FastAPI reads from the body for any node of a tree."""
+    yield from dependant.body_params
+    for child in dependant.dependencies:
+        yield from _body_fields(child)
 
 
 def _fields(dependant: Dependant) -> Iterator[Any]:

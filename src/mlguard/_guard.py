@@ -17,6 +17,7 @@ from mlguard.errors import ConfigurationError, InsufficientScopeError
 
 if TYPE_CHECKING:
     from mlguard._body import IncomingBody
+    from mlguard._body_forms import BodyForm
     from mlguard._plans import Plan
     from mlguard.inputs.sent_rows import InferenceCall
     from mlguard.outputs.rounding import FloatArray
@@ -116,6 +117,7 @@ class Guard:
         reads_body: Whether it needs the request body, and so cannot run before it.
         takes_place: Whether it holds a place while the request runs, and so is judged once the body has arrived: a slow
             upload must not hold it. After all guards that need no body, before those that charge for one.
+        body_form: The only form of body that it takes, if there is but one.
         charges_by: The guard that reads what it charges for, if any. A refused input is charged too.
         source: The guard that it takes the body's value from, if it does not read the body by itself.
         part_of: The guard whose work it does a part of, if it is none that an app has made. It is recorded as that one.
@@ -130,6 +132,7 @@ class Guard:
     statuses: tuple[int, ...] = ()
     reads_body: ClassVar[bool] = False
     takes_place: ClassVar[bool] = False
+    body_form: "BodyForm | None" = None
     charges_by: "Guard | None" = None
     source: "Guard | None" = None
     part_of: "Guard | None" = None

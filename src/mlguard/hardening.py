@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard import _fastapi
 from mlguard._body import IncomingBody
+from mlguard._body_forms import check_bodies
 from mlguard._guard import RequestMemory
 from mlguard._numbers import is_number, whole
 from mlguard._order import judge
@@ -69,7 +70,7 @@ def harden(
       ``X-Response-Time``, ``X-Runtime``;
     - documentation pages are off in production, and show guards, their refusals, the body they expect and the answer as
       it is sent elsewhere;
-    - settings that cannot work, such as a missing key, stop the start-up.
+    - settings that cannot work, such as a missing key or two guards that want different bodies, stop the start-up.
 
     Call it once, before or after the routes are declared. A mounted app is covered by the outer one's limits and
     headers; harden it too for problems and documentation of its own.
@@ -259,6 +260,7 @@ class _Hardened:
                 logger.warning("the app mounted at %s has its own errors and documentation pages: harden it too", path)
         self._routes = [*_fastapi.routes_of(self._hardened)]
         _check_decorators(self._routes)
+        check_bodies(self._routes, self._hardened.dependency_overrides)
         guards = dict.fromkeys(guard for route in self._routes for guard in route.guards)
         overrides: Mapping[Any, Any] = self._hardened.dependency_overrides
         judging = [guard for guard in guards if guard not in overrides]  # a test without keys needs none

@@ -8,6 +8,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import ArrayLike, DTypeLike
 
+from mlguard._body_forms import BodyForm
 from mlguard._guard import Control, Guard, RequestMemory
 from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import ConfigurationError, InvalidInputError
@@ -170,6 +171,7 @@ class Features(Guard):
             publish_bounds=publish_bounds,
         )
         self._formats = BodyFormats(formats, self._rules, field)
+        self.body_form = BodyForm("rows", frozenset({field})) if self._formats.names == {"json"} else None
         several = min(2, self._rules.max_rows)  # one row alone would not show what drops others
         example = np.zeros((several, *self._rules.shape), self._rules.dtype)
         self._squeeze = squeezes(squeeze, example, where="Features")

@@ -8,6 +8,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
+from mlguard._body_forms import BodyForm
 from mlguard._guard import Control, Guard
 from mlguard._numbers import whole
 from mlguard._order import charge_refused_input, judge_all
@@ -98,6 +99,7 @@ class ImageInput(Guard):
     control: ClassVar[Control] = Control.INPUT_VALIDATION
     statuses: tuple[int, ...] = (413, 415, 422, 503)
     reads_body: ClassVar[bool] = True
+    body_form = BodyForm("an image")
 
     def __init__(
         self,

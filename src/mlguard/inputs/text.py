@@ -7,6 +7,7 @@ from fastapi import Request
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from mlguard._body_forms import BodyForm
 from mlguard._guard import Control, Guard
 from mlguard._order import charge_refused_input, judge_all
 from mlguard.errors import InvalidInputError
@@ -112,6 +113,7 @@ class Text(Guard):
             allowed=allowed,
         )
         self._field = check_field(field)
+        self.body_form = BodyForm("a text", frozenset({field}))
 
     async def __call__(self, request: Request) -> str:
         """The text in the request's body.

@@ -14,6 +14,7 @@ from fastapi import Request
 from numpy.typing import ArrayLike, NDArray
 from starlette.requests import HTTPConnection
 
+from mlguard._body_forms import BodyForm
 from mlguard._guard import Control, Guard, Principal
 from mlguard._lookout import OwnLock
 from mlguard._numbers import is_number, whole
@@ -191,6 +192,7 @@ class FeedbackGuard(CountingGuard):
         self._classes = Classes(labels, where=where)
         self._form = LabelledRows(features.rules, features.field, field, self._classes)
         self._bodies = JSONBodies({"json": self._form})
+        self.body_form = BodyForm("rows and labels", frozenset({features.field, field}))
         self._model = None if predict is None else ModelOpinion(predict, self._classes, where=where)
         self._neighbours = None
         if reference is not None:
