@@ -133,6 +133,7 @@ class RouteInfo:
     endpoint: Callable[..., Any] | None
     guards: tuple[Guard, ...]
     body_fields: tuple[Any, ...]
+    dependencies: tuple[Any, ...]
     documented: bool
     streams_itself: bool
 
@@ -151,6 +152,7 @@ def routes_of(app: ASGIApp, prefix: str = "") -> Iterator[RouteInfo]:
                 context.endpoint,
                 tuple(dict.fromkeys(_guards_in(dependant))),
                 tuple(_body_fields(dependant)),
+                tuple(_dependencies_in(dependant)),
                 documented=not prefix and getattr(context, "include_in_schema", False),
                 streams_itself=streams_itself(context),
             )
@@ -200,6 +202,13 @@ def _guards_in(dependant: Dependant) -> Iterator[Guard]:
                 )
             yield call
         yield from _guards_in(child)
+
+
+def _dependencies_in(dependant: Dependant) -> Iterator[Any]:
+    """What FastAPI calls for the nodes below one."""
+    for child in dependant.dependencies:
+        yield child.call
+        yield from _dependencies_in(child)
 
 
 def _body_fields(dependant: Dependant) -> Iterator[Any]:

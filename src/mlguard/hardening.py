@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,11 @@ from mlguard._numbers import is_number, whole
 from mlguard._order import judge
 from mlguard._request_ids import new_request_id
 from mlguard._shortcuts import Shortcuts
+from mlguard._start_checks import check_buckets, check_decorators, check_models
 from mlguard._workers import second_of_several
 from mlguard.errors import BodyTooLargeError, ConfigurationError, MLGuardError
 from mlguard.openapi import document_guards
-from mlguard.outputs._endpoint import NOT_BY_FASTAPI, TIMING_HEADERS, decorator_above, is_stream
+from mlguard.outputs._endpoint import TIMING_HEADERS
 from mlguard.problems import (
     answer_refusal,
     answer_websocket_validation,
@@ -241,8 +241,14 @@ class _Hardened:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
+
+        async def send_checked(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                check_models(self._routes, self._hardened.dependency_overrides)  # ends the app's lifespan, if it raises
+            await send(message)
+
         if not any(store.forgets_on_restart for store in self._stores):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_checked)
             return
         with second_of_several(_name(self._hardened, self._routes)) as is_second:
             if is_second:
@@ -250,7 +256,7 @@ class _Hardened:
                     "several processes serve this app, and each counts and remembers by itself (memory://): every "
                     "limit holds once for each of them, and a nonce is single-use in each. Set MLGUARD_STORE_URL"
                 )
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_checked)
 
     def _check(self) -> None:
         _check_debug(self._hardened, development=self._development)
@@ -259,14 +265,14 @@ class _Hardened:
             if not _is_hardened(mounted):
                 logger.warning("the app mounted at %s has its own errors and documentation pages: harden it too", path)
         self._routes = [*_fastapi.routes_of(self._hardened)]
-        _check_decorators(self._routes)
+        check_decorators(self._routes)
         check_bodies(self._routes, self._hardened.dependency_overrides)
         guards = dict.fromkeys(guard for route in self._routes for guard in route.guards)
         overrides: Mapping[Any, Any] = self._hardened.dependency_overrides
         judging = [guard for guard in guards if guard not in overrides]  # a test without keys needs none
         for guard in judging:
             guard.check()
-        _check_buckets([guard for guard in guards if isinstance(guard, CountingGuard)])
+        check_buckets([guard for guard in guards if isinstance(guard, CountingGuard)])
         self._stores = [*{id(store): store for guard in judging for store in guard.stores}.values()]
         self._shortcuts.install()
         self._checked = True
@@ -355,28 +361,3 @@ def _check_debug(app: FastAPI, *, development: bool) -> None:
         raise ConfigurationError(
             "FastAPI(debug=True) sends tracebacks to callers; remove it, or set MLGUARD_ENV=development on your machine"
         )
-
-
-def _check_decorators(routes: Sequence[_fastapi.RouteInfo]) -> None:
-    for route in routes:
-        decorator = decorator_above(route.endpoint)
-        if decorator is not None:
-            raise ConfigurationError(
-                f"{route.path}: @{decorator} stands above the route's own decorator, where it has no effect; "
-                "put it below, next to the function"
-            )
-        if is_stream(route.endpoint) and route.streams_itself:
-            raise ConfigurationError(f"{route.path}: {NOT_BY_FASTAPI}")
-
-
-def _check_buckets(limits: Sequence[CountingGuard]) -> None:
-    """Two limits that would share a bucket without anybody having said so are a mistake."""
-    by_name: defaultdict[tuple[str, str, int], list[Any]] = defaultdict(list)
-    for limit in limits:
-        by_name[type(limit).__name__, limit.name, id(limit.store)].append(limit)
-    for (kind, name, _), same in by_name.items():
-        if len(same) > 1 and not all(limit.named and limit.quota == same[0].quota for limit in same):
-            raise ConfigurationError(
-                f"{len(same)} {kind}s are called {name!r} and would share one bucket; use one object for both "
-                "endpoints, or give each its own name=..."
-            )

@@ -1,8 +1,11 @@
 """A service starts with the model that it was meant to start with, or not at all."""
 
 import asyncio
+import contextlib
+import json
 import logging
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +25,16 @@ from mlguard import (
     MemoryStore,
     ModelSignatureError,
     ModelStore,
+    RateLimit,
     ServedModel,
     UnavailableError,
     harden,
 )
 from mlguard.artifacts.allowed_globals import SKLEARN_LINEAR
+from tests.asgi import call
 from tests.clock import Clock
 from tests.servers import serving, wait_until
+from tests.test_hardening import lifespan
 
 X, Y = load_iris(return_X_y=True)
 KEY = generate_private_key(SECP256R1())
@@ -114,13 +120,52 @@ def test_nothing_promoted_stops_the_start(store: ModelStore) -> None:
 
 
 def test_a_forgotten_lifespan_is_told(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
-    """Callers get a 503, and the log says what is missing."""
+    """Where no lifespan is run, callers get a 503, and the log says what is missing."""
     iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR)
-    with serving(app_of(iris, None)) as url:
-        answer = httpx.post(f"{url}/predict", json=ROWS, trust_env=False)
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-    assert "lifespan" not in answer.text
+    sent = json.dumps(ROWS).encode()
+    answer = call(app_of(iris, None), headers=[(b"content-type", b"application/json")], chunks=[sent])
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert b"lifespan" not in answer.body
     assert "pass FastAPI(lifespan=" in caplog.text
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_forgotten_lifespan_stops_the_start(store: ModelStore, counts: bool) -> None:
+    """Of the app itself, or of the one around it. What was begun by then is ended."""
+    iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR)
+    steps: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[None]:
+        steps.append("begun")
+        try:
+            yield
+        finally:
+            steps.append("ended")
+
+    outer = FastAPI(lifespan=own)
+    outer.mount("/v1", app_of(iris, iris.lifespan))  # nobody runs the lifespan of an app that is mounted
+    if counts:
+        limit = RateLimit("9/minute", store=MemoryStore())
+        outer.get("/", dependencies=[Depends(limit)])(lambda: None)
+    harden(outer)
+    failed, raised = lifespan(outer)
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "/v1/predict: its model was not loaded: pass FastAPI(lifespan=" in failed["message"]
+    assert raised["message"] in failed["message"]
+    assert steps == ["begun", "ended"]
+
+
+def test_a_model_that_somebody_loads_or_replaces_stops_no_start(store: ModelStore) -> None:
+    """The app around it has named it in its own lifespan; a test has put another in its place."""
+    iris = ServedModel(store, "iris", allow=SKLEARN_LINEAR)
+    outer = FastAPI(lifespan=iris.lifespan)
+    outer.mount("/v1", app_of(iris, None))
+    harden(outer)
+    assert lifespan(outer)[0]["type"] == "lifespan.startup.complete"
+    app = app_of(iris, None)
+    app.dependency_overrides[iris] = lambda: None
+    assert lifespan(app)[0]["type"] == "lifespan.startup.complete"
 
 
 def test_it_fits_into_a_lifespan_of_your_own(store: ModelStore) -> None:

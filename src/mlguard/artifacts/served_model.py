@@ -55,7 +55,8 @@ class ServedModel:
         def predict(x: Annotated[np.ndarray, Depends(rows)], model: Annotated[Any, Depends(iris)]): ...
 
     A model that is not signed, or refused by the gate of ``load_model``, stops the start: there is no service without
-    it. The version, its digest and its signer go into the log for audits, and to no caller.
+    it. So does a lifespan that was forgotten, under ``harden``. The version, its digest and its signer go into the log
+    for audits, and to no caller.
 
     With ``follow=lockdown`` it serves what ``mlguard lockdown pin`` says, and when the pin is lifted what ``version``
     says then. Another version is loaded in a thread, through the same gate, while the one before is served, and both
