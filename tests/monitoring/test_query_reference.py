@@ -43,6 +43,12 @@ def test_a_reference_holds_no_row() -> None:
     assert np.isin(scaled, REFERENCE.centres).sum() == 0
 
 
+def test_a_reference_that_is_printed_tells_no_number_of_the_data() -> None:
+    """As it might be in a log. It says what it is good for."""
+    assert repr(REFERENCE) == "QueryReference(3 columns, near-duplicates, margins, distances)"
+    assert str(QueryMonitor.calibrate(USUAL)) == "QueryReference(3 columns, near-duplicates, distances)"
+
+
 def test_calibration_repeats() -> None:
     """The same data give the same numbers, but for what is drawn among equal scores."""
     again = QueryMonitor.calibrate(USUAL, scores=SCORES)

@@ -108,6 +108,10 @@ class QueryReference:
             reason = "it is no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
         raise ConfigurationError(f"{os.fspath(path)} holds no reference of queries: {reason}")
 
+    def __repr__(self) -> str:
+        judged = "near-duplicates, distances" if self.margins is None else "near-duplicates, margins, distances"
+        return f"QueryReference({self.columns} columns, {judged})"
+
     def _text(self) -> bytes:
         values = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
