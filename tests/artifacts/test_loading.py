@@ -342,7 +342,7 @@ def test_values_of_pythons_own_are_loaded(path: Path) -> None:
 def test_two_readings_that_differ_are_a_refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the first one were deceived, the second imports only what is allowed and was read before."""
     from mlguard.artifacts import loading
-    from mlguard.artifacts.pickle_globals import PickleContents
+    from mlguard.artifacts._pickle_contents import PickleContents
 
     pickled = path.with_suffix(".pkl")
     pickled.write_bytes(b"cos\ngetcwd\n)R.")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlguard import NUMPY_ARRAYS, ModelContentError, load_model
 from mlguard.artifacts import pickle_globals
+from mlguard.artifacts._pickle_contents import PickleContents
 from mlguard.artifacts._private_copy import PrivateCopy
 from tests.artifacts.test_loading_attacks import FIELD, HEAD, OBJECTS, array, named, number, plain, refuse, text
 
@@ -31,7 +32,7 @@ INSTRUCTIONS = (
 
 def both(content: bytes) -> tuple[Any, Any]:
     """What the gate makes of a pickle, and what Python's reader does: value, stack and marks. None: it is refused."""
-    contents, copy = pickle_globals.PickleContents(room=1_000_000), PrivateCopy(content)
+    contents, copy = PickleContents(room=1_000_000), PrivateCopy(content)
     gate = pickle_globals._Reader(copy.stream(), contents, copy.view, 1_000)
     loader: Any = pickle._Unpickler(io.BytesIO(content))
     found: list[tuple[str, int, int] | None] = []

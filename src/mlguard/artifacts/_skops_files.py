@@ -7,11 +7,12 @@ from importlib.metadata import version
 from types import FunctionType
 from typing import Any
 
+from mlguard.artifacts._pickle_contents import PickleContents
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._symbols import Name, spell_some
 from mlguard.artifacts._zip_files import open_zip
 from mlguard.artifacts.allowed_globals import NUMPY_ARRAYS, SKLEARN_ESTIMATORS
-from mlguard.artifacts.pickle_globals import CHANGED_LATER, PickleContents, read_pickle
+from mlguard.artifacts.pickle_globals import CHANGED_LATER, read_pickle
 from mlguard.errors import ConfigurationError, ModelContentError
 
 #: What pickles need for arrays, with arguments that are looked at. Skops does not need it, and would call it with any.

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from mlguard.artifacts._pickle_contents import PickleContents
 from mlguard.artifacts._pickle_rules import modern_name
 from mlguard.artifacts._pickle_steps import step_of, with_checks
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._symbols import Name, spell
-from mlguard.artifacts.pickle_globals import JOBLIB_WRAPPER, PickleContents
+from mlguard.artifacts.pickle_globals import JOBLIB_WRAPPER
 from mlguard.errors import ConfigurationError, ModelContentError
 
 _DIFFER = "two readings of the file differ"

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlguard._numbers import whole
 from mlguard.artifacts._onnx_files import load_onnx
+from mlguard.artifacts._pickle_contents import PickleContents
 from mlguard.artifacts._private_copy import PrivateCopy, read_once
 from mlguard.artifacts._signing_keys import PublicKey
 from mlguard.artifacts._skops_files import load_skops, untrusted_types
@@ -20,7 +21,7 @@ from mlguard.artifacts._unpickling import require_joblib, unpickle
 from mlguard.artifacts.allowed_globals import checked_names
 from mlguard.artifacts.compression import compression_of, decompress
 from mlguard.artifacts.model_formats import format_of
-from mlguard.artifacts.pickle_globals import PickleContents, read_pickle
+from mlguard.artifacts.pickle_globals import read_pickle
 from mlguard.artifacts.signing import signed_files, verify_model
 from mlguard.errors import ConfigurationError, ModelContentError, ModelSignatureError
 from mlguard.monitoring.events import record_event

@@ -10,12 +10,12 @@ called with is looked at by their rules.
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mlguard.artifacts._numpy_pickles import NUMPY_RULES, build_joblib_array, is_plain_scalar
+from mlguard.artifacts._pickle_contents import PickleContents
 from mlguard.artifacts._pickle_rules import Reconstructor, Rule, modern_name
-from mlguard.artifacts._pickle_steps import Steps, new_steps, step_of
+from mlguard.artifacts._pickle_steps import step_of
 from mlguard.artifacts._private_copy import PrivateCopy
 from mlguard.artifacts._sklearn_pickles import SKLEARN_RULES
 from mlguard.artifacts._symbols import Array, Global, Made, MisuseError, Name
@@ -28,38 +28,7 @@ _RECONSTRUCTOR: Name = ("copyreg", "_reconstructor")
 CHANGED_LATER = "a list or a dict is changed after an object was given it"
 _COPIES = 2  # of what the file holds: as a text by protocols before 3, and as what is made of it
 _BYTES_EACH = 100  # that an instruction may take
-_MOST_PROBLEMS = 20  # that are told
 _PLAIN_KEYS = (str, int, float, bytes, bool, type(None))
-
-
-@dataclass(slots=True)
-class PickleContents:
-    """What is in a file of pickles.
-
-    Attributes:
-        names: The globals, in the order in which they are named, each as often as it is.
-        problems: What no saved model does, or what is broken, for the operator.
-        has_joblib_arrays: Whether bytes of arrays stand between the instructions, as joblib writes them.
-        room: Bytes that may still be given to NumPy and scikit-learn, each of which may be a copy.
-        is_whole: Whether everything was read, and all that is wrong is among the problems.
-        steps: Where each call and each state was met, for the second reading.
-    """
-
-    names: list[Name] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    has_joblib_arrays: bool = False
-    room: int = 0
-    is_whole: bool = True
-    steps: Steps = field(default_factory=new_steps)
-
-    def add_problem(self, text: str) -> None:
-        """Remember what is wrong, unless so much is that nobody reads on."""
-        if text in self.problems:
-            return
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(text)
-        else:
-            self.is_whole = False
 
 
 def read_pickle(copy: PrivateCopy, *, max_instructions: int) -> PickleContents:

@@ -19,6 +19,7 @@ from mlguard._numbers import seconds, whole
 from mlguard._order import once
 from mlguard.auth.secrets import secret_bytes
 from mlguard.errors import ConcurrencyLimitedError, ConfigurationError, QueriesSuspectedError, UnavailableError
+from mlguard.monitoring._query_brake import QueryBrake
 from mlguard.monitoring._query_calibration import calibrate
 from mlguard.monitoring._query_exempt import Exempt
 from mlguard.monitoring._query_queue import QueryQueue
@@ -170,7 +171,7 @@ class QueryMonitor(Guard):
         self._peaks = RecentPeaks(len(_KINDS), clock)
         refusals = {"slow": (429,), "refuse": (403,)}.get(act, ())
         self.statuses = (*refusals, *((503,) if self.store.suspends and not self._allows else ()))
-        brake = _Brake(self, self._by, self._stop, refusals, waits=act == "slow") if refusals else None
+        brake = QueryBrake(self, self._by, self._stop, refusals, waits=act == "slow") if refusals else None
         self.__signature__ = _signature(self._by, brake, features)
 
     @staticmethod
@@ -349,40 +350,6 @@ class QueryMonitor(Guard):
 
     def __repr__(self) -> str:
         return f"QueryMonitor({self.name!r}, act={self.act!r})"
-
-
-class _Brake(Guard):
-    """The part of a monitor that needs no body: it stops those who are suspects already.
-
-    Args:
-        monitor: Whose part it is.
-        by: Whose queries.
-        stop: Waits, or refuses.
-        statuses: The refusals it can give.
-        waits: Whether it waits.
-    """
-
-    control = Control.DETECTION
-    turn = 2**62  # a limit that refuses anyway does so before
-
-    def __init__(
-        self,
-        monitor: QueryMonitor,
-        by: By,
-        stop: Callable[[HTTPConnection, Any], Any],
-        statuses: tuple[int, ...],
-        *,
-        waits: bool,
-    ) -> None:
-        self.part_of = monitor
-        self._stop = stop
-        self.suspends = waits
-        self.statuses = statuses
-        self.__signature__ = signature(by)
-
-    async def __call__(self, conn: HTTPConnection, who: Any = None) -> None:
-        """Stop a suspect."""
-        await once(conn, self, partial(self._stop, conn, who))
 
 
 def _signature(by: By, brake: Guard | None, features: Any) -> inspect.Signature:
