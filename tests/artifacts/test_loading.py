@@ -354,6 +354,30 @@ def test_two_readings_that_differ_are_a_refusal(path: Path, monkeypatch: pytest.
             load_model(pickled, unverified=True, allow=allow)
 
 
+@pytest.mark.parametrize(("names", "steps"), [(1, 0), (0, 1), (0, -1)])
+def test_two_readings_end_at_the_same_place(
+    names: int, steps: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that names more, or calls more, is another one."""
+    from mlguard.artifacts import loading
+    from mlguard.artifacts._pickle_contents import PickleContents
+    from mlguard.artifacts.pickle_globals import read_pickle
+
+    pickled = path.with_suffix(".pkl")
+    pickled.write_bytes(b"cos\ngetcwd\n)R.")
+
+    def more(*arguments: Any, **options: Any) -> PickleContents:
+        contents = read_pickle(*arguments, **options)
+        contents.names += names * contents.names
+        contents.steps = contents.steps * (1 + steps)
+        return contents
+
+    assert load_model(pickled, unverified=True, allow={("os", "getcwd")}) == str(Path.cwd())
+    monkeypatch.setattr(loading, "read_pickle", more)
+    with pytest.raises(ModelContentError, match="two readings of the file differ"):
+        load_model(pickled, unverified=True, allow={("os", "getcwd")})
+
+
 @pytest.mark.parametrize(("found", "said"), [("1.5.9", "1.5.9"), ("0.17", "0.17"), ("x", "x"), (None, "pip install")])
 def test_an_old_joblib_is_told(found: str | None, said: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 1.6 it reads arrays of objects past an allow-list. Files without its arrays need no joblib."""

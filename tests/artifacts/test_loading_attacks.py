@@ -280,6 +280,15 @@ def test_an_allowed_global_is_used_only_as_people_save_it(content: bytes, said: 
     assert inspect_model(tmp_path / "model.pkl", max_instructions=2_000).problems
 
 
+def test_of_many_problems_some_are_told(tmp_path: Path) -> None:
+    """Nobody reads on; and that there are more is no reason to let one pass."""
+    names = sorted(name for name in SKLEARN_ESTIMATORS if name[0].startswith("sklearn."))[:30]
+    content = HEAD + b"".join([named(*name) + b"]R0" for name in names] + [named(*name) + b")R0" for name in names])
+    said = refuse(tmp_path / "model.pkl", content + b"N.")
+    assert len(said.split("; ")) == 20
+    assert len(inspect_model(tmp_path / "model.pkl").problems) == 20
+
+
 def test_names_of_python_2_are_those_of_python_3(tmp_path: Path) -> None:
     """As they would be when the file is loaded."""
     assert "builtins.range" in refuse(tmp_path / "model.pkl", b"c__builtin__\nxrange\n.")
