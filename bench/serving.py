@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,18 +39,22 @@ class Served:
 
 
 @contextmanager
-def serve(app: str) -> Iterator[Served]:
+def serve(app: str, settings: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Serve an app on a free port of the loopback interface.
 
     Connections are taken from the start and answered as soon as the app is up.
 
     Args:
         app: ``"module:function"`` that makes it.
+        settings: Environment variables that it has beside those of this process.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-m", "bench.serving", app, str(listener.fileno())]
         root = Path(__file__).parent.parent
-        process = subprocess.Popen(command, pass_fds=[listener.fileno()], cwd=root)  # noqa: S603  # nothing from outside
+        environment = {**os.environ, **(settings or {})}
+        process = subprocess.Popen(  # noqa: S603  # nothing from outside
+            command, pass_fds=[listener.fileno()], cwd=root, env=environment
+        )
         try:
             address = listener.getsockname()
             listener.close()  # the child has its own: if it dies, connecting fails instead of hanging

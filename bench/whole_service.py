@@ -8,12 +8,11 @@ takes, with what its threads do later: the log, and queries that are noted after
 import asyncio
 import json
 import logging
-import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import numpy as np
@@ -157,17 +156,6 @@ def _requests(secret: str) -> list[bytes]:
     return made
 
 
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Settings of the services that are started meanwhile."""
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name in settings:
-            del os.environ[name]
-
-
 async def measure(*, short: bool) -> Table:
     """Both are asked in turns; then each by itself, for the processor's time."""
     secret = secrets.token_urlsafe(32)
@@ -178,8 +166,7 @@ async def measure(*, short: bool) -> Table:
             "MLGUARD_AUDIT_LOG": folder,
             "MLGUARD_AUDIT_KEY": secrets.token_urlsafe(32),
         }
-        with _environment(settings):
-            served = {name: stack.enter_context(serve(f"{__name__}:{name}")) for name in ("bare", "guarded")}
+        served = {name: stack.enter_context(serve(f"{__name__}:{name}", settings)) for name in ("bare", "guarded")}
         clients = {name: _Client(service, _requests(secret)) for name, service in served.items()}
         for client in clients.values():
             stack.callback(client.close)

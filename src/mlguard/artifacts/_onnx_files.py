@@ -14,8 +14,8 @@ def load_onnx(content: bytes) -> Any:
     """
     try:
         import onnx  # noqa: PLC0415  # an extra
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
-        from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # noqa: PLC0415
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415  # untyped extra
+        from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # noqa: PLC0415  # untyped extra
     except ImportError:
         raise ConfigurationError("the model is of ONNX: pip install 'mlguard[onnx]'") from None
 

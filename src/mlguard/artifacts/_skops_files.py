@@ -96,7 +96,7 @@ class _Candid(pickle.Pickler):
 
 def _skops_io() -> Any:
     try:
-        import skops.io as skops_io  # type: ignore[import-untyped]  # noqa: PLC0415
+        import skops.io as skops_io  # type: ignore[import-untyped]  # noqa: PLC0415  # untyped extra
     except ImportError:
         raise ConfigurationError("the model is of skops: pip install 'mlguard[skops]'") from None
     found = version("skops")

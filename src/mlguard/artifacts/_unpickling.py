@@ -102,7 +102,7 @@ class _Plain(pickle._Unpickler):  # the same reader as before
     def __init__(self, stream: Any, imports: _Imports) -> None:
         super().__init__(stream)
         self._imports = imports
-        self.dispatch = with_checks(pickle._Unpickler.dispatch, imports.check_step)  # type: ignore[misc]
+        self.dispatch = with_checks(pickle._Unpickler.dispatch, imports.check_step)  # type: ignore[misc]  # its own
 
     def find_class(self, module: str, name: str) -> Any:
         """Import it, if it is allowed."""

@@ -71,7 +71,7 @@ def _reader(compression: str) -> Any:
         return bz2.BZ2Decompressor()
     if compression == "lz4":
         try:
-            from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]  # noqa: PLC0415
+            from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]  # noqa: PLC0415  # untyped extra
         except ImportError:
             raise ConfigurationError("the model is compressed by lz4: pip install lz4") from None
         return LZ4FrameDecompressor()
